@@ -1,0 +1,34 @@
+//! What a job is and what may happen to it. Pure: no clock, no I/O, no async.
+//!
+//! Everything here is valid by construction: a [`QueueName`] has been parsed, a [`Payload`] is not
+//! too large. The transports parse once, at the edge; what they refuse is an [`InvalidField`].
+
+mod backoff;
+mod lease;
+mod life;
+mod name;
+mod new_job;
+mod time;
+
+pub use backoff::Backoff;
+pub use lease::{Lease, LeaseKey};
+pub use life::{Charges, Ending, Next, Reason, Rules, State, after};
+pub use name::{FailureCode, QueueName, Tag, UniqueKey, WorkerName, cut};
+pub use new_job::{JobId, NewJob, Payload, TooLarge, When, check_lease, check_result, check_wait};
+pub use time::Timestamp;
+
+/// A value that can not be accepted.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("invalid {field}: {detail}")]
+pub struct InvalidField {
+    /// Its name on the wire.
+    pub field: &'static str,
+    /// What is wrong, and what would be right.
+    pub detail: String,
+}
+
+impl InvalidField {
+    pub(crate) fn new(field: &'static str, detail: impl Into<String>) -> Self {
+        Self { field, detail: detail.into() }
+    }
+}

@@ -1,0 +1,116 @@
+//! Every limit a client can meet, in one place, each with its reason.
+//!
+//! What a limit refuses is refused with an error that names it; full means an error, not memory.
+
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+pub use batonq_protocol::{FRAME_BYTES_MAX, FRAME_BYTES_MAX_UNAUTHENTICATED};
+
+/// The largest payload, and the largest result: what is larger belongs into an object store, with
+/// its address in the payload.
+pub const PAYLOAD_BYTES_MAX: usize = 1024 * 1024;
+
+/// Jobs or settlements in one request: beyond this a larger batch is no faster.
+pub const BATCH_MAX: usize = 1000;
+
+/// Payload bytes handed out in one answer: the frame also holds everything else about the jobs.
+pub const ANSWER_BYTES_MAX: usize = 3 * 1024 * 1024;
+
+/// The body of an HTTP request: as much as a frame.
+pub const BODY_BYTES_MAX: usize = FRAME_BYTES_MAX;
+
+/// How deep JSON may nest. Deeper is an attack on parsers, ours and the worker's.
+pub const JSON_DEPTH_MAX: usize = 100;
+
+/// The length of a queue's name in bytes; its letters are `A-Z a-z 0-9 . _ : -`.
+pub const QUEUE_NAME_BYTES: RangeInclusive<usize> = 1..=256;
+
+/// The length of a unique key in bytes: it is stored in an index.
+pub const UNIQUE_KEY_BYTES: RangeInclusive<usize> = 1..=256;
+
+/// The length of a tag in bytes: it is stored in an index.
+pub const TAG_BYTES: RangeInclusive<usize> = 1..=128;
+
+/// Tags of one job: each costs an index entry.
+pub const TAGS_MAX: usize = 16;
+
+/// The length of a worker's name in bytes.
+pub const WORKER_NAME_BYTES_MAX: usize = 128;
+
+/// The length of a content type in bytes.
+pub const CONTENT_TYPE_BYTES_MAX: usize = 128;
+
+/// The length of a failure's code in bytes: it is a word for machines.
+pub const ERROR_CODE_BYTES: RangeInclusive<usize> = 1..=64;
+
+/// The length of a failure's or a progress message. Longer ones are cut, not refused: a stack
+/// trace that is too long must not keep a worker from reporting its failure.
+pub const ERROR_MESSAGE_BYTES_MAX: usize = 8 * 1024;
+
+/// How often a job may be attempted.
+pub const MAX_ATTEMPTS: RangeInclusive<u32> = 1..=1000;
+
+/// Attempts of a job that says nothing: with the default backoff, about half a day of trying.
+pub const MAX_ATTEMPTS_DEFAULT: u32 = 25;
+
+/// Delays in one backoff list.
+pub const BACKOFF_DELAYS_MAX: usize = 100;
+
+/// How far ahead anything may be scheduled: ten years. More is a mistake of units.
+pub const DELAY_MAX: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
+
+/// How long one attempt may run.
+pub const TIMEOUT: RangeInclusive<Duration> =
+    Duration::from_millis(100)..=Duration::from_secs(7 * 24 * 3600);
+
+/// How long a pull, or a wait for a job's end, may take: proxies close what is silent for longer.
+pub const WAIT_MAX: Duration = Duration::from_secs(60);
+
+/// How long a lease lasts that does not hang on a connection, unless extended.
+pub const LEASE: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(24 * 3600);
+
+/// Such a lease, if the pull says nothing.
+pub const LEASE_DEFAULT: Duration = Duration::from_secs(30);
+
+/// Jobs that one subscription may hold at once.
+pub const CREDIT_MAX: u32 = 10_000;
+
+/// Subscriptions of one connection.
+pub const SUBSCRIPTIONS_MAX: usize = 100;
+
+/// Connections of both transports together.
+pub const CONNECTIONS_MAX: usize = 10_000;
+
+/// Requests of one connection that wait for their answers; then the node reads no further.
+pub const IN_FLIGHT_MAX: usize = 4096;
+
+/// Bytes of requests that wait to be stored, over all connections; beyond this: `OVERLOADED`.
+pub const BYTES_IN_FLIGHT_MAX: usize = 256 * 1024 * 1024;
+
+/// Bytes of answers that wait for one client to read them; then the node gives it nothing more.
+pub const UNREAD_BYTES_MAX: usize = 8 * 1024 * 1024;
+
+/// How long a client may take for its preface and `Hello`, or for the head of an HTTP request.
+pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long the body of an HTTP request may take.
+pub const BODY_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How long a client may leave its answers unread before it is cut off.
+pub const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How long an HTTP connection may be idle between requests.
+pub const IDLE_TIMEOUT: Duration = Duration::from_secs(75);
+
+/// Entries of one page of a list.
+pub const PAGE_MAX: usize = 1000;
+
+/// Entries of one page, if the request says nothing.
+pub const PAGE_DEFAULT: usize = 50;
+
+/// Attempts shown in a timeline: the last ones.
+pub const TIMELINE_MAX: usize = 256;
+
+/// Queues with metrics of their own; the others are counted together as `_other`.
+pub const METRIC_QUEUES_MAX: usize = 1000;

@@ -1,0 +1,558 @@
+//! Where jobs are kept: the contract that every store fulfils.
+//!
+//! # What a store promises
+//!
+//! * **Durable.** A call that answers `Ok` has been committed; a crash right after does not undo
+//!   it. A call that answers [`Error::Unavailable`] has done nothing. [`Error::OutcomeUnknown`] is
+//!   for a commit whose answer was lost. No other errors come from a store.
+//! * **One transaction per call.** A call is done as a whole or not at all, however many items it
+//!   has. Items are independent: one that finds nothing to do (a lost lease, a taken unique key)
+//!   says so in its place and its neighbours succeed.
+//! * **One live lease per job.** A job stands in exactly one place: scheduled, ready, leased or
+//!   finished. A lease is (job, delivery). The delivery of a job rises whenever a lease ends
+//!   without completing it, in the same transaction, so that the old lease finds nothing.
+//! * **Its own time.** A store takes the time from its clock (a shared store from the database),
+//!   never from a caller.
+//! * **Pure decisions.** What follows the end of a lease is decided by [`job::after`]; a store
+//!   only guards that the job is still what the decision was about.
+//!
+//! # Order
+//!
+//! Jobs of a queue are claimed by descending priority, then by ascending place. A job gets its
+//! place when it first becomes ready: pushed jobs in the order of their ids, scheduled jobs when
+//! they become due (in the order of their times, then ids), behind those already there. A job that
+//! comes back unharmed (released, crashed, expired, node lost) keeps its place; one that failed is
+//! scheduled and thus gets a new one.
+//!
+//! Stores: [`sqlite`], and [`memory`], the model that all others are compared with.
+
+pub mod memory;
+pub mod sqlite;
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+
+use crate::error::Error;
+use crate::job::{
+    self, Backoff, FailureCode, JobId, Lease, LeaseKey, NewJob, Payload, QueueName, Reason, State,
+    Tag, Timestamp, UniqueKey, WorkerName,
+};
+
+/// The contract. See the [module](self) for what holds for all calls.
+///
+/// # Cancel safety
+///
+/// A call whose future is dropped may or may not take effect.
+#[async_trait]
+pub trait Store: Send + Sync + 'static {
+    /// What lease tokens are made with. The same for all nodes that share the store, for ever.
+    fn lease_key(&self) -> LeaseKey;
+
+    /// Stores new jobs. Answer i is about job i.
+    ///
+    /// A job whose unique key belongs to a live job of its queue (also one earlier in this call)
+    /// is not stored. Queues come into being with their first job. Ids rise in the order of
+    /// `jobs`.
+    async fn push(&self, jobs: Vec<NewJob>) -> Result<Vec<Pushed>, Error>;
+
+    /// Leases ready jobs. Answer i has the jobs of claim i, in the order of the queue.
+    ///
+    /// Empty: nothing is ready there, the queue is paused, or nobody has pushed to it yet. Claims
+    /// are served in turn. A job whose time to live is over is not handed out; it is dead from
+    /// then on, and reported in `expired`.
+    async fn claim(&self, claims: Vec<Claim>) -> Result<Claimed, Error>;
+
+    /// Ends leases as their workers say. Answer i is about settlement i.
+    async fn settle(&self, settlements: Vec<Settlement>) -> Result<Vec<Settled>, Error>;
+
+    /// Gives each lease a time of its own from now on, whatever held it before.
+    ///
+    /// The answer is the end of the lease, or `None` if it is lost.
+    async fn extend(&self, extensions: Vec<Extension>) -> Result<Vec<Option<Timestamp>>, Error>;
+
+    /// Notes how far a worker is. False if the lease is lost.
+    async fn progress(&self, lease: Lease, progress: Progress) -> Result<bool, Error>;
+
+    /// Keeps all leases of these sessions for another [`SESSION_LEASE`].
+    async fn renew(&self, sessions: Vec<SessionId>) -> Result<(), Error>;
+
+    /// The leases of a session whose worker is back, renewed. Empty: none are left.
+    async fn adopt(&self, session: SessionId) -> Result<Vec<Lease>, Error>;
+
+    /// Takes all leases of a session away, as [`job::Ending::Crashed`] ones.
+    async fn give_back(&self, session: SessionId) -> Result<Vec<Effect>, Error>;
+
+    /// Does a bounded part of a duty. Idempotent: doing it twice, or twice at once, changes
+    /// nothing more.
+    async fn run_duty(&self, duty: Duty) -> Result<DutyReport, Error>;
+
+    /// A job with its payload and result.
+    async fn job(&self, id: JobId) -> Result<Option<Job>, Error>;
+
+    /// A page of jobs without payloads and results, newest first. The worker, the end of the lease
+    /// and the progress of a leased job are left out too.
+    async fn jobs(&self, filter: JobFilter) -> Result<JobPage, Error>;
+
+    /// A job and its attempts, oldest first, the last [`crate::limits::TIMELINE_MAX`] of them.
+    async fn timeline(&self, id: JobId) -> Result<Option<(Job, Vec<Attempt>)>, Error>;
+
+    /// All queues by name, or the one asked for. Empty if there is no such queue.
+    async fn queues(&self, only: Option<QueueName>) -> Result<Vec<Queue>, Error>;
+
+    /// Pauses a queue (nothing is claimed from it) or resumes it. A queue that does not exist is
+    /// made. Pausing a paused queue changes nothing, also not since when.
+    async fn set_paused(&self, queue: QueueName, pausing: Pausing) -> Result<(), Error>;
+
+    /// Sends a dead job round again: ready now, attempts and crashes forgotten, no time to live.
+    async fn retry(&self, id: JobId) -> Result<Changed, Error>;
+
+    /// Pushes a copy of an ended job: ready now, the time to live anew. Both point to each other;
+    /// a second copy takes the place of the first in `replayed_as`. The effect is about the copy.
+    async fn replay(&self, id: JobId) -> Result<Changed, Error>;
+
+    /// Copies dead jobs that have no copy yet, oldest (by id) first. One whose unique key is taken
+    /// is passed over.
+    async fn replay_dead(&self, filter: DeadFilter) -> Result<Vec<Effect>, Error>;
+
+    /// Takes back a job that is scheduled or ready.
+    async fn cancel(&self, id: JobId) -> Result<Changed, Error>;
+
+    /// Makes a scheduled job ready now, as if it had become due.
+    async fn promote(&self, id: JobId) -> Result<Changed, Error>;
+
+    /// Whether the store can be written to, by trying.
+    async fn check(&self) -> Result<(), Error>;
+}
+
+/// How long a lease that hangs on a session lasts without renewal: what a dead node costs.
+pub const SESSION_LEASE: Duration = Duration::from_secs(30);
+
+/// A job that keeps killing its workers is set aside after so many.
+pub const CRASHES_MAX: u32 = 5;
+
+/// Rows that one call of [`Store::run_duty`] touches at most.
+pub const DUTY_ROWS_MAX: usize = 500;
+
+/// A worker's stay with the cluster, over reconnects. The key to its leases.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SessionId(pub u64);
+
+/// How long finished jobs are kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Retention {
+    /// Completed and cancelled ones.
+    pub completed: Duration,
+    /// Completed and cancelled ones, beyond which the oldest go earlier. In jobs.
+    pub completed_max: u64,
+    /// Dead ones.
+    pub dead: Duration,
+}
+
+impl Default for Retention {
+    fn default() -> Self {
+        const DAY: Duration = Duration::from_secs(24 * 3600);
+        Self { completed: DAY, completed_max: 1_000_000, dead: 30 * DAY }
+    }
+}
+
+/// What became of a pushed job.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pushed {
+    /// It is stored.
+    Inserted {
+        /// Its number.
+        id: JobId,
+        /// `None`: ready. Else scheduled for this time.
+        run_at: Option<Timestamp>,
+    },
+    /// Another live job has its unique key.
+    Duplicate {
+        /// That job.
+        id: JobId,
+        /// Where it is.
+        state: State,
+    },
+}
+
+/// A wish for jobs.
+#[derive(Debug, Clone)]
+pub struct Claim {
+    /// Where from.
+    pub queue: QueueName,
+    /// At most so many, at least 1.
+    pub count: usize,
+    /// At most so many payload bytes, though always one job.
+    pub bytes_max: usize,
+    /// Who asks.
+    pub worker: WorkerName,
+    /// What keeps the leases alive.
+    pub hold: Hold,
+}
+
+/// What keeps a lease alive.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Hold {
+    /// The worker's session; see [`Store::renew`].
+    Session(SessionId),
+    /// Nothing: it has this long, unless extended.
+    Time(Duration),
+}
+
+/// What claims brought.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Claimed {
+    /// The jobs of each claim.
+    pub jobs: Vec<Vec<LeasedJob>>,
+    /// Jobs that were found to be expired.
+    pub expired: Vec<Effect>,
+}
+
+/// A job with the lease on it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LeasedJob {
+    /// The lease.
+    pub lease: Lease,
+    /// What to work on.
+    pub payload: Payload,
+    /// The attempt that begins; 1 is the first.
+    pub attempt: u32,
+    /// After so many it is dead.
+    pub max_attempts: u32,
+    /// As pushed.
+    pub priority: i32,
+    /// When it was pushed.
+    pub created_at: Timestamp,
+    /// When the lease ends, unless it is kept alive.
+    pub lease_until: Timestamp,
+    /// How long this attempt may run.
+    pub timeout: Option<Duration>,
+    /// As pushed.
+    pub tags: Vec<Tag>,
+}
+
+/// The end of a lease, in its worker's words.
+#[derive(Debug, Clone)]
+pub struct Settlement {
+    /// Which.
+    pub lease: Lease,
+    /// How.
+    pub verdict: Verdict,
+}
+
+/// What a worker says of a job.
+#[derive(Debug, Clone)]
+pub enum Verdict {
+    /// It is done.
+    Ack {
+        /// What came of it.
+        result: Option<Bytes>,
+    },
+    /// It went wrong.
+    Fail {
+        /// A word for machines.
+        code: FailureCode,
+        /// For people; already cut.
+        message: String,
+        /// The worker's choice.
+        retry: Retry,
+        /// For the jitter, 0 to 1.
+        chance: f64,
+    },
+    /// Somebody else shall do it.
+    Release,
+}
+
+/// When a failed job is tried again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Retry {
+    /// As its backoff says.
+    Backoff,
+    /// After this time.
+    After(Duration),
+    /// Never.
+    Reject,
+}
+
+/// What came of a settlement.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Settled {
+    /// The lease has ended as it was said.
+    Done(Effect),
+    /// It had ended just so already: the call was repeated.
+    Repeated,
+    /// It ended otherwise, or somebody else has the job now.
+    LeaseLost,
+    /// No such job, or it ended so long ago that nothing is known of it.
+    Unknown,
+}
+
+/// What a change means for those who wait.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Effect {
+    /// The job.
+    pub job: JobId,
+    /// Its queue.
+    pub queue: QueueName,
+    /// Where it went.
+    pub to: Destination,
+}
+
+/// Where a job went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Destination {
+    /// It can be claimed.
+    Ready,
+    /// It will be ready at this time.
+    Scheduled(Timestamp),
+    /// It has ended.
+    Finished(State),
+}
+
+/// More time for one lease.
+#[derive(Debug, Clone, Copy)]
+pub struct Extension {
+    /// Which.
+    pub lease: Lease,
+    /// From now on.
+    pub hold: Duration,
+}
+
+/// How far a worker is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Progress {
+    /// 0 to 100.
+    pub percent: u8,
+    /// For people; already cut. May be empty.
+    pub message: String,
+}
+
+/// Work that happens by time. Only the leader does it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Duty {
+    /// Scheduled jobs whose time has come become ready.
+    Due,
+    /// Leases that ran out are taken back: as [`job::Ending::Expired`] if they had a time of their
+    /// own, as [`job::Ending::NodeLost`] if they hung on a session, since the session's node gives
+    /// them back itself as long as it lives.
+    Expiry,
+    /// Attempts that run too long are ended as [`job::Ending::TimedOut`], code `TIMEOUT`.
+    Timeouts,
+    /// Waiting jobs whose time to live is over become dead.
+    Ttl,
+    /// Finished jobs that have been kept long enough are deleted.
+    Retention,
+}
+
+impl Duty {
+    /// All of them.
+    pub const ALL: [Self; 5] =
+        [Self::Due, Self::Expiry, Self::Timeouts, Self::Ttl, Self::Retention];
+
+    /// The word for it in logs and metrics.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Due => "due",
+            Self::Expiry => "expiry",
+            Self::Timeouts => "timeouts",
+            Self::Ttl => "ttl",
+            Self::Retention => "retention",
+        }
+    }
+}
+
+/// What a duty did.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct DutyReport {
+    /// Jobs that went elsewhere, in order. [`Duty::Retention`] names none.
+    pub effects: Vec<Effect>,
+    /// Leases that were taken from a session's worker while it may still be at work.
+    pub lost: Vec<(SessionId, Lease)>,
+    /// How long until there is something to do, as far as is known: zero if there is more now,
+    /// `None` if there is nothing in sight. For [`Duty::Retention`] it is a rough guess.
+    pub next: Option<Duration>,
+}
+
+/// All that is known of a job.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Job {
+    /// Its number.
+    pub id: JobId,
+    /// Its queue.
+    pub queue: QueueName,
+    /// Where it is.
+    pub state: State,
+    /// As pushed.
+    pub priority: i32,
+    /// As pushed. `None` in lists.
+    pub payload: Option<Payload>,
+    /// Attempts that were charged.
+    pub attempts: u32,
+    /// After so many it is dead.
+    pub max_attempts: u32,
+    /// Leases given.
+    pub deliveries: u32,
+    /// Leases whose worker vanished.
+    pub crashes: u32,
+    /// When it was pushed.
+    pub created_at: Timestamp,
+    /// While scheduled.
+    pub run_at: Option<Timestamp>,
+    /// Not delivered at or after this time.
+    pub expires_at: Option<Timestamp>,
+    /// How long one attempt may run.
+    pub timeout: Option<Duration>,
+    /// As pushed; `None`: the default.
+    pub backoff: Option<Backoff>,
+    /// As pushed.
+    pub unique: Option<UniqueKey>,
+    /// As pushed.
+    pub tags: Vec<Tag>,
+    /// While leased.
+    pub lease_until: Option<Timestamp>,
+    /// While leased: who has it.
+    pub worker: Option<WorkerName>,
+    /// While leased: how far it is.
+    pub progress: Option<Progress>,
+    /// Once it has ended.
+    pub finished_at: Option<Timestamp>,
+    /// Once completed. `None` in lists.
+    pub result: Option<Bytes>,
+    /// Once dead.
+    pub reason: Option<Reason>,
+    /// What the last attempt that ended badly said: code and message. `None` in lists.
+    pub error: Option<(String, String)>,
+    /// The job that this is a copy of.
+    pub replay_of: Option<JobId>,
+    /// The latest copy of this job.
+    pub replayed_as: Option<JobId>,
+}
+
+/// One lease of a job, and how it ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Attempt {
+    /// Which delivery.
+    pub delivery: u32,
+    /// Which attempt; a lease that was given back shares it with the next.
+    pub attempt: u32,
+    /// The node that gave it.
+    pub node: String,
+    /// Who had it.
+    pub worker: WorkerName,
+    /// When it was given.
+    pub started_at: Timestamp,
+    /// When it ended. `None`: it runs.
+    pub ended_at: Option<Timestamp>,
+    /// How it ended, as [`job::Ending::name`]. Empty: it runs.
+    pub ending: String,
+    /// The worker's word, or ours: `TIMEOUT`, `CRASH`, `LEASE_EXPIRED`, `NODE_LOST`. Empty if it
+    /// ended well or runs.
+    pub code: String,
+    /// For people.
+    pub message: String,
+}
+
+/// Our own words for leases that ended badly without a word of their worker.
+///
+/// The message that goes with it is for people.
+pub fn verdict_of(ending: job::Ending) -> (&'static str, &'static str) {
+    use job::Ending;
+    match ending {
+        Ending::TimedOut => ("TIMEOUT", "the attempt ran longer than its job allows"),
+        Ending::Crashed => ("CRASH", "the worker vanished: its connection was lost or went silent"),
+        Ending::Expired => ("LEASE_EXPIRED", "the lease ran out and was not extended"),
+        Ending::NodeLost => ("NODE_LOST", "the node that kept the lease alive is gone"),
+        Ending::Completed | Ending::Failed { .. } | Ending::Rejected | Ending::Released => ("", ""),
+    }
+}
+
+/// Which jobs to list. An empty filter lists all.
+#[derive(Debug, Clone, Default)]
+pub struct JobFilter {
+    /// Of this queue.
+    pub queue: Option<QueueName>,
+    /// In this state.
+    pub state: Option<State>,
+    /// With this tag.
+    pub tag: Option<Tag>,
+    /// Dead for this reason.
+    pub reason: Option<Reason>,
+    /// At most so many, at least 1.
+    pub limit: usize,
+    /// Only ids below this one.
+    pub before: Option<JobId>,
+}
+
+/// A page of jobs, newest first.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct JobPage {
+    /// The jobs. May be fewer than asked for, even none, and not the last.
+    pub jobs: Vec<Job>,
+    /// For `before` of the next page; `None`: there is no more.
+    pub next: Option<JobId>,
+}
+
+/// Which dead jobs to copy.
+#[derive(Debug, Clone, Default)]
+pub struct DeadFilter {
+    /// Of this queue.
+    pub queue: Option<QueueName>,
+    /// For this reason.
+    pub reason: Option<Reason>,
+    /// At most so many.
+    pub limit: usize,
+}
+
+/// A queue and what is in it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Queue {
+    /// Its name.
+    pub name: QueueName,
+    /// Since when it is paused.
+    pub paused_at: Option<Timestamp>,
+    /// Jobs by state; finished ones as long as they are kept.
+    pub counts: Counts,
+    /// How long the job has waited that has been ready longest. Looks at the first job of each
+    /// priority.
+    pub oldest_ready: Option<Duration>,
+}
+
+/// Jobs by state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Counts {
+    /// See [`State::Scheduled`].
+    pub scheduled: u64,
+    /// See [`State::Ready`].
+    pub ready: u64,
+    /// See [`State::Leased`].
+    pub leased: u64,
+    /// See [`State::Completed`].
+    pub completed: u64,
+    /// See [`State::Dead`].
+    pub dead: u64,
+    /// See [`State::Cancelled`].
+    pub cancelled: u64,
+}
+
+/// Whether a queue gives out jobs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pausing {
+    /// It does not.
+    Pause,
+    /// It does.
+    Resume,
+}
+
+/// What came of a change to one job by a person.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Changed {
+    /// It was made.
+    Done(Effect),
+    /// There is no such job.
+    NotFound,
+    /// Its state does not allow it.
+    WrongState(State),
+    /// Its unique key belongs to this live job by now.
+    Duplicate(JobId),
+}
