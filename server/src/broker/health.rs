@@ -1,0 +1,80 @@
+//! Whether this node can do its work.
+
+use std::time::Duration;
+
+use parking_lot::Mutex;
+
+use super::Broker;
+use crate::error::Error;
+
+/// What a node says of itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Health {
+    /// How it is.
+    pub condition: Condition,
+    /// How long it has been running.
+    pub uptime: Duration,
+}
+
+/// How a node is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Condition {
+    /// It serves.
+    Healthy,
+    /// It can not reach or write its store; why.
+    Degraded(String),
+    /// It is about to stop.
+    Draining,
+}
+
+impl Condition {
+    /// The word for it in answers.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Healthy => "healthy",
+            Self::Degraded(_) => "degraded",
+            Self::Draining => "draining",
+        }
+    }
+}
+
+impl Broker {
+    /// How this node is.
+    pub fn health(&self) -> Health {
+        let core = &self.0.core;
+        let condition = match (self.is_draining(), core.health.failure()) {
+            (true, _) => Condition::Draining,
+            (false, Some(failure)) => Condition::Degraded(failure),
+            (false, None) => Condition::Healthy,
+        };
+        Health { condition, uptime: core.started.elapsed() }
+    }
+}
+
+/// Remembers how the store last did.
+#[derive(Debug, Default)]
+pub(super) struct Monitor(Mutex<Option<String>>);
+
+impl Monitor {
+    /// Takes note of what the store answered.
+    pub(super) fn watch<T>(&self, answer: Result<T, Error>) -> Result<T, Error> {
+        let failure = match &answer {
+            Err(
+                error @ (Error::Unavailable(_) | Error::OutcomeUnknown(_) | Error::Internal(_)),
+            ) => Some(error.to_string()),
+            _ => None,
+        };
+        let mut known = self.0.lock();
+        match (&*known, &failure) {
+            (None, Some(error)) => tracing::error!(error, "store failed"),
+            (Some(_), None) => tracing::info!("store works again"),
+            _ => {}
+        }
+        *known = failure;
+        answer
+    }
+
+    fn failure(&self) -> Option<String> {
+        self.0.lock().clone()
+    }
+}

@@ -1,0 +1,236 @@
+//! What clients may ask for. The same on every node, whatever the transport.
+//!
+//! A request goes straight down: a transport decodes it and calls one method here; the method
+//! hands it to a committer, which stores it together with what others ask for at the same moment;
+//! when that is durable, the bells ring for those who wait and the answer goes back up.
+//!
+//! * [`push`](Broker::push) and [`settle`](Broker::settle) are committed in batches that form by
+//!   themselves ([`crate::group_commit`]); so are claims.
+//! * [`pull`](Broker::pull) waits for a bell, not for a clock: waiting pulls cost nothing.
+//! * [`subscribe`](Broker::subscribe) is a pull that goes on as long as its worker has credit.
+//! * Leases hang on sessions; `sessions.rs` tells when they end.
+
+mod alarms;
+mod bells;
+mod health;
+mod people;
+mod pull;
+mod push;
+mod sessions;
+mod settle;
+mod subscription;
+mod upkeep;
+
+pub(crate) use alarms::Alarms;
+pub use health::{Condition, Health};
+pub use pull::Pull;
+pub use sessions::{Attendance, Notice, Patience, Visitor, Worker};
+pub use subscription::{Delivery, Subscription};
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::clock::Clock;
+use crate::error::Error;
+use crate::group_commit::{Budget, Committer};
+use crate::job::{JobId, Lease, LeaseKey, NewJob, QueueName};
+use crate::limits;
+use crate::metrics::Metrics;
+use crate::store::{
+    Claim, Destination, Duty, Effect, LeasedJob, Pushed, SessionId, Settled, Settlement, Store,
+};
+
+/// The broker of a node. Cheap to clone: all clones are one.
+#[derive(Clone, Debug)]
+pub struct Broker(Arc<Parts>);
+
+struct Parts {
+    core: Arc<Core>,
+    pushes: Committer<NewJob, Pushed>,
+    claims: Committer<Claim, Vec<LeasedJob>>,
+    settles: Committer<Settlement, Settled>,
+}
+
+/// What the committers share with the broker.
+struct Core {
+    store: Arc<dyn Store>,
+    /// For answers and alarms only; what is due is the store's to say.
+    clock: Arc<dyn Clock>,
+    lease_key: LeaseKey,
+    queue_bells: bells::Bells<QueueName>,
+    ending_bells: bells::Bells<JobId>,
+    alarms: Alarms,
+    sessions: sessions::Sessions,
+    metrics: Metrics,
+    health: health::Monitor,
+    draining: CancellationToken,
+    started: Instant,
+}
+
+impl std::fmt::Debug for Parts {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Parts").finish_non_exhaustive()
+    }
+}
+
+/// A loop of the broker. It must run as long as the broker is used.
+pub type Loop = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+impl Broker {
+    /// A broker on a store, and the loops that do its work. They end when all clones are dropped,
+    /// or, those that go by the clock, when `stop` is cancelled.
+    pub fn new(
+        store: Arc<dyn Store>,
+        clock: Arc<dyn Clock>,
+        patience: Patience,
+        stop: &CancellationToken,
+    ) -> (Self, Vec<(&'static str, Loop)>) {
+        let core = Arc::new(Core {
+            lease_key: store.lease_key(),
+            store,
+            clock,
+            queue_bells: bells::Bells::default(),
+            ending_bells: bells::Bells::default(),
+            alarms: Alarms::default(),
+            sessions: sessions::Sessions::new(patience),
+            metrics: Metrics::default(),
+            health: health::Monitor::default(),
+            draining: CancellationToken::new(),
+            started: Instant::now(),
+        });
+        let budget = Budget::new(limits::BYTES_IN_FLIGHT_MAX);
+        let (pushes, push_loop) = push::committer(&core, budget.clone());
+        let (settles, settle_loop) = settle::committer(&core, budget.clone());
+        let (claims, claim_loop) = pull::committer(&core, budget);
+        let loops = vec![
+            ("push", push_loop),
+            ("settle", settle_loop),
+            ("claim", claim_loop),
+            ("sessions", upkeep::sessions(Arc::clone(&core), stop.clone())),
+            ("renewal", upkeep::renewal(Arc::clone(&core), stop.clone())),
+            ("health", upkeep::health(Arc::clone(&core), stop.clone())),
+        ];
+        (Self(Arc::new(Parts { core, pushes, claims, settles })), loops)
+    }
+
+    /// The node's metrics.
+    pub fn metrics(&self) -> &Metrics {
+        &self.0.core.metrics
+    }
+
+    pub(crate) fn alarms(&self) -> &Alarms {
+        &self.0.core.alarms
+    }
+
+    fn store(&self) -> &dyn Store {
+        &*self.0.core.store
+    }
+
+    /// The token that a worker presents for a lease.
+    pub fn lease_token(&self, lease: Lease) -> [u8; LeaseKey::TOKEN_BYTES] {
+        self.0.core.lease_key.token(lease)
+    }
+
+    /// The lease of a token.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Invalid`] if no node of this cluster has made it.
+    pub fn open_lease(&self, token: &[u8]) -> Result<Lease, Error> {
+        self.0
+            .core
+            .lease_key
+            .open(token)
+            .ok_or_else(|| Error::invalid("lease", "is not a lease token of this broker"))
+    }
+
+    /// Connects a worker, with its old session if `resume` names one that is still known here or
+    /// still has leases in the store. The leases it goes on to hold are in the answer.
+    ///
+    /// # Errors
+    ///
+    /// Those of the store.
+    pub async fn open_session(
+        &self,
+        visitor: Visitor,
+        resume: Option<SessionId>,
+    ) -> Result<(Attendance, Option<Vec<Lease>>), Error> {
+        let core = &self.0.core;
+        if let Some(id) = resume {
+            let leases = core.store.adopt(id).await?;
+            if core.sessions.knows(id) || !leases.is_empty() {
+                return Ok((core.sessions.open(id, visitor, core.clock.now()), Some(leases)));
+            }
+        }
+        // Below 2^63: not every client has unsigned numbers.
+        let id = SessionId(rand::random::<u64>() >> 1 | 1);
+        Ok((core.sessions.open(id, visitor, core.clock.now()), None))
+    }
+
+    /// Does a part of a duty, and rings for what it changed. The answer: when to come back.
+    ///
+    /// # Errors
+    ///
+    /// Those of the store.
+    pub(crate) async fn run_duty(&self, duty: Duty) -> Result<Option<std::time::Duration>, Error> {
+        let core = &self.0.core;
+        let report = core.store.run_duty(duty).await?;
+        core.announce(&report.effects);
+        core.tell_lost(report.lost);
+        core.metrics.duty_done(duty, core.clock.now().0 / 1000);
+        Ok(report.next)
+    }
+
+    /// Stops giving out jobs and says so to everybody: clients go elsewhere, with their leases.
+    pub fn drain(&self) {
+        let core = &self.0.core;
+        core.draining.cancel();
+        core.sessions.tell_all(&Notice::GoAway);
+        core.queue_bells.ring_everywhere();
+        core.ending_bells.ring_everywhere();
+    }
+
+    fn is_draining(&self) -> bool {
+        self.0.core.draining.is_cancelled()
+    }
+}
+
+impl Core {
+    /// Wakes those who wait for what has happened.
+    fn announce<'a>(&self, effects: impl IntoIterator<Item = &'a Effect>) {
+        let mut run: Option<(&QueueName, usize)> = None;
+        for effect in effects {
+            match effect.to {
+                Destination::Ready => match &mut run {
+                    Some((queue, count)) if **queue == effect.queue => *count += 1,
+                    _ => {
+                        self.ring(run.take());
+                        run = Some((&effect.queue, 1));
+                    }
+                },
+                Destination::Scheduled(at) => {
+                    self.alarms.of(Duty::Due).set(at.since(self.clock.now()));
+                }
+                Destination::Finished(_) => self.ending_bells.ring_all(&effect.job),
+            }
+        }
+        self.ring(run);
+    }
+
+    fn ring(&self, run: Option<(&QueueName, usize)>) {
+        if let Some((queue, count)) = run {
+            self.queue_bells.ring(queue, count);
+        }
+    }
+
+    /// Tells workers of leases that were taken from them.
+    fn tell_lost(&self, lost: Vec<(SessionId, Lease)>) {
+        for (session, lease) in lost {
+            self.sessions.tell(session, Notice::LeasesLost(vec![lease]));
+        }
+    }
+}

@@ -1,0 +1,127 @@
+//! What people ask for: looking at jobs and queues, and changing what waits.
+
+use std::pin::pin;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::{Broker, Worker};
+use crate::error::Error;
+use crate::job::{JobId, QueueName};
+use crate::store::{
+    Attempt, Changed, DeadFilter, Destination, Effect, Job, JobFilter, JobPage, Pausing, Queue,
+};
+
+impl Broker {
+    /// A job with its payload and result.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotFound`], or those of the store; likewise below.
+    pub async fn job(&self, id: JobId) -> Result<Job, Error> {
+        self.store().job(id).await?.ok_or_else(|| no_job(id))
+    }
+
+    /// A job once it has ended, or as it is after `wait`, or when the node begins to drain.
+    pub async fn wait_job(&self, id: JobId, wait: Duration) -> Result<Job, Error> {
+        let deadline = Instant::now() + wait;
+        let bell = self.0.core.ending_bells.bell(&id);
+        loop {
+            let mut rung = pin!(bell.rung());
+            rung.as_mut().enable();
+            let job = self.job(id).await?;
+            let is_over = job.state.is_final() || self.is_draining();
+            if is_over || tokio::time::timeout_at(deadline, rung).await.is_err() {
+                return Ok(job);
+            }
+        }
+    }
+
+    /// A page of jobs, newest first.
+    pub async fn jobs(&self, filter: JobFilter) -> Result<JobPage, Error> {
+        self.store().jobs(filter).await
+    }
+
+    /// A job and its attempts, oldest first.
+    pub async fn timeline(&self, id: JobId) -> Result<(Job, Vec<Attempt>), Error> {
+        self.store().timeline(id).await?.ok_or_else(|| no_job(id))
+    }
+
+    /// All queues, by name.
+    pub async fn queues(&self) -> Result<Vec<Queue>, Error> {
+        self.store().queues(None).await
+    }
+
+    /// One queue.
+    pub async fn queue(&self, name: QueueName) -> Result<Queue, Error> {
+        let found = self.store().queues(Some(name.clone())).await?;
+        found.into_iter().next().ok_or_else(|| Error::NotFound(format!("there is no queue {name}")))
+    }
+
+    /// Stops a queue from giving out jobs, or lets it go on.
+    pub async fn set_paused(&self, name: QueueName, pausing: Pausing) -> Result<(), Error> {
+        self.store().set_paused(name.clone(), pausing).await?;
+        self.0.core.queue_bells.ring_all(&name);
+        Ok(())
+    }
+
+    /// Sends a dead job round again.
+    pub async fn retry(&self, id: JobId) -> Result<Effect, Error> {
+        let changed = self.store().retry(id).await?;
+        self.conclude(id, changed, "only a dead job can be retried")
+    }
+
+    /// Pushes a copy of an ended job; the effect is about the copy.
+    pub async fn replay(&self, id: JobId) -> Result<Effect, Error> {
+        let changed = self.store().replay(id).await?;
+        self.conclude(id, changed, "only a job that has ended can be replayed")
+    }
+
+    /// Pushes copies of dead jobs that have none yet. The answer: their ids.
+    pub async fn replay_dead(&self, filter: DeadFilter) -> Result<Vec<JobId>, Error> {
+        let effects = self.store().replay_dead(filter).await?;
+        self.0.core.announce(&effects);
+        Ok(effects.into_iter().map(|effect| effect.job).collect())
+    }
+
+    /// Takes a waiting job back.
+    pub async fn cancel(&self, id: JobId) -> Result<Effect, Error> {
+        let changed = self.store().cancel(id).await?;
+        self.conclude(id, changed, "only a scheduled or ready job can be cancelled")
+    }
+
+    /// Makes a scheduled job ready.
+    pub async fn promote(&self, id: JobId) -> Result<Effect, Error> {
+        let changed = self.store().promote(id).await?;
+        self.conclude(id, changed, "only a scheduled job can be promoted")
+    }
+
+    fn conclude(&self, id: JobId, changed: Changed, rule: &str) -> Result<Effect, Error> {
+        match changed {
+            Changed::Done(effect) => {
+                self.0.core.announce([&effect]);
+                debug_assert!(!matches!(effect.to, Destination::Scheduled(_)));
+                Ok(effect)
+            }
+            Changed::NotFound => Err(no_job(id)),
+            Changed::WrongState(state) => {
+                Err(Error::WrongState(format!("job {id} is {}: {rule}", state.name())))
+            }
+            Changed::Duplicate(other) => {
+                Err(Error::Duplicate(format!("job {other} has the unique key of job {id} now")))
+            }
+        }
+    }
+
+    /// Workers that are, or just were, connected to this node, by name.
+    pub fn workers(&self) -> Vec<Worker> {
+        let mut workers: Vec<Worker> =
+            self.0.core.sessions.list().into_iter().map(|(_, worker)| worker).collect();
+        workers.sort_by(|a, b| a.visitor.worker.cmp(&b.visitor.worker));
+        workers
+    }
+}
+
+fn no_job(id: JobId) -> Error {
+    Error::NotFound(format!("there is no job {id}"))
+}

@@ -1,0 +1,138 @@
+//! Giving jobs out, at once or after a wait.
+
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::{Broker, Core, Loop};
+use crate::error::Error;
+use crate::group_commit::{Budget, Committer};
+use crate::job::{Lease, QueueName, WorkerName};
+use crate::limits;
+use crate::metrics::{Counted, Timed};
+use crate::store::{Claim, Duty, Hold, LeasedJob, SESSION_LEASE, Settlement, Verdict};
+
+/// A wish for jobs, and the patience for it.
+#[derive(Debug, Clone)]
+pub struct Pull {
+    /// Where from.
+    pub queue: QueueName,
+    /// At most so many.
+    pub count: usize,
+    /// How long to wait for a first one.
+    pub wait: Duration,
+    /// Who asks.
+    pub worker: WorkerName,
+    /// What keeps the leases alive.
+    pub hold: Hold,
+}
+
+impl Broker {
+    /// Leases jobs. Empty: nothing came up in time, or the node is draining.
+    ///
+    /// # Cancel safety
+    ///
+    /// Jobs that were leased for a dropped future are released.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Overloaded`], or those of the store.
+    pub async fn pull(&self, pull: Pull) -> Result<Vec<LeasedJob>, Error> {
+        let deadline = Instant::now() + pull.wait;
+        let bell = self.0.core.queue_bells.bell(&pull.queue);
+        loop {
+            // Enlist before looking, or a job pushed in between would be missed.
+            let mut rung = pin!(bell.rung());
+            rung.as_mut().enable();
+            if self.is_draining() {
+                return Ok(Vec::new());
+            }
+            let jobs = self.claim(&pull).await?;
+            if !jobs.is_empty() || tokio::time::timeout_at(deadline, rung).await.is_err() {
+                return Ok(jobs);
+            }
+        }
+    }
+
+    /// Leases jobs that are ready now.
+    pub(super) async fn claim(&self, pull: &Pull) -> Result<Vec<LeasedJob>, Error> {
+        let started = Instant::now();
+        let claim = Claim {
+            queue: pull.queue.clone(),
+            count: pull.count,
+            bytes_max: limits::ANSWER_BYTES_MAX,
+            worker: pull.worker.clone(),
+            hold: pull.hold,
+        };
+        let claimed = self.0.claims.submit(vec![claim], 0).await?;
+        let jobs = claimed.into_iter().next().unwrap_or_default();
+        if !jobs.is_empty() {
+            self.metrics().time(Timed::Claim, started.elapsed());
+        }
+        Ok(jobs)
+    }
+
+    /// Gives jobs back that could not be handed over. They are not charged for it.
+    pub fn take_back(&self, leases: Vec<Lease>) {
+        if !leases.is_empty() {
+            tokio::spawn(take_back(Arc::clone(&self.0.core), leases));
+        }
+    }
+}
+
+async fn take_back(core: Arc<Core>, leases: Vec<Lease>) {
+    let settlements: Vec<Settlement> =
+        leases.into_iter().map(|lease| Settlement { lease, verdict: Verdict::Release }).collect();
+    match core.store.settle(settlements).await {
+        Ok(settled) => core.announce(settled.iter().filter_map(super::settle::effect)),
+        // Their leases will run out.
+        Err(error) => tracing::warn!(%error, "jobs could not be taken back"),
+    }
+}
+
+pub(super) fn committer(
+    core: &Arc<Core>,
+    budget: Budget,
+) -> (Committer<Claim, Vec<LeasedJob>>, Loop) {
+    let abandoning = Arc::clone(core);
+    let abandoned = move |jobs: Vec<Vec<LeasedJob>>| {
+        let leases: Vec<Lease> = jobs.into_iter().flatten().map(|job| job.lease).collect();
+        if !leases.is_empty() {
+            tokio::spawn(take_back(Arc::clone(&abandoning), leases));
+        }
+    };
+    let core = Arc::clone(core);
+    let commit = move |claims: Vec<Claim>| {
+        let core = Arc::clone(&core);
+        async move {
+            let holds: Vec<Hold> = claims.iter().map(|claim| claim.hold).collect();
+            let claimed = core.health.watch(core.store.claim(claims).await)?;
+            core.announce(&claimed.expired);
+            core.note_claimed(&holds, &claimed.jobs);
+            Ok(claimed.jobs)
+        }
+    };
+    let (committer, run) = Committer::new(budget, commit, abandoned);
+    (committer, Box::pin(run))
+}
+
+impl Core {
+    fn note_claimed(&self, holds: &[Hold], claimed: &[Vec<LeasedJob>]) {
+        let count = claimed.iter().map(Vec::len).sum();
+        if count > 0 {
+            self.metrics.count(Counted::Claimed, count);
+            self.metrics.batch(Timed::Claim, count);
+        }
+        for (hold, jobs) in holds.iter().zip(claimed).filter(|(_, jobs)| !jobs.is_empty()) {
+            self.alarms.of(Duty::Expiry).set(match hold {
+                Hold::Session(_) => SESSION_LEASE,
+                Hold::Time(time) => *time,
+            });
+            if let Some(timeout) = jobs.iter().filter_map(|job| job.timeout).min() {
+                self.alarms.of(Duty::Timeouts).set(timeout);
+            }
+        }
+    }
+}

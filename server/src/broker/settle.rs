@@ -1,0 +1,119 @@
+//! Ending leases, or keeping them.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::{Broker, Core, Loop};
+use crate::error::Error;
+use crate::group_commit::{Budget, Committer};
+use crate::job::{Lease, Timestamp};
+use crate::metrics::{Counted, Timed};
+use crate::store::{Duty, Effect, Extension, Progress, Settled, Settlement, Verdict};
+
+impl Broker {
+    /// Ends leases as their workers say. Answer i is about settlement i.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping this future does not recall the settlements.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Overloaded`], or those of the store. Then no lease has ended, unless it is
+    /// [`Error::OutcomeUnknown`].
+    pub async fn settle(&self, settlements: Vec<Settlement>) -> Result<Vec<Settled>, Error> {
+        let started = Instant::now();
+        let bytes = settlements.iter().map(|settlement| settlement.verdict.bytes()).sum();
+        let settled = self.0.settles.submit(settlements, bytes).await?;
+        self.metrics().time(Timed::Settle, started.elapsed());
+        Ok(settled)
+    }
+
+    /// Gives each lease a time of its own from now on. `None`: it is lost.
+    ///
+    /// # Errors
+    ///
+    /// Those of the store.
+    pub async fn extend(
+        &self,
+        extensions: Vec<Extension>,
+    ) -> Result<Vec<Option<Timestamp>>, Error> {
+        let soonest = extensions.iter().map(|extension| extension.hold).min();
+        let extended = self.store().extend(extensions).await?;
+        self.alarms().of(Duty::Expiry).set(soonest.unwrap_or(Duration::MAX / 4));
+        Ok(extended)
+    }
+
+    /// Notes how far a worker is.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::LeaseLost`], or those of the store.
+    pub async fn progress(&self, lease: Lease, progress: Progress) -> Result<(), Error> {
+        match self.store().progress(lease, progress).await? {
+            true => Ok(()),
+            false => Err(Error::LeaseLost),
+        }
+    }
+}
+
+impl Verdict {
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Ack { result } => result.as_ref().map_or(0, |result| result.len()),
+            Self::Fail { message, .. } => message.len(),
+            Self::Release => 0,
+        }
+    }
+
+    fn counted(&self) -> Counted {
+        match self {
+            Self::Ack { .. } => Counted::Acked,
+            Self::Fail { .. } => Counted::Failed,
+            Self::Release => Counted::Released,
+        }
+    }
+}
+
+/// What a settlement means for those who wait.
+pub(super) fn effect(settled: &Settled) -> Option<&Effect> {
+    match settled {
+        Settled::Done(effect) => Some(effect),
+        Settled::Repeated | Settled::LeaseLost | Settled::Unknown => None,
+    }
+}
+
+pub(super) fn committer(
+    core: &Arc<Core>,
+    budget: Budget,
+) -> (Committer<Settlement, Settled>, Loop) {
+    let core = Arc::clone(core);
+    let commit = move |settlements: Vec<Settlement>| {
+        let core = Arc::clone(&core);
+        async move {
+            let verdicts: Vec<Counted> =
+                settlements.iter().map(|settlement| settlement.verdict.counted()).collect();
+            core.metrics.batch(Timed::Settle, verdicts.len());
+            let settled = core.health.watch(core.store.settle(settlements).await)?;
+            core.announce(settled.iter().filter_map(effect));
+            core.count_settled(&verdicts, &settled);
+            Ok(settled)
+        }
+    };
+    let (committer, run) = Committer::new(budget, commit, |_| {});
+    (committer, Box::pin(run))
+}
+
+impl Core {
+    fn count_settled(&self, verdicts: &[Counted], settled: &[Settled]) {
+        for what in [Counted::Acked, Counted::Failed, Counted::Released] {
+            let pairs = verdicts.iter().zip(settled);
+            let done = pairs.filter(|(verdict, settled)| {
+                **verdict == what && matches!(settled, Settled::Done(_))
+            });
+            self.metrics.count(what, done.count());
+        }
+    }
+}

@@ -1,0 +1,132 @@
+//! A pull that goes on as long as its worker has credit.
+
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{Semaphore, mpsc};
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use super::{Broker, Pull};
+use crate::job::{Lease, QueueName, WorkerName};
+use crate::limits;
+use crate::store::{Hold, LeasedJob, SessionId};
+
+/// After a claim failed, the subscription looks again this much later.
+const AFTER_FAILURE: Duration = Duration::from_secs(1);
+
+/// Jobs for one subscription.
+#[derive(Debug)]
+pub struct Delivery {
+    /// Which of the connection's subscriptions.
+    pub subscription: u64,
+    /// At least one.
+    pub jobs: Vec<LeasedJob>,
+}
+
+/// A running subscription. It ends when this is dropped; jobs on their way are released.
+#[derive(Debug)]
+pub struct Subscription {
+    credit: Arc<Semaphore>,
+    _stop: DropGuard,
+}
+
+impl Subscription {
+    /// Lets the worker have so many jobs more.
+    pub fn add_credit(&self, credit: u32) {
+        let room = (limits::CREDIT_MAX as usize).saturating_sub(self.credit.available_permits());
+        self.credit.add_permits(room.min(credit as usize));
+    }
+}
+
+impl Broker {
+    /// Sends ready jobs to `deliveries` as long as there is credit: each job uses one.
+    ///
+    /// `number` names the subscription in its deliveries. A receiver that is closed ends the
+    /// subscription; what it has not taken must be [taken back](Broker::take_back) by its owner.
+    pub fn subscribe(
+        &self,
+        number: u64,
+        queue: QueueName,
+        worker: WorkerName,
+        session: SessionId,
+        deliveries: mpsc::Sender<Delivery>,
+    ) -> Subscription {
+        let credit = Arc::new(Semaphore::new(0));
+        let stop = CancellationToken::new();
+        let pull =
+            Pull { queue, count: 0, wait: Duration::ZERO, worker, hold: Hold::Session(session) };
+        let feed = Feed {
+            broker: self.clone(),
+            number,
+            credit: Arc::clone(&credit),
+            stop: stop.clone(),
+            deliveries,
+        };
+        tokio::spawn(feed.run(pull));
+        Subscription { credit, _stop: stop.drop_guard() }
+    }
+}
+
+struct Feed {
+    broker: Broker,
+    number: u64,
+    credit: Arc<Semaphore>,
+    stop: CancellationToken,
+    deliveries: mpsc::Sender<Delivery>,
+}
+
+impl Feed {
+    async fn run(self, mut pull: Pull) {
+        let bell = self.broker.0.core.queue_bells.bell(&pull.queue);
+        while let Some(count) = self.take_credit().await {
+            let mut rung = pin!(bell.rung());
+            rung.as_mut().enable();
+            if self.broker.is_draining() {
+                return;
+            }
+            pull.count = count;
+            let claimed = self.broker.claim(&pull).await;
+            let jobs = claimed.as_ref().map_or(0, Vec::len);
+            self.credit.add_permits(count - jobs);
+            match claimed {
+                Ok(jobs) if jobs.is_empty() => tokio::select! {
+                    () = rung => {}
+                    () = self.stop.cancelled() => return,
+                    () = self.deliveries.closed() => return,
+                },
+                Ok(jobs) => self.deliver(jobs).await,
+                Err(error) => {
+                    tracing::warn!(queue = %pull.queue, %error, "claim failed");
+                    tokio::time::sleep(AFTER_FAILURE).await;
+                }
+            }
+        }
+    }
+
+    /// All credit there is, up to a batch, once there is some. `None`: the end.
+    async fn take_credit(&self) -> Option<usize> {
+        tokio::select! {
+            one = self.credit.acquire() => one.ok()?.forget(),
+            () = self.stop.cancelled() => return None,
+            () = self.deliveries.closed() => return None,
+        }
+        let more = self.credit.available_permits().min(limits::BATCH_MAX - 1);
+        let taken = self.credit.forget_permits(more);
+        Some(1 + taken)
+    }
+
+    async fn deliver(&self, jobs: Vec<LeasedJob>) {
+        let delivery = Delivery { subscription: self.number, jobs };
+        let undelivered = tokio::select! {
+            biased;
+            () = self.stop.cancelled() => delivery.jobs,
+            permit = self.deliveries.reserve() => match permit {
+                Ok(permit) => return permit.send(delivery),
+                Err(_) => delivery.jobs,
+            },
+        };
+        let leases: Vec<Lease> = undelivered.into_iter().map(|job| job.lease).collect();
+        self.broker.take_back(leases);
+    }
+}
