@@ -1,12 +1,35 @@
-//! The batonq broker as a library.
+//! The batonq broker as a library: what the `batonq` program runs.
+//!
+//! ```text
+//!   tcp  http          transports: decode, call the broker, encode
+//!      \ /
+//!    broker            what clients may ask for; duties: what happens by time
+//!       |
+//!     store            where jobs are kept: a contract, and those who fulfil it
+//!       |
+//!      job             what a job is and what may happen to it: pure
+//! ```
+//!
+//! Arrows point down only; a test keeps it so. [`node`] wires everything together.
+
+pub mod node;
+
+pub mod http;
+pub mod tcp;
+
 pub mod access;
-pub mod broker;
-pub mod clock;
 pub mod door;
+
+pub mod broker;
 mod duties;
-pub mod error;
 pub mod group_commit;
+
+pub mod store;
+
 pub mod job;
+
+pub mod clock;
+pub mod config;
+pub mod error;
 pub mod limits;
 pub mod metrics;
-pub mod store;

@@ -122,6 +122,11 @@ impl Broker {
         &self.0.core.metrics
     }
 
+    /// How long silence and absence of clients are borne.
+    pub fn patience(&self) -> Patience {
+        self.0.core.sessions.patience()
+    }
+
     pub(crate) fn alarms(&self) -> &Alarms {
         &self.0.core.alarms
     }

@@ -1,1 +1,287 @@
-//! x
+//! The embedded store: one SQLite file, one process, the same semantics as a shared store.
+//!
+//! ```text
+//!   callers ──▶ writer.rs: one thread, many calls in one transaction, one fsync
+//!                  │
+//!                  ▼
+//!               tables.rs: the tables, and in memory: queues, live leases (leases.rs), counts
+//!                  │
+//!     push.rs  claim.rs  settle.rs  leases.rs  duties.rs  people.rs  inspect.rs
+//! ```
+//!
+//! WAL with `synchronous=FULL`: an answer comes after its fsync. The file belongs to one process,
+//! which holds a lock beside it; so what is kept in memory can not be outdated. Lists are read on
+//! a second connection, beside the writer.
+
+mod claim;
+mod duties;
+mod inspect;
+mod leases;
+mod people;
+mod push;
+mod row;
+mod settle;
+mod tables;
+mod writer;
+
+use std::fs::{File, TryLockError};
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use parking_lot::Mutex;
+use rusqlite::{Connection, OpenFlags, params};
+
+use self::tables::Tables;
+use self::writer::Writer;
+use super::{
+    Attempt, Changed, Claim, Claimed, DeadFilter, Duty, DutyReport, Effect, Extension, Job,
+    JobFilter, JobPage, Pausing, Progress, Pushed, Queue, Retention, SessionId, Settled,
+    Settlement, Store,
+};
+use crate::clock::Clock;
+use crate::error::Error;
+use crate::job::{JobId, Lease, LeaseKey, NewJob, QueueName, Timestamp};
+
+/// The version of the tables in `schema.sql`.
+const SCHEMA_VERSION: i64 = 1;
+
+/// Where the store is, and how it behaves.
+pub struct Options {
+    /// The directory of its files; made if it is not there.
+    pub dir: PathBuf,
+    /// This node's name in timelines.
+    pub node: String,
+    /// What tells the time.
+    pub clock: Arc<dyn Clock>,
+    /// How long finished jobs are kept.
+    pub retention: Retention,
+}
+
+/// Why the store could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// Another process has it.
+    #[error(
+        "{} is in use by another batonq (process {holder}): stop that one, or choose another \
+         directory with BATONQ_DATA_DIR", path.display()
+    )]
+    InUse {
+        /// The lock file.
+        path: PathBuf,
+        /// What that process wrote into it.
+        holder: String,
+    },
+    /// It was written by another version of batonq.
+    #[error(
+        "the tables have version {found}, this batonq knows {SCHEMA_VERSION} only: use the \
+         version of batonq that wrote them, or a newer one"
+    )]
+    Version {
+        /// The version of the tables.
+        found: i64,
+    },
+    /// The directory or the lock file can not be used.
+    #[error("{}: {error}", path.display())]
+    Io {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        error: std::io::Error,
+    },
+    /// SQLite refuses.
+    #[error("the database can not be opened: {0}")]
+    Sqlite(#[from] rusqlite::Error),
+}
+
+/// The embedded store. Dropping it finishes what was asked for and closes the file.
+#[derive(Debug)]
+pub struct SqliteStore {
+    writer: Writer,
+    reader: Arc<Mutex<Connection>>,
+    lease_key: LeaseKey,
+    _lock: File,
+}
+
+impl SqliteStore {
+    /// Opens the store, or makes it. Blocks.
+    ///
+    /// # Errors
+    ///
+    /// See [`OpenError`].
+    pub fn open(options: Options) -> Result<Self, OpenError> {
+        let io = |path: &Path| {
+            let path = path.to_owned();
+            move |error| OpenError::Io { path, error }
+        };
+        std::fs::create_dir_all(&options.dir).map_err(io(&options.dir))?;
+        let lock = lock(&options.dir.join("batonq.lock"))?;
+        let file = options.dir.join("batonq.db");
+        let mut conn = Connection::open(&file)?;
+        configure(&conn)?;
+        create(&mut conn)?;
+        let key = conn.query_row("SELECT value FROM meta WHERE key = 'lease_key'", [], |row| {
+            row.get::<_, [u8; 16]>(0)
+        })?;
+        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let reader = Connection::open_with_flags(&file, flags)?;
+        let tables = Tables::new(conn, &options.node, options.clock, options.retention)?;
+        Ok(Self {
+            writer: Writer::start(tables).map_err(io(&file))?,
+            reader: Arc::new(Mutex::new(reader)),
+            lease_key: LeaseKey(key),
+            _lock: lock,
+        })
+    }
+}
+
+/// Takes the lock that one process has at a time. It ends with the process, whatever happens.
+fn lock(path: &Path) -> Result<File, OpenError> {
+    let io = |error| OpenError::Io { path: path.to_owned(), error };
+    let mut file = File::options()
+        .create(true)
+        .truncate(false)
+        .read(true)
+        .write(true)
+        .open(path)
+        .map_err(io)?;
+    match file.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => {
+            let mut holder = String::new();
+            file.read_to_string(&mut holder).map_err(io)?;
+            return Err(OpenError::InUse { path: path.to_owned(), holder: holder.trim().into() });
+        }
+        Err(TryLockError::Error(error)) => return Err(io(error)),
+    }
+    file.set_len(0).map_err(io)?;
+    write!(file, "{}", std::process::id()).map_err(io)?;
+    Ok(file)
+}
+
+fn configure(conn: &Connection) -> rusqlite::Result<()> {
+    conn.pragma_update(None, "page_size", 8192)?;
+    conn.pragma_update(None, "journal_mode", "WAL")?;
+    conn.pragma_update(None, "synchronous", "FULL")?;
+    // 64 MiB of cache; a checkpoint each 64 MiB of log.
+    conn.pragma_update(None, "cache_size", -65_536)?;
+    conn.pragma_update(None, "wal_autocheckpoint", 8192)?;
+    conn.pragma_update(None, "temp_store", "MEMORY")
+}
+
+fn create(conn: &mut Connection) -> Result<(), OpenError> {
+    let transaction = conn.transaction()?;
+    let found: i64 = transaction.pragma_query_value(None, "user_version", |row| row.get(0))?;
+    if found == 0 {
+        transaction.execute_batch(include_str!("schema.sql"))?;
+        transaction.pragma_update(None, "user_version", SCHEMA_VERSION)?;
+        transaction.execute(
+            "INSERT INTO meta (key, value) VALUES ('next_number', 1), ('lease_key', ?1)",
+            params![rand::random::<[u8; 16]>()],
+        )?;
+    } else if found != SCHEMA_VERSION {
+        return Err(OpenError::Version { found });
+    }
+    Ok(transaction.commit()?)
+}
+
+#[async_trait]
+impl Store for SqliteStore {
+    fn lease_key(&self) -> LeaseKey {
+        self.lease_key
+    }
+
+    async fn push(&self, jobs: Vec<NewJob>) -> Result<Vec<Pushed>, Error> {
+        self.writer.call(|tables| tables.push(jobs)).await
+    }
+
+    async fn claim(&self, claims: Vec<Claim>) -> Result<Claimed, Error> {
+        self.writer.call(|tables| tables.claim(claims)).await
+    }
+
+    async fn settle(&self, settlements: Vec<Settlement>) -> Result<Vec<Settled>, Error> {
+        self.writer.call(|tables| tables.settle(settlements)).await
+    }
+
+    async fn extend(&self, extensions: Vec<Extension>) -> Result<Vec<Option<Timestamp>>, Error> {
+        let extend = |tables: &mut Tables| {
+            extensions.into_iter().map(|extension| tables.extend(extension)).collect()
+        };
+        self.writer.call(extend).await
+    }
+
+    async fn progress(&self, lease: Lease, progress: Progress) -> Result<bool, Error> {
+        self.writer.call(move |tables| tables.progress(lease, progress)).await
+    }
+
+    async fn renew(&self, sessions: Vec<SessionId>) -> Result<(), Error> {
+        self.writer.call(|tables| tables.renew(sessions)).await
+    }
+
+    async fn adopt(&self, session: SessionId) -> Result<Vec<Lease>, Error> {
+        self.writer.call(move |tables| tables.adopt(session)).await
+    }
+
+    async fn give_back(&self, session: SessionId) -> Result<Vec<Effect>, Error> {
+        self.writer.call(move |tables| tables.give_back(session)).await
+    }
+
+    async fn run_duty(&self, duty: Duty) -> Result<DutyReport, Error> {
+        self.writer.call(move |tables| tables.run_duty(duty)).await
+    }
+
+    async fn job(&self, id: JobId) -> Result<Option<Job>, Error> {
+        self.writer.call(move |tables| tables.job(id)).await
+    }
+
+    async fn jobs(&self, filter: JobFilter) -> Result<JobPage, Error> {
+        let reader = Arc::clone(&self.reader);
+        let list = move || inspect::list(&reader.lock(), &filter);
+        let unavailable = |error: String| Error::Unavailable(error.into());
+        let listed = tokio::task::spawn_blocking(list).await;
+        listed
+            .map_err(|error| unavailable(error.to_string()))?
+            .map_err(|error| unavailable(error.to_string()))
+    }
+
+    async fn timeline(&self, id: JobId) -> Result<Option<(Job, Vec<Attempt>)>, Error> {
+        self.writer.call(move |tables| tables.timeline(id)).await
+    }
+
+    async fn queues(&self, only: Option<QueueName>) -> Result<Vec<Queue>, Error> {
+        self.writer.call(move |tables| tables.queues(only.as_ref())).await
+    }
+
+    async fn set_paused(&self, queue: QueueName, pausing: Pausing) -> Result<(), Error> {
+        self.writer.call(move |tables| tables.set_paused(&queue, pausing)).await
+    }
+
+    async fn retry(&self, id: JobId) -> Result<Changed, Error> {
+        self.writer.call(move |tables| tables.retry(id)).await
+    }
+
+    async fn replay(&self, id: JobId) -> Result<Changed, Error> {
+        self.writer.call(move |tables| tables.replay(id)).await
+    }
+
+    async fn replay_dead(&self, filter: DeadFilter) -> Result<Vec<Effect>, Error> {
+        self.writer.call(move |tables| tables.replay_dead(&filter)).await
+    }
+
+    async fn cancel(&self, id: JobId) -> Result<Changed, Error> {
+        self.writer.call(move |tables| tables.cancel(id)).await
+    }
+
+    async fn promote(&self, id: JobId) -> Result<Changed, Error> {
+        self.writer.call(move |tables| tables.promote(id)).await
+    }
+
+    async fn check(&self) -> Result<(), Error> {
+        let touch = |tables: &mut Tables| {
+            let sql = "UPDATE meta SET value = value WHERE key = 'next_number'";
+            tables.execute(sql, [])
+        };
+        self.writer.call(touch).await
+    }
+}

@@ -1,0 +1,203 @@
+//! What happens by time, in bounded parts.
+
+use std::time::Duration;
+
+use rusqlite::params;
+
+use super::row::{job_id, sql_id, sql_millis};
+use super::tables::{QueueId, Tables};
+use crate::job::{Ending, JobId, Lease, Reason, State, Timestamp};
+use crate::store::{DUTY_ROWS_MAX, Destination, Duty, DutyReport, Effect, SessionId};
+
+/// How long until finished jobs are looked at again.
+const RETENTION_EVERY: Duration = Duration::from_secs(60);
+
+impl Tables {
+    pub(super) fn run_duty(&mut self, duty: Duty) -> rusqlite::Result<DutyReport> {
+        match duty {
+            Duty::Due => self.due(),
+            Duty::Expiry => self.expiry(),
+            Duty::Timeouts => self.timeouts(),
+            Duty::Ttl => self.ttl(),
+            Duty::Retention => self.retention(),
+        }
+    }
+
+    /// When to come back, if `done` rows were done now and the rest is next due at `next`.
+    fn next(&self, done: usize, next: Option<Timestamp>) -> Option<Duration> {
+        match done >= DUTY_ROWS_MAX {
+            true => Some(Duration::ZERO),
+            false => next.map(|at| at.since(self.now)),
+        }
+    }
+
+    fn due(&mut self) -> rusqlite::Result<DutyReport> {
+        let sql =
+            "SELECT job_id FROM scheduled WHERE run_at <= ?1 ORDER BY run_at, job_id LIMIT ?2";
+        let due = self.all(sql, params![self.now.0, DUTY_ROWS_MAX], |row| row.get(0))?;
+        let effects: Vec<Effect> =
+            due.into_iter().map(|id| self.make_ready(id)).collect::<rusqlite::Result<_>>()?;
+        let next = self.earliest("SELECT min(run_at) FROM scheduled")?;
+        Ok(DutyReport { next: self.next(effects.len(), next), effects, lost: Vec::new() })
+    }
+
+    /// A scheduled job becomes ready, behind those that are.
+    pub(super) fn make_ready(&mut self, id: i64) -> rusqlite::Result<Effect> {
+        let sql = "SELECT queue_id, priority FROM job WHERE id = ?1";
+        let read = |row: &rusqlite::Row<'_>| Ok((row.get(0)?, row.get(1)?));
+        let (queue, priority) = self.conn.prepare_cached(sql)?.query_row([id], read)?;
+        self.leave_schedule(queue, id)?;
+        let place = self.next_number()?;
+        let sql = "UPDATE job SET run_at = NULL, place = ?2 WHERE id = ?1";
+        self.execute(sql, params![id, place])?;
+        self.insert_ready(queue, priority, place, id)?;
+        Ok(self.effect(queue, JobId(id.cast_unsigned()), Destination::Ready))
+    }
+
+    pub(super) fn leave_schedule(&mut self, queue: QueueId, id: i64) -> rusqlite::Result<()> {
+        let sql = "DELETE FROM scheduled
+                   WHERE run_at = (SELECT run_at FROM job WHERE id = ?1) AND job_id = ?1";
+        self.execute(sql, [id])?;
+        *self.count(queue, State::Scheduled) -= 1;
+        Ok(())
+    }
+
+    pub(super) fn leave_line(&mut self, queue: QueueId, id: i64) -> rusqlite::Result<()> {
+        self.execute(
+            "DELETE FROM ready
+             WHERE (queue_id, rank, place) =
+                 (SELECT queue_id, -priority, place FROM job WHERE id = ?1)",
+            [id],
+        )?;
+        *self.count(queue, State::Ready) -= 1;
+        Ok(())
+    }
+
+    fn expiry(&mut self) -> rusqlite::Result<DutyReport> {
+        let mut report = DutyReport::default();
+        for lease in self.leases.run_out(self.now, DUTY_ROWS_MAX) {
+            let session = self.session_of(lease);
+            let ending = if session.is_some() { Ending::NodeLost } else { Ending::Expired };
+            report.effects.push(self.take_away(lease, ending)?);
+            report.lost.extend(session.map(|session| (session, lease)));
+        }
+        report.next = self.next(report.effects.len(), self.leases.next_expiry());
+        Ok(report)
+    }
+
+    fn session_of(&self, lease: Lease) -> Option<SessionId> {
+        self.leases.held(lease.job).and_then(|held| self.leases.row(held.row).session)
+    }
+
+    fn timeouts(&mut self) -> rusqlite::Result<DutyReport> {
+        let sql = "SELECT job_id FROM deadline WHERE at <= ?1 ORDER BY at, job_id LIMIT ?2";
+        let over = self.all(sql, params![self.now.0, DUTY_ROWS_MAX], |row| job_id(row, 0))?;
+        let mut report = DutyReport::default();
+        for job in over {
+            let Some(held) = self.leases.held(job) else { continue };
+            let lease = Lease { job, delivery: held.delivery };
+            report.lost.extend(self.session_of(lease).map(|session| (session, lease)));
+            report.effects.push(self.take_away(lease, Ending::TimedOut)?);
+        }
+        let next = self.earliest("SELECT min(at) FROM deadline")?;
+        report.next = self.next(report.effects.len(), next);
+        Ok(report)
+    }
+
+    fn ttl(&mut self) -> rusqlite::Result<DutyReport> {
+        let sql =
+            "SELECT job_id FROM ttl WHERE expires_at <= ?1 ORDER BY expires_at, job_id LIMIT ?2";
+        let over = self.all(sql, params![self.now.0, DUTY_ROWS_MAX], |row| job_id(row, 0))?;
+        let mut effects = Vec::with_capacity(over.len());
+        for job in over {
+            effects.extend(self.end_waiting(job, State::Dead, Some(Reason::Expired))?.ok());
+        }
+        let next = self.earliest("SELECT min(expires_at) FROM ttl")?;
+        Ok(DutyReport { next: self.next(effects.len(), next), effects, lost: Vec::new() })
+    }
+
+    /// Ends a job that is scheduled or ready. Else: where it is; `None`: it is not live.
+    pub(super) fn end_waiting(
+        &mut self,
+        job: JobId,
+        state: State,
+        reason: Option<Reason>,
+    ) -> rusqlite::Result<Result<Effect, Option<State>>> {
+        let id = sql_id(job);
+        let sql = "SELECT queue_id, delivery FROM job WHERE id = ?1";
+        let live = self.one(sql, [id], |row| Ok((row.get(0)?, row.get(1)?)))?;
+        let Some((queue, delivery)) = live else { return Ok(Err(None)) };
+        match self.live_state(job)? {
+            State::Scheduled => self.leave_schedule(queue, id)?,
+            State::Ready => self.leave_line(queue, id)?,
+            other => return Ok(Err(Some(other))),
+        }
+        self.finish_waiting(queue, id, delivery, state, reason).map(Ok)
+    }
+
+    fn retention(&mut self) -> rusqlite::Result<DutyReport> {
+        let mut done = 0;
+        for (sql, keep) in [
+            (
+                "SELECT id FROM finished WHERE state <> 'dead' AND finished_at <= ?1
+                 ORDER BY finished_at, id LIMIT ?2",
+                self.retention.completed,
+            ),
+            (
+                "SELECT id FROM finished WHERE state = 'dead' AND finished_at <= ?1
+                 ORDER BY finished_at, id LIMIT ?2",
+                self.retention.dead,
+            ),
+        ] {
+            let until = self.now.0.saturating_sub(sql_millis(keep));
+            let old = self.all(sql, params![until, DUTY_ROWS_MAX - done], |row| row.get(0))?;
+            done += old.len();
+            old.into_iter().try_for_each(|id| self.forget(id))?;
+        }
+        let excess = self.kept().saturating_sub(self.retention.completed_max);
+        let excess = usize::try_from(excess).unwrap_or(usize::MAX).min(DUTY_ROWS_MAX - done);
+        if excess > 0 {
+            let sql = "SELECT id FROM finished WHERE state <> 'dead'
+                       ORDER BY finished_at, id LIMIT ?1";
+            let oldest = self.all(sql, [excess], |row| row.get(0))?;
+            done += oldest.len();
+            oldest.into_iter().try_for_each(|id| self.forget(id))?;
+        }
+        let is_some_left = self.one("SELECT 1 FROM finished LIMIT 1", [], |_| Ok(()))?.is_some();
+        let next = match done >= DUTY_ROWS_MAX {
+            true => Some(Duration::ZERO),
+            false => is_some_left.then_some(RETENTION_EVERY),
+        };
+        Ok(DutyReport { next, ..DutyReport::default() })
+    }
+
+    /// Deletes all that is known of a finished job.
+    fn forget(&mut self, id: i64) -> rusqlite::Result<()> {
+        let sql = "DELETE FROM finished WHERE id = ?1
+                   RETURNING queue_id, state, deliveries, tags";
+        let read = |row: &rusqlite::Row<'_>| {
+            Ok((row.get(0)?, row.get::<_, String>(1)?, row.get::<_, u32>(2)?, row.get(3)?))
+        };
+        let Some((queue, state, deliveries, tags)) = self.one(sql, [id], read)? else {
+            return Ok(());
+        };
+        if let Some(state) = State::parse(&state) {
+            *self.count(queue, state) -= 1;
+            // A job that was completed at its first lease has no log.
+            if deliveries > 1 || state != State::Completed {
+                self.execute("DELETE FROM attempt_log WHERE job_id = ?1", [id])?;
+            }
+        }
+        let tags: Option<String> = tags;
+        for tag in tags.iter().flat_map(|tags| tags.lines()) {
+            let sql = "DELETE FROM job_tag WHERE tag = ?1 AND job_id = ?2";
+            self.execute(sql, params![tag, id])?;
+        }
+        Ok(())
+    }
+
+    fn earliest(&self, sql: &str) -> rusqlite::Result<Option<Timestamp>> {
+        let at: Option<i64> = self.conn.prepare_cached(sql)?.query_row([], |row| row.get(0))?;
+        Ok(at.map(Timestamp))
+    }
+}

@@ -1,0 +1,285 @@
+//! Looking at jobs and queues.
+
+use rusqlite::types::ToSql;
+use rusqlite::{Connection, Row, params};
+
+use super::row::{self, sql_id};
+use super::tables::{QueueId, Tables};
+use crate::job::{JobId, QueueName, Reason, State, Timestamp, UniqueKey, WorkerName};
+use crate::limits;
+use crate::store::{Attempt, Job, JobFilter, JobPage, Progress, Queue};
+
+/// Both tables in the same columns; [`read_job`] reads them. No payload, no result.
+const LIVE_COLUMNS: &str = "
+    j.id, j.queue_id,
+    CASE
+        WHEN j.run_at IS NOT NULL THEN 'scheduled'
+        WHEN EXISTS (
+            SELECT 1 FROM ready r
+            WHERE r.queue_id = j.queue_id AND r.rank = -j.priority AND r.place = j.place
+        ) THEN 'ready'
+        ELSE 'leased'
+    END AS state,
+    NULL AS reason, j.priority, j.created_at, NULL AS finished_at, j.max_attempts, j.attempts,
+    j.delivery, j.crashes, j.run_at, j.expires_at, j.timeout_ms, j.replay_of, j.replayed_as,
+    j.backoff, j.unique_key, j.tags";
+const FINISHED_COLUMNS: &str = "
+    j.id, j.queue_id, j.state, j.reason, j.priority, j.created_at, j.finished_at, j.max_attempts,
+    j.attempts, j.deliveries, j.crashes, NULL AS run_at, j.expires_at, j.timeout_ms, j.replay_of,
+    j.replayed_as, j.backoff, j.unique_key, j.tags";
+const COLUMNS: usize = 19;
+
+impl Tables {
+    /// Where a job is; `None`: there is no such job.
+    pub(super) fn state(&self, id: JobId) -> rusqlite::Result<Option<State>> {
+        let sql = "SELECT state FROM finished WHERE id = ?1";
+        let finished = self.one(sql, [sql_id(id)], |row| row::parsed(row, 0, parse_state))?;
+        if let Some(state) = finished {
+            return Ok(state);
+        }
+        let is_live = self.one("SELECT 1 FROM job WHERE id = ?1", [sql_id(id)], |_| Ok(()))?;
+        is_live.map(|()| self.live_state(id)).transpose()
+    }
+
+    /// Where a job is that has a row in `job`.
+    pub(super) fn live_state(&self, id: JobId) -> rusqlite::Result<State> {
+        if self.leases.held(id).is_some() {
+            return Ok(State::Leased);
+        }
+        let sql = "SELECT run_at IS NOT NULL FROM job WHERE id = ?1";
+        let is_scheduled = self.one(sql, [sql_id(id)], |row| row.get(0))?;
+        Ok(if is_scheduled == Some(true) { State::Scheduled } else { State::Ready })
+    }
+
+    pub(super) fn job(&self, id: JobId) -> rusqlite::Result<Option<Job>> {
+        let name = |queue| self.details(queue).name.clone();
+        let live = format!(
+            "SELECT {LIVE_COLUMNS}, j.content_type, j.payload, NULL FROM job j WHERE j.id = ?1"
+        );
+        let finished = format!(
+            "SELECT {FINISHED_COLUMNS}, j.content_type, j.payload, j.result
+             FROM finished j WHERE j.id = ?1"
+        );
+        for sql in [live, finished] {
+            let found = self.one(&sql, [sql_id(id)], |row| {
+                let mut job = read_job(row, name)?;
+                job.payload = Some(row::payload(row, COLUMNS, COLUMNS + 1)?);
+                let has_result = row.get_ref(COLUMNS + 2)?.as_blob().is_ok();
+                job.result = has_result.then(|| row::bytes(row, COLUMNS + 2)).transpose()?;
+                Ok(job)
+            })?;
+            if let Some(mut job) = found {
+                self.add_lease(&mut job)?;
+                job.error = self.last_error(id)?;
+                return Ok(Some(job));
+            }
+        }
+        Ok(None)
+    }
+
+    fn add_lease(&self, job: &mut Job) -> rusqlite::Result<()> {
+        let Some(held) = self.leases.held(job.id) else { return Ok(()) };
+        let lease = self.leases.row(held.row);
+        job.lease_until = Some(lease.expires_at);
+        job.worker = Some(lease.worker.clone());
+        let sql = "SELECT percent, message FROM progress WHERE job_id = ?1";
+        job.progress = self.one(sql, [sql_id(job.id)], |row| {
+            Ok(Progress { percent: row.get(0)?, message: row.get(1)? })
+        })?;
+        Ok(())
+    }
+
+    fn last_error(&self, id: JobId) -> rusqlite::Result<Option<(String, String)>> {
+        let sql = "SELECT code, message FROM attempt_log
+                   WHERE job_id = ?1 AND ending <> 'released' ORDER BY delivery DESC LIMIT 1";
+        self.one(sql, [sql_id(id)], |row| Ok((row.get(0)?, row.get(1)?)))
+    }
+
+    pub(super) fn timeline(&self, id: JobId) -> rusqlite::Result<Option<(Job, Vec<Attempt>)>> {
+        let Some(job) = self.job(id)? else { return Ok(None) };
+        let sql = "SELECT delivery, attempt, node, worker, started_at, ended_at, ending, code,
+                          message
+                   FROM attempt_log WHERE job_id = ?1 ORDER BY delivery DESC LIMIT ?2";
+        let mut attempts: Vec<Attempt> = self.last_attempt(&job)?.into_iter().collect();
+        let earlier = limits::TIMELINE_MAX - attempts.len();
+        attempts.extend(self.all(sql, params![sql_id(id), earlier], read_attempt)?);
+        attempts.reverse();
+        Ok(Some((job, attempts)))
+    }
+
+    /// The attempt that runs, or that completed the job.
+    fn last_attempt(&self, job: &Job) -> rusqlite::Result<Option<Attempt>> {
+        let attempt = Attempt {
+            delivery: job.deliveries,
+            attempt: job.attempts + 1,
+            node: String::new(),
+            worker: WorkerName::parse("").expect("it may be empty"),
+            started_at: job.created_at,
+            ended_at: job.finished_at,
+            ending: String::new(),
+            code: String::new(),
+            message: String::new(),
+        };
+        if let Some(held) = self.leases.held(job.id) {
+            let lease = self.leases.row(held.row);
+            let (node, worker) = (lease.node.clone(), lease.worker.clone());
+            return Ok(Some(Attempt { node, worker, started_at: lease.started_at, ..attempt }));
+        }
+        if job.state != State::Completed {
+            return Ok(None);
+        }
+        let sql = "SELECT node, worker, started_at FROM finished WHERE id = ?1";
+        self.one(sql, [sql_id(job.id)], |row| {
+            Ok(Attempt {
+                node: row.get(0)?,
+                worker: row::parsed(row, 1, WorkerName::parse)?.unwrap_or(attempt.worker),
+                started_at: Timestamp(row.get(2)?),
+                ending: crate::job::Ending::Completed.name().into(),
+                ..attempt
+            })
+        })
+    }
+
+    pub(super) fn queues(&self, only: Option<&QueueName>) -> rusqlite::Result<Vec<Queue>> {
+        let all = self.queue_ids().into_iter();
+        all.filter(|(name, _)| only.is_none_or(|only| only == *name))
+            .map(|(_, id)| self.read_queue(id))
+            .collect()
+    }
+
+    fn read_queue(&self, id: QueueId) -> rusqlite::Result<Queue> {
+        let details = self.details(id);
+        let sql = "SELECT rank, ready_at FROM ready
+                   WHERE queue_id = ?1 AND rank > ?2 ORDER BY rank, place LIMIT 1";
+        let mut oldest: Option<i64> = None;
+        let mut rank = i64::MIN;
+        let read = |row: &Row<'_>| Ok((row.get(0)?, row.get(1)?));
+        while let Some((next, ready_at)) = self.one(sql, params![id, rank], read)? {
+            rank = next;
+            oldest = Some(oldest.map_or(ready_at, |oldest| oldest.min(ready_at)));
+        }
+        Ok(Queue {
+            name: details.name.clone(),
+            paused_at: details.paused_at,
+            counts: details.counts,
+            oldest_ready: oldest.map(|at| self.now.since(Timestamp(at))),
+        })
+    }
+}
+
+/// Lists jobs. On a connection of its own, since it may have to read a lot.
+pub(super) fn list(conn: &Connection, filter: &JobFilter) -> rusqlite::Result<JobPage> {
+    let (live, finished) = (conditions(filter, true), conditions(filter, false));
+    let sql = format!(
+        "SELECT * FROM (SELECT {LIVE_COLUMNS} FROM job j WHERE {live}
+         UNION ALL SELECT {FINISHED_COLUMNS} FROM finished j WHERE {finished})
+         ORDER BY 1 DESC LIMIT :limit"
+    );
+    let before = filter.before.map_or(i64::MAX, sql_id);
+    let queue = filter.queue.as_ref().map(QueueName::as_str);
+    let tag = filter.tag.as_ref().map(|tag| tag.as_str());
+    let (state, reason) = (filter.state.map(State::name), filter.reason.map(Reason::name));
+    let limit = filter.limit + 1;
+    let all: [(&str, &dyn ToSql); 6] = [
+        (":before", &before),
+        (":queue", &queue),
+        (":tag", &tag),
+        (":state", &state),
+        (":reason", &reason),
+        (":limit", &limit),
+    ];
+    let mut statement = conn.prepare_cached(&sql)?;
+    let used: Vec<_> = all.into_iter().filter(|(name, _)| sql.contains(name)).collect();
+    let mut rows = statement.query(&used[..])?;
+    let mut page = JobPage::default();
+    while let Some(row) = rows.next()? {
+        if page.jobs.len() == filter.limit {
+            page.next = page.jobs.last().map(|job| job.id);
+            break;
+        }
+        let name = queue_name(conn, row.get(1)?)?;
+        page.jobs.push(read_job(row, |_| name.clone())?);
+    }
+    Ok(page)
+}
+
+fn conditions(filter: &JobFilter, is_live: bool) -> String {
+    let mut conditions = vec!["j.id < :before"];
+    if filter.queue.is_some() {
+        conditions.push("j.queue_id = (SELECT id FROM queue WHERE name = :queue)");
+    }
+    if filter.tag.is_some() {
+        conditions.push("j.id IN (SELECT job_id FROM job_tag WHERE tag = :tag)");
+    }
+    if let Some(state) = filter.state {
+        // A state that the table can not hold lets the other one be read alone.
+        conditions.push(match state.is_final() != is_live {
+            true => "state = :state",
+            false => "FALSE",
+        });
+    }
+    if filter.reason.is_some() {
+        conditions.push(if is_live { "FALSE" } else { "j.reason = :reason" });
+    }
+    conditions.join(" AND ")
+}
+
+fn queue_name(conn: &Connection, id: QueueId) -> rusqlite::Result<QueueName> {
+    let sql = "SELECT name FROM queue WHERE id = ?1";
+    let read = |row: &Row<'_>| row::parsed(row, 0, QueueName::parse);
+    let name = conn.prepare_cached(sql)?.query_row([id], read)?;
+    name.ok_or(rusqlite::Error::QueryReturnedNoRows)
+}
+
+fn parse_state(name: &str) -> Result<State, ()> {
+    State::parse(name).ok_or(())
+}
+
+fn read_job(row: &Row<'_>, name: impl Fn(QueueId) -> QueueName) -> rusqlite::Result<Job> {
+    let state = row::parsed(row, 2, parse_state)?.ok_or(rusqlite::Error::InvalidQuery)?;
+    let delivery: u32 = row.get(9)?;
+    let is_waiting = matches!(state, State::Scheduled | State::Ready);
+    Ok(Job {
+        id: row::job_id(row, 0)?,
+        queue: name(row.get(1)?),
+        state,
+        reason: row::parsed(row, 3, |name| Reason::parse(name).ok_or(()))?,
+        priority: row.get(4)?,
+        created_at: Timestamp(row.get(5)?),
+        finished_at: row::time(row, 6)?,
+        max_attempts: row.get(7)?,
+        attempts: row.get(8)?,
+        // A waiting job has the number of its next lease.
+        deliveries: if is_waiting { delivery - 1 } else { delivery },
+        crashes: row.get(10)?,
+        run_at: row::time(row, 11)?,
+        expires_at: row::time(row, 12)?,
+        timeout: row::duration(row, 13)?,
+        replay_of: row::maybe_job_id(row, 14)?,
+        replayed_as: row::maybe_job_id(row, 15)?,
+        backoff: row::backoff(row, 16)?,
+        unique: row::parsed(row, 17, UniqueKey::parse)?,
+        tags: row::tags(row, 18)?,
+        payload: None,
+        lease_until: None,
+        worker: None,
+        progress: None,
+        result: None,
+        error: None,
+    })
+}
+
+fn read_attempt(row: &Row<'_>) -> rusqlite::Result<Attempt> {
+    let worker = row::parsed(row, 3, WorkerName::parse)?;
+    Ok(Attempt {
+        delivery: row.get(0)?,
+        attempt: row.get(1)?,
+        node: row.get(2)?,
+        worker: worker.ok_or(rusqlite::Error::InvalidQuery)?,
+        started_at: Timestamp(row.get(4)?),
+        ended_at: row::time(row, 5)?,
+        ending: row.get(6)?,
+        code: row.get(7)?,
+        message: row.get(8)?,
+    })
+}

@@ -1,0 +1,298 @@
+//! Live leases: who has which job, and until when.
+//!
+//! The rows of `lease` are kept in memory too, so that a settlement finds its lease without a
+//! query. On disk a row is written when jobs are claimed and deleted when none of them is left;
+//! in between nothing is written for the jobs that are settled, their deliveries tell.
+
+use std::collections::{BTreeSet, HashMap};
+
+use rusqlite::{Connection, OptionalExtension, params};
+
+use super::tables::{QueueId, Tables};
+use crate::job::{Ending, JobId, Lease, Timestamp, WorkerName};
+use crate::store::{Effect, Extension, SESSION_LEASE, SessionId};
+
+pub(super) type LeaseId = i64;
+
+/// All live leases.
+#[derive(Default)]
+pub(super) struct LeaseIndex {
+    rows: HashMap<LeaseId, LeaseRow>,
+    jobs: HashMap<JobId, Held>,
+    by_session: HashMap<SessionId, BTreeSet<LeaseId>>,
+    by_expiry: BTreeSet<(Timestamp, LeaseId)>,
+}
+
+/// One claim.
+#[derive(Clone)]
+pub(super) struct LeaseRow {
+    pub(super) node: String,
+    pub(super) worker: WorkerName,
+    pub(super) session: Option<SessionId>,
+    pub(super) started_at: Timestamp,
+    pub(super) expires_at: Timestamp,
+    /// As claimed; those that have left are no longer in `LeaseIndex::jobs` with this row.
+    jobs: Vec<Lease>,
+    left: usize,
+}
+
+/// One leased job.
+#[derive(Clone, Copy)]
+pub(super) struct Held {
+    pub(super) row: LeaseId,
+    pub(super) delivery: u32,
+    pub(super) queue: QueueId,
+    /// It uses nothing that must be tidied up when its lease ends.
+    pub(super) plain: bool,
+}
+
+impl LeaseIndex {
+    pub(super) fn load(conn: &Connection) -> rusqlite::Result<Self> {
+        let mut index = Self::default();
+        let mut job = conn.prepare("SELECT queue_id FROM job WHERE id = ?1 AND delivery = ?2")?;
+        let mut statement = conn
+            .prepare("SELECT id, node, worker, session, started_at, expires_at, jobs FROM lease")?;
+        let mut rows = statement.query([])?;
+        while let Some(row) = rows.next()? {
+            let lease_row = LeaseRow {
+                node: row.get(1)?,
+                worker: WorkerName::parse(&row.get::<_, String>(2)?)
+                    .unwrap_or_else(|_| WorkerName::parse("").expect("it may be empty")),
+                session: row.get::<_, Option<i64>>(3)?.map(|id| SessionId(id.cast_unsigned())),
+                started_at: Timestamp(row.get(4)?),
+                expires_at: Timestamp(row.get(5)?),
+                jobs: Vec::new(),
+                left: 0,
+            };
+            let mut held = Vec::new();
+            for lease in unpack(row.get_ref(6)?.as_blob()?) {
+                let id = lease.job.0.cast_signed();
+                let queue =
+                    job.query_row(params![id, lease.delivery], |row| row.get(0)).optional()?;
+                held.extend(queue.map(|queue| (lease, queue, false)));
+            }
+            index.insert(row.get(0)?, lease_row, held);
+        }
+        Ok(index)
+    }
+
+    /// The queue of each leased job.
+    pub(super) fn queues(&self) -> impl Iterator<Item = QueueId> {
+        self.jobs.values().map(|held| held.queue)
+    }
+
+    fn insert(&mut self, id: LeaseId, row: LeaseRow, held: Vec<(Lease, QueueId, bool)>) {
+        for (lease, queue, plain) in &held {
+            let held = Held { row: id, delivery: lease.delivery, queue: *queue, plain: *plain };
+            self.jobs.insert(lease.job, held);
+        }
+        if let Some(session) = row.session {
+            self.by_session.entry(session).or_default().insert(id);
+        }
+        self.by_expiry.insert((row.expires_at, id));
+        let jobs: Vec<Lease> = held.into_iter().map(|(lease, ..)| lease).collect();
+        self.rows.insert(id, LeaseRow { left: jobs.len(), jobs, ..row });
+    }
+
+    /// The job, if somebody has it.
+    pub(super) fn held(&self, job: JobId) -> Option<Held> {
+        self.jobs.get(&job).copied()
+    }
+
+    /// Whether this very lease is live.
+    pub(super) fn holds(&self, lease: Lease) -> bool {
+        self.jobs.get(&lease.job).is_some_and(|held| held.delivery == lease.delivery)
+    }
+
+    /// From now on there is something to tidy up when the job's lease ends.
+    pub(super) fn set_not_plain(&mut self, job: JobId) {
+        if let Some(held) = self.jobs.get_mut(&job) {
+            held.plain = false;
+        }
+    }
+
+    pub(super) fn row(&self, id: LeaseId) -> &LeaseRow {
+        self.rows.get(&id).expect("a held job's row is there until its last job leaves")
+    }
+
+    /// The leases that a row still holds.
+    fn leases_of(&self, id: LeaseId) -> Vec<Lease> {
+        let row = self.row(id);
+        let is_left = |lease: &&Lease| self.jobs.get(&lease.job).is_some_and(|held| held.row == id);
+        row.jobs.iter().filter(is_left).copied().collect()
+    }
+
+    fn rows_of(&self, session: SessionId) -> Vec<LeaseId> {
+        self.by_session.get(&session).map(|ids| ids.iter().copied().collect()).unwrap_or_default()
+    }
+
+    fn leases_of_session(&self, session: SessionId) -> Vec<Lease> {
+        let mut leases: Vec<Lease> =
+            self.rows_of(session).into_iter().flat_map(|id| self.leases_of(id)).collect();
+        leases.sort_unstable();
+        leases
+    }
+
+    /// When the next lease runs out.
+    pub(super) fn next_expiry(&self) -> Option<Timestamp> {
+        self.by_expiry.first().map(|(at, _)| *at)
+    }
+
+    /// Leases that have run out, of at least `count` jobs if there are so many, by job.
+    pub(super) fn run_out(&self, now: Timestamp, count: usize) -> Vec<Lease> {
+        let mut leases = Vec::new();
+        for (at, id) in &self.by_expiry {
+            if *at > now || leases.len() >= count {
+                break;
+            }
+            leases.extend(self.leases_of(*id));
+        }
+        leases.sort_unstable();
+        leases
+    }
+
+    fn set_expiry(&mut self, id: LeaseId, at: Timestamp) {
+        if let Some(row) = self.rows.get_mut(&id) {
+            self.by_expiry.remove(&(row.expires_at, id));
+            row.expires_at = at;
+            self.by_expiry.insert((at, id));
+        }
+    }
+
+    /// Takes a job out of its row. True: it was the last one, and the row is gone.
+    fn remove(&mut self, job: JobId) -> Option<(LeaseId, bool)> {
+        let held = self.jobs.remove(&job)?;
+        let row = self.rows.get_mut(&held.row)?;
+        row.left -= 1;
+        if row.left > 0 {
+            return Some((held.row, false));
+        }
+        self.by_expiry.remove(&(row.expires_at, held.row));
+        let session = row.session;
+        self.rows.remove(&held.row);
+        if let Some(session) = session
+            && let Some(ids) = self.by_session.get_mut(&session)
+        {
+            ids.remove(&held.row);
+            if ids.is_empty() {
+                self.by_session.remove(&session);
+            }
+        }
+        Some((held.row, true))
+    }
+}
+
+impl Tables {
+    /// Writes a lease over jobs. The last part of each says whether it is plain; see [`Held`].
+    pub(super) fn insert_lease(
+        &mut self,
+        worker: WorkerName,
+        session: Option<SessionId>,
+        started_at: Timestamp,
+        expires_at: Timestamp,
+        held: Vec<(Lease, QueueId, bool)>,
+    ) -> rusqlite::Result<()> {
+        self.execute(
+            "INSERT INTO lease (node, worker, session, started_at, expires_at, jobs)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+            params![
+                &*self.node,
+                worker.as_str(),
+                session.map(|id| id.0.cast_signed()),
+                started_at.0,
+                expires_at.0,
+                pack(held.iter().map(|(lease, ..)| lease)),
+            ],
+        )?;
+        let node = self.node.to_string();
+        let row =
+            LeaseRow { node, worker, session, started_at, expires_at, jobs: Vec::new(), left: 0 };
+        self.leases.insert(self.conn.last_insert_rowid(), row, held);
+        Ok(())
+    }
+
+    /// Takes a job out of its lease.
+    pub(super) fn drop_lease(&mut self, job: JobId) -> rusqlite::Result<()> {
+        match self.leases.remove(job) {
+            Some((row, true)) => self.execute("DELETE FROM lease WHERE id = ?1", [row]),
+            _ => Ok(()),
+        }
+    }
+
+    pub(super) fn extend(&mut self, extension: Extension) -> rusqlite::Result<Option<Timestamp>> {
+        let lease = extension.lease;
+        let until = self.now + extension.hold;
+        let Some(held) = self.leases.held(lease.job) else { return Ok(None) };
+        if held.delivery != lease.delivery {
+            return Ok(None);
+        }
+        let row = self.leases.row(held.row).clone();
+        if row.left == 1 && row.session.is_none() {
+            self.set_expiry(held.row, until)?;
+            return Ok(Some(until));
+        }
+        // A lease of its own, so that whoever takes the old row away does not take this job.
+        self.drop_lease(lease.job)?;
+        self.rewrite_lease(held.row)?;
+        let own = vec![(lease, held.queue, held.plain)];
+        self.insert_lease(row.worker, None, row.started_at, until, own)?;
+        Ok(Some(until))
+    }
+
+    /// A job that left its row while keeping its delivery must not be found in the row again.
+    fn rewrite_lease(&mut self, id: LeaseId) -> rusqlite::Result<()> {
+        if !self.leases.rows.contains_key(&id) {
+            return Ok(());
+        }
+        let left = pack(self.leases.leases_of(id).iter());
+        self.execute("UPDATE lease SET jobs = ?2 WHERE id = ?1", params![id, left])
+    }
+
+    fn set_expiry(&mut self, id: LeaseId, at: Timestamp) -> rusqlite::Result<()> {
+        self.execute("UPDATE lease SET expires_at = ?2 WHERE id = ?1", params![id, at.0])?;
+        self.leases.set_expiry(id, at);
+        Ok(())
+    }
+
+    pub(super) fn renew(&mut self, sessions: Vec<SessionId>) -> rusqlite::Result<()> {
+        let until = self.now + SESSION_LEASE;
+        for session in sessions {
+            for id in self.leases.rows_of(session) {
+                self.set_expiry(id, until)?;
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn adopt(&mut self, session: SessionId) -> rusqlite::Result<Vec<Lease>> {
+        self.renew(vec![session])?;
+        Ok(self.leases.leases_of_session(session))
+    }
+
+    pub(super) fn give_back(&mut self, session: SessionId) -> rusqlite::Result<Vec<Effect>> {
+        let leases = self.leases.leases_of_session(session);
+        leases.into_iter().map(|lease| self.take_away(lease, Ending::Crashed)).collect()
+    }
+}
+
+const PACKED_BYTES: usize = 12;
+
+fn pack<'a>(leases: impl Iterator<Item = &'a Lease>) -> Vec<u8> {
+    let mut packed = Vec::new();
+    for lease in leases {
+        packed.extend_from_slice(&lease.job.0.to_be_bytes());
+        packed.extend_from_slice(&lease.delivery.to_be_bytes());
+    }
+    packed
+}
+
+fn unpack(packed: &[u8]) -> impl Iterator<Item = Lease> {
+    let (entries, _) = packed.as_chunks::<PACKED_BYTES>();
+    entries.iter().map(|entry| {
+        let (job, delivery) = entry.split_at(8);
+        Lease {
+            job: JobId(u64::from_be_bytes(job.try_into().expect("8 of 12 bytes"))),
+            delivery: u32::from_be_bytes(delivery.try_into().expect("4 of 12 bytes")),
+        }
+    })
+}

@@ -1,0 +1,343 @@
+//! Ending leases.
+
+use bytes::Bytes;
+use rusqlite::params;
+
+use super::leases::Held;
+use super::row::{self, sql_id};
+use super::tables::{QueueId, Tables};
+use crate::job::{self, Charges, Ending, JobId, Lease, Next, Reason, Rules, State, Timestamp};
+use crate::store::{
+    CRASHES_MAX, Destination, Effect, Progress, Retry, Settled, Settlement, Verdict, verdict_of,
+};
+
+const INSERT_FINISHED: &str = "
+    INSERT INTO finished (
+        id, queue_id, state, reason, priority, created_at, finished_at, max_attempts, attempts,
+        deliveries, crashes, node, worker, started_at, expires_at, timeout_ms, replay_of,
+        replayed_as, content_type, backoff, unique_key, tags, payload, result
+    )
+    SELECT
+        id, queue_id, ?2, ?3, priority, created_at, ?4, max_attempts, coalesce(?5, attempts),
+        ?6, coalesce(?7, crashes), ?8, ?9, ?10, expires_at, timeout_ms, replay_of,
+        replayed_as, content_type, backoff, unique_key, tags, payload, ?11
+    FROM job
+    WHERE id = ?1";
+
+const INSERT_ATTEMPT: &str = "
+    INSERT INTO attempt_log (
+        job_id, delivery, attempt, node, worker, started_at, ended_at, ending, code, message
+    )
+    VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)";
+
+/// The chance for the jitter of a retry that no worker asked for.
+const EVEN_CHANCE: f64 = 0.5;
+
+/// The part of a job's row that decides how it goes on.
+struct Standing {
+    charges: Charges,
+    rules: Rules,
+    priority: i32,
+    place: i64,
+}
+
+/// How a lease ended, and what is to be said of it.
+struct End<'a> {
+    ending: Ending,
+    code: &'a str,
+    message: &'a str,
+    chance: f64,
+}
+
+impl Tables {
+    pub(super) fn settle(
+        &mut self,
+        settlements: Vec<Settlement>,
+    ) -> rusqlite::Result<Vec<Settled>> {
+        settlements.into_iter().map(|settlement| self.settle_one(settlement)).collect()
+    }
+
+    fn settle_one(&mut self, settlement: Settlement) -> rusqlite::Result<Settled> {
+        let Settlement { lease, verdict } = settlement;
+        let held = self.leases.held(lease.job).filter(|held| held.delivery == lease.delivery);
+        let Some(held) = held else { return self.settled_before(lease, &verdict) };
+        let effect = match &verdict {
+            Verdict::Ack { result } => self.complete(lease, held, result.as_ref())?,
+            Verdict::Fail { code, message, retry, chance } => {
+                let ending = failure(*retry);
+                let end = End { ending, code: code.as_str(), message, chance: *chance };
+                self.end_badly(lease, held, &end)?
+            }
+            Verdict::Release => {
+                let end = End { ending: Ending::Released, code: "", message: "", chance: 0.0 };
+                self.end_badly(lease, held, &end)?
+            }
+        };
+        Ok(Settled::Done(effect))
+    }
+
+    /// Takes a lease away for a reason that its worker has not given.
+    pub(super) fn take_away(&mut self, lease: Lease, ending: Ending) -> rusqlite::Result<Effect> {
+        let held = self.leases.held(lease.job).expect("the caller has just found it there");
+        let (code, message) = verdict_of(ending);
+        self.end_badly(lease, held, &End { ending, code, message, chance: EVEN_CHANCE })
+    }
+
+    /// Whether a lease that is not held any more ended just so.
+    fn settled_before(&self, lease: Lease, verdict: &Verdict) -> rusqlite::Result<Settled> {
+        let id = sql_id(lease.job);
+        let sql = "SELECT state, deliveries FROM finished WHERE id = ?1";
+        let finished = self.one(sql, [id], |row| Ok((row.get(0)?, row.get(1)?)))?;
+        let finished: Option<(String, u32)> = finished;
+        let sql = "SELECT ending FROM attempt_log WHERE job_id = ?1 AND delivery = ?2";
+        let logged: Option<String> =
+            self.one(sql, params![id, lease.delivery], |row| row.get(0))?;
+        let ending = match (&finished, logged) {
+            (_, Some(ending)) => Some(ending),
+            (Some((state, delivery)), None) if *delivery == lease.delivery => {
+                (state == State::Completed.name()).then(|| Ending::Completed.name().to_owned())
+            }
+            _ => None,
+        };
+        let expected = match verdict {
+            Verdict::Ack { .. } => Ending::Completed,
+            Verdict::Fail { retry, .. } => failure(*retry),
+            Verdict::Release => Ending::Released,
+        };
+        if ending.as_deref() == Some(expected.name()) {
+            return Ok(Settled::Repeated);
+        }
+        let sql = "SELECT 1 FROM job WHERE id = ?1";
+        let is_known = finished.is_some() || self.one(sql, [id], |_| Ok(()))?.is_some();
+        Ok(if is_known { Settled::LeaseLost } else { Settled::Unknown })
+    }
+
+    fn complete(
+        &mut self,
+        lease: Lease,
+        held: Held,
+        result: Option<&Bytes>,
+    ) -> rusqlite::Result<Effect> {
+        let id = sql_id(lease.job);
+        let by = self.leases.row(held.row);
+        self.execute(
+            INSERT_FINISHED,
+            params![
+                id,
+                State::Completed.name(),
+                None::<&str>,
+                self.now.0,
+                None::<u32>,
+                lease.delivery,
+                None::<u32>,
+                by.node,
+                by.worker.as_str(),
+                by.started_at.0,
+                result.map(|result| &result[..]),
+            ],
+        )?;
+        if !held.plain {
+            self.end_attempt(id, by.started_at)?;
+            self.release_key(held.queue, id)?;
+        }
+        self.execute("DELETE FROM job WHERE id = ?1", [id])?;
+        self.drop_lease(lease.job)?;
+        self.moved(held.queue, State::Leased, State::Completed);
+        Ok(self.effect(held.queue, lease.job, Destination::Finished(State::Completed)))
+    }
+
+    /// Ends a lease without completing its job.
+    fn end_badly(&mut self, lease: Lease, held: Held, end: &End<'_>) -> rusqlite::Result<Effect> {
+        let id = sql_id(lease.job);
+        let standing = self.standing(id)?;
+        let by = self.leases.row(held.row).clone();
+        self.execute(
+            INSERT_ATTEMPT,
+            params![
+                id,
+                lease.delivery,
+                standing.charges.attempts + 1,
+                by.node,
+                by.worker.as_str(),
+                by.started_at.0,
+                self.now.0,
+                end.ending.name(),
+                end.code,
+                end.message,
+            ],
+        )?;
+        self.end_attempt(id, by.started_at)?;
+        self.drop_lease(lease.job)?;
+        *self.count(held.queue, State::Leased) -= 1;
+        let (next, charges) =
+            job::after(end.ending, standing.charges, &standing.rules, self.now, end.chance);
+        let to = self.go_on(lease, held.queue, next, charges, &standing)?;
+        Ok(self.effect(held.queue, lease.job, to))
+    }
+
+    fn go_on(
+        &mut self,
+        lease: Lease,
+        queue: QueueId,
+        next: Next,
+        charges: Charges,
+        standing: &Standing,
+    ) -> rusqlite::Result<Destination> {
+        let id = sql_id(lease.job);
+        let run_at = match next {
+            Next::Completed => unreachable!("no ending but completion leads there"),
+            Next::Dead(reason) => {
+                self.bury(queue, id, lease.delivery, reason, Some(charges))?;
+                return Ok(Destination::Finished(State::Dead));
+            }
+            Next::Ready => None,
+            Next::Scheduled(at) => Some(at),
+        };
+        self.execute(
+            "UPDATE job SET attempts = ?2, crashes = ?3, delivery = delivery + 1, run_at = ?4
+             WHERE id = ?1",
+            params![id, charges.attempts, charges.crashes, run_at.map(|at| at.0)],
+        )?;
+        if let Some(expires_at) = standing.rules.expires_at {
+            self.insert_ttl(id, expires_at)?;
+        }
+        match run_at {
+            Some(at) => {
+                self.insert_scheduled(queue, id, at)?;
+                Ok(Destination::Scheduled(at))
+            }
+            None => {
+                self.insert_ready(queue, standing.priority, standing.place, id)?;
+                Ok(Destination::Ready)
+            }
+        }
+    }
+
+    fn standing(&self, id: i64) -> rusqlite::Result<Standing> {
+        let sql = "SELECT attempts, crashes, max_attempts, backoff, expires_at, priority, place
+                   FROM job WHERE id = ?1";
+        self.conn.prepare_cached(sql)?.query_row([id], |row| {
+            Ok(Standing {
+                charges: Charges { attempts: row.get(0)?, crashes: row.get(1)? },
+                rules: Rules {
+                    max_attempts: row.get(2)?,
+                    crashes_max: CRASHES_MAX,
+                    backoff: row::backoff(row, 3)?.unwrap_or_default(),
+                    expires_at: row::time(row, 4)?,
+                },
+                priority: row.get(5)?,
+                place: row.get(6)?,
+            })
+        })
+    }
+
+    /// Clears away what an attempt may have left beside its lease.
+    fn end_attempt(&self, id: i64, started_at: Timestamp) -> rusqlite::Result<()> {
+        let sql = "DELETE FROM deadline
+                   WHERE at = ?2 + (SELECT timeout_ms FROM job WHERE id = ?1) AND job_id = ?1";
+        self.execute(sql, params![id, started_at.0])?;
+        self.execute("DELETE FROM progress WHERE job_id = ?1", [id])
+    }
+
+    fn release_key(&self, queue: QueueId, id: i64) -> rusqlite::Result<()> {
+        let sql = "DELETE FROM unique_key
+                   WHERE queue_id = ?1 AND key = (SELECT unique_key FROM job WHERE id = ?2)";
+        self.execute(sql, params![queue, id])
+    }
+
+    pub(super) fn delete_ttl(&self, id: i64, expires_at: Timestamp) -> rusqlite::Result<()> {
+        let sql = "DELETE FROM ttl WHERE expires_at = ?1 AND job_id = ?2";
+        self.execute(sql, params![expires_at.0, id])
+    }
+
+    /// A waiting job, no longer counted or in line, ends.
+    pub(super) fn finish_waiting(
+        &mut self,
+        queue: QueueId,
+        id: i64,
+        delivery: u32,
+        state: State,
+        reason: Option<Reason>,
+    ) -> rusqlite::Result<Effect> {
+        let sql = "DELETE FROM ttl
+                   WHERE expires_at = (SELECT expires_at FROM job WHERE id = ?1) AND job_id = ?1";
+        self.execute(sql, [id])?;
+        self.finish(queue, id, delivery - 1, (state, reason), None)?;
+        Ok(self.effect(queue, JobId(id.cast_unsigned()), Destination::Finished(state)))
+    }
+
+    pub(super) fn bury_waiting(
+        &mut self,
+        queue: QueueId,
+        id: i64,
+        delivery: u32,
+        reason: Reason,
+    ) -> rusqlite::Result<Effect> {
+        self.finish_waiting(queue, id, delivery, State::Dead, Some(reason))
+    }
+
+    fn bury(
+        &mut self,
+        queue: QueueId,
+        id: i64,
+        deliveries: u32,
+        reason: Reason,
+        charges: Option<Charges>,
+    ) -> rusqlite::Result<()> {
+        self.finish(queue, id, deliveries, (State::Dead, Some(reason)), charges)
+    }
+
+    fn finish(
+        &mut self,
+        queue: QueueId,
+        id: i64,
+        deliveries: u32,
+        (state, reason): (State, Option<Reason>),
+        charges: Option<Charges>,
+    ) -> rusqlite::Result<()> {
+        self.execute(
+            INSERT_FINISHED,
+            params![
+                id,
+                state.name(),
+                reason.map(Reason::name),
+                self.now.0,
+                charges.map(|charges| charges.attempts),
+                deliveries,
+                charges.map(|charges| charges.crashes),
+                None::<&str>,
+                None::<&str>,
+                None::<i64>,
+                None::<&[u8]>,
+            ],
+        )?;
+        self.release_key(queue, id)?;
+        self.execute("DELETE FROM job WHERE id = ?1", [id])?;
+        *self.count(queue, state) += 1;
+        Ok(())
+    }
+
+    pub(super) fn effect(&self, queue: QueueId, job: JobId, to: Destination) -> Effect {
+        Effect { job, queue: self.details(queue).name.clone(), to }
+    }
+
+    pub(super) fn progress(&mut self, lease: Lease, progress: Progress) -> rusqlite::Result<bool> {
+        if !self.leases.holds(lease) {
+            return Ok(false);
+        }
+        self.leases.set_not_plain(lease.job);
+        self.execute(
+            "INSERT OR REPLACE INTO progress (job_id, percent, message) VALUES (?1, ?2, ?3)",
+            params![sql_id(lease.job), progress.percent, progress.message],
+        )?;
+        Ok(true)
+    }
+}
+
+fn failure(retry: Retry) -> Ending {
+    match retry {
+        Retry::Backoff => Ending::Failed { retry_in: None },
+        Retry::After(delay) => Ending::Failed { retry_in: Some(delay) },
+        Retry::Reject => Ending::Rejected,
+    }
+}

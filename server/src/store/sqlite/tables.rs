@@ -1,0 +1,256 @@
+//! The tables, and what is kept in memory of them: queues, live leases, counts.
+//!
+//! What is in memory can always be read from the tables again; after a rollback it is.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+
+use rusqlite::{Connection, OptionalExtension, params};
+
+use super::leases::LeaseIndex;
+use crate::clock::Clock;
+use crate::job::{QueueName, State, Timestamp};
+use crate::store::{Counts, Retention};
+
+/// Numbers are taken from the table in blocks: a crash skips the rest of one.
+const NUMBERS_BLOCK: i64 = 1000;
+
+/// The writer's view of the store.
+pub(super) struct Tables {
+    pub(super) conn: Connection,
+    pub(super) node: Arc<str>,
+    pub(super) retention: Retention,
+    clock: Arc<dyn Clock>,
+    /// The time of the present transaction.
+    pub(super) now: Timestamp,
+    queues: HashMap<QueueName, QueueId>,
+    details: HashMap<QueueId, QueueDetails>,
+    pub(super) leases: LeaseIndex,
+    /// The next number, and the first that is not ours to use yet.
+    numbers: (i64, i64),
+    /// The memory may not be what the tables say.
+    stale: bool,
+}
+
+/// A queue's key in the tables.
+pub(super) type QueueId = i64;
+
+/// What is known of a queue.
+pub(super) struct QueueDetails {
+    pub(super) name: QueueName,
+    pub(super) paused_at: Option<Timestamp>,
+    pub(super) counts: Counts,
+}
+
+impl Tables {
+    /// # Errors
+    ///
+    /// If the tables can not be read.
+    pub(super) fn new(
+        conn: Connection,
+        node: &str,
+        clock: Arc<dyn Clock>,
+        retention: Retention,
+    ) -> rusqlite::Result<Self> {
+        conn.set_prepared_statement_cache_capacity(128);
+        let mut tables = Self {
+            conn,
+            node: node.into(),
+            retention,
+            now: clock.now(),
+            clock,
+            queues: HashMap::new(),
+            details: HashMap::new(),
+            leases: LeaseIndex::default(),
+            numbers: (0, 0),
+            stale: true,
+        };
+        tables.reload()?;
+        Ok(tables)
+    }
+
+    pub(super) fn begin(&mut self) -> rusqlite::Result<()> {
+        if self.stale {
+            self.reload()?;
+        }
+        self.now = self.clock.now();
+        self.execute("BEGIN", [])
+    }
+
+    pub(super) fn commit(&mut self) -> rusqlite::Result<()> {
+        self.execute("COMMIT", [])
+    }
+
+    pub(super) fn roll_back(&mut self) {
+        self.stale = true;
+        if !self.conn.is_autocommit()
+            && let Err(error) = self.conn.execute_batch("ROLLBACK")
+        {
+            tracing::error!(%error, "rollback failed");
+        }
+    }
+
+    /// Runs a statement whose row count is of no interest.
+    pub(super) fn execute(&self, sql: &str, params: impl rusqlite::Params) -> rusqlite::Result<()> {
+        self.conn.prepare_cached(sql)?.execute(params).map(|_| ())
+    }
+
+    /// Reads everything that is kept in memory.
+    fn reload(&mut self) -> rusqlite::Result<()> {
+        let sql = "SELECT value FROM meta WHERE key = 'next_number'";
+        let next = self.conn.query_row(sql, [], |row| row.get(0))?;
+        self.numbers = (next, next);
+        self.reload_queues()?;
+        self.leases = LeaseIndex::load(&self.conn)?;
+        let held: Vec<QueueId> = self.leases.queues().collect();
+        for queue in held {
+            *self.count(queue, State::Leased) += 1;
+        }
+        self.stale = false;
+        Ok(())
+    }
+
+    fn reload_queues(&mut self) -> rusqlite::Result<()> {
+        self.queues.clear();
+        self.details.clear();
+        let mut statement = self.conn.prepare("SELECT id, name, paused_at FROM queue")?;
+        let mut rows = statement.query([])?;
+        while let Some(row) = rows.next()? {
+            let name: String = row.get(1)?;
+            let Ok(name) = QueueName::parse(&name) else { continue };
+            let details = QueueDetails {
+                name: name.clone(),
+                paused_at: row.get::<_, Option<i64>>(2)?.map(Timestamp),
+                counts: Counts::default(),
+            };
+            self.queues.insert(name, row.get(0)?);
+            self.details.insert(row.get(0)?, details);
+        }
+        drop(rows);
+        drop(statement);
+        for sql in [
+            "SELECT queue_id, 'scheduled', count(*) FROM job WHERE run_at IS NOT NULL GROUP BY 1",
+            "SELECT queue_id, 'ready', count(*) FROM ready GROUP BY 1",
+            "SELECT queue_id, state, count(*) FROM finished GROUP BY 1, 2",
+        ] {
+            self.reload_counts(sql)?;
+        }
+        Ok(())
+    }
+
+    fn reload_counts(&mut self, sql: &str) -> rusqlite::Result<()> {
+        let mut counted = Vec::new();
+        let mut statement = self.conn.prepare(sql)?;
+        let mut rows = statement.query([])?;
+        while let Some(row) = rows.next()? {
+            counted.push((row.get(0)?, row.get::<_, String>(1)?, row.get::<_, i64>(2)?));
+        }
+        drop(rows);
+        drop(statement);
+        for (queue, state, count) in counted {
+            if let Some(state) = State::parse(&state) {
+                *self.count(queue, state) = u64::try_from(count).unwrap_or(0);
+            }
+        }
+        Ok(())
+    }
+
+    /// The next number, for an id or a place.
+    pub(super) fn next_number(&mut self) -> rusqlite::Result<i64> {
+        let (next, end) = self.numbers;
+        if next >= end {
+            let end = next + NUMBERS_BLOCK;
+            self.execute("UPDATE meta SET value = ?1 WHERE key = 'next_number'", [end])?;
+            self.numbers.1 = end;
+        }
+        self.numbers.0 = next + 1;
+        Ok(next)
+    }
+
+    pub(super) fn find_queue(&self, name: &QueueName) -> Option<QueueId> {
+        self.queues.get(name).copied()
+    }
+
+    /// The queue, made if there is none.
+    pub(super) fn queue(&mut self, name: &QueueName) -> rusqlite::Result<QueueId> {
+        if let Some(id) = self.find_queue(name) {
+            return Ok(id);
+        }
+        self.execute("INSERT INTO queue (name) VALUES (?1)", [name.as_str()])?;
+        let id = self.conn.last_insert_rowid();
+        let details =
+            QueueDetails { name: name.clone(), paused_at: None, counts: Counts::default() };
+        self.queues.insert(name.clone(), id);
+        self.details.insert(id, details);
+        Ok(id)
+    }
+
+    pub(super) fn details(&self, id: QueueId) -> &QueueDetails {
+        self.details.get(&id).expect("a job's queue has a row, and queues are never deleted")
+    }
+
+    pub(super) fn queue_ids(&self) -> BTreeSet<(&QueueName, QueueId)> {
+        self.queues.iter().map(|(name, id)| (name, *id)).collect()
+    }
+
+    pub(super) fn set_paused_at(
+        &mut self,
+        id: QueueId,
+        at: Option<Timestamp>,
+    ) -> rusqlite::Result<()> {
+        let at_ms = at.map(|at| at.0);
+        self.execute("UPDATE queue SET paused_at = ?2 WHERE id = ?1", params![id, at_ms])?;
+        if let Some(details) = self.details.get_mut(&id) {
+            details.paused_at = at;
+        }
+        Ok(())
+    }
+
+    /// How many jobs of the queue are in `state`, to be changed.
+    pub(super) fn count(&mut self, id: QueueId, state: State) -> &mut u64 {
+        let details = self.details.get_mut(&id).expect("see `details`");
+        let counts = &mut details.counts;
+        match state {
+            State::Scheduled | State::Blocked => &mut counts.scheduled,
+            State::Ready => &mut counts.ready,
+            State::Leased => &mut counts.leased,
+            State::Completed => &mut counts.completed,
+            State::Dead => &mut counts.dead,
+            State::Cancelled => &mut counts.cancelled,
+        }
+    }
+
+    /// A job went from one state to another.
+    pub(super) fn moved(&mut self, id: QueueId, from: State, to: State) {
+        *self.count(id, from) -= 1;
+        *self.count(id, to) += 1;
+    }
+
+    /// Finished jobs that are no dead ones, over all queues.
+    pub(super) fn kept(&self) -> u64 {
+        self.details
+            .values()
+            .map(|details| details.counts.completed + details.counts.cancelled)
+            .sum()
+    }
+
+    /// Reads one row, if there is one.
+    pub(super) fn one<T>(
+        &self,
+        sql: &str,
+        params: impl rusqlite::Params,
+        read: impl FnOnce(&rusqlite::Row<'_>) -> rusqlite::Result<T>,
+    ) -> rusqlite::Result<Option<T>> {
+        self.conn.prepare_cached(sql)?.query_row(params, read).optional()
+    }
+
+    /// Reads all rows. The statement must bound how many there are.
+    pub(super) fn all<T>(
+        &self,
+        sql: &str,
+        params: impl rusqlite::Params,
+        read: impl FnMut(&rusqlite::Row<'_>) -> rusqlite::Result<T>,
+    ) -> rusqlite::Result<Vec<T>> {
+        self.conn.prepare_cached(sql)?.query_map(params, read)?.collect()
+    }
+}

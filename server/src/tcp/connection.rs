@@ -1,0 +1,360 @@
+//! One connection, after the handshake.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use batonq_protocol::messages::{
+    AddCredit, Delivery as WireDelivery, Done, GoAway, LeasesLost, Pong, Subscribe, Unsubscribe,
+};
+use batonq_protocol::{Envelope, FRAME_BYTES_MAX, FrameCodec, FrameError, Message};
+use bytes::BytesMut;
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+use tokio_util::codec::{Decoder, Encoder};
+
+use super::convert;
+use super::handshake::Guest;
+use super::request::{self, Answer, Asker};
+use crate::access::Operation;
+use crate::broker::{Attendance, Delivery, Notice, Subscription};
+use crate::door::Door;
+use crate::error::Error;
+use crate::job::{JobId, Lease, QueueName};
+use crate::limits;
+
+/// With so many bytes to be written, writing comes before anything else.
+const WRITE_FIRST_BYTES: usize = 256 * 1024;
+
+/// Deliveries that may wait for their turn.
+const DELIVERIES_MAX: usize = 2;
+
+/// Pulls of one connection that wait at the same time: each may bring a large answer.
+const PULLS_MAX: usize = 128;
+
+/// How often a connection looks whether its client reads.
+const TICK: Duration = Duration::from_secs(5);
+
+type Serving = Pin<Box<dyn Future<Output = (u64, Operation, Answer)> + Send>>;
+
+pub(super) struct Connection {
+    reader: OwnedReadHalf,
+    writer: OwnedWriteHalf,
+    codec: FrameCodec,
+    read: BytesMut,
+    out: BytesMut,
+    /// When the client last took something of what is in `out`.
+    taken_at: Instant,
+    asker: Arc<Asker>,
+    attendance: Attendance,
+    requests: FuturesUnordered<Serving>,
+    pulls: usize,
+    deliveries: (mpsc::Sender<Delivery>, mpsc::Receiver<Delivery>),
+    subscriptions: HashMap<u64, Subscription>,
+    /// Which subscription gets its credit back for which job.
+    held: HashMap<JobId, u64>,
+    door: Door,
+}
+
+/// Why a connection ends.
+enum End {
+    /// The client has closed it, or it broke.
+    Closed,
+    /// Say this, and close.
+    Say(Message),
+    /// Close.
+    Quiet(&'static str),
+}
+
+impl From<std::io::Error> for End {
+    fn from(_: std::io::Error) -> Self {
+        Self::Closed
+    }
+}
+
+impl Connection {
+    pub(super) fn new(stream: TcpStream, guest: Guest, door: Door) -> Self {
+        let asker = Asker {
+            broker: door.broker.clone(),
+            principal: guest.principal,
+            worker: guest.worker,
+            session: guest.attendance.id(),
+        };
+        let (reader, writer) = stream.into_split();
+        Self {
+            reader,
+            writer,
+            codec: FrameCodec::new(FRAME_BYTES_MAX),
+            read: guest.read,
+            out: BytesMut::new(),
+            taken_at: Instant::now(),
+            asker: Arc::new(asker),
+            attendance: guest.attendance,
+            requests: FuturesUnordered::new(),
+            pulls: 0,
+            deliveries: mpsc::channel(DELIVERIES_MAX),
+            subscriptions: HashMap::new(),
+            held: HashMap::new(),
+            door,
+        }
+    }
+
+    /// Serves the client until it leaves, misbehaves, or the node stops.
+    pub(super) async fn run(mut self) {
+        match self.serve().await {
+            End::Say(message) => {
+                self.say(0, message);
+                self.flush().await;
+            }
+            End::Quiet(reason) => tracing::debug!(reason, "connection closed by the node"),
+            End::Closed => {}
+        }
+        self.leave();
+    }
+
+    async fn serve(&mut self) -> End {
+        // What came behind the Hello is there already.
+        if let Err(end) = self.take_frames() {
+            return end;
+        }
+        let mut tick = tokio::time::interval(TICK);
+        loop {
+            if let Err(end) = self.step(&mut tick).await {
+                return end;
+            }
+        }
+    }
+
+    /// Does what is to be done next. Answers gather as long as there are some; then they are
+    /// written at once.
+    async fn step(&mut self, tick: &mut tokio::time::Interval) -> Result<(), End> {
+        let has_room = self.out.len() < WRITE_FIRST_BYTES;
+        let is_stopping = self.door.stop.is_cancelled();
+        let is_idle = self.requests.is_empty() && self.held.is_empty() && self.out.is_empty();
+        if is_stopping && is_idle {
+            return Err(End::Say(go_away()));
+        }
+        tokio::select! {
+            biased;
+            Some((request_id, operation, answer)) = self.requests.next(), if has_room => {
+                self.answer(request_id, operation, answer);
+            }
+            Some(delivery) = self.deliveries.1.recv(), if has_room => self.deliver(delivery),
+            notice = self.attendance.notice() => self.pass_on(notice)?,
+            read = self.reader.read_buf(&mut self.read), if has_room
+                && self.requests.len() < limits::IN_FLIGHT_MAX =>
+            {
+                if read? == 0 {
+                    return Err(End::Closed);
+                }
+                self.attendance.heard();
+                self.take_frames()?;
+            }
+            written = write_some(&self.writer, &mut self.out), if !self.out.is_empty() => {
+                written?;
+                self.taken_at = Instant::now();
+            }
+            _ = tick.tick() => {
+                if !self.out.is_empty() && self.taken_at.elapsed() > limits::WRITE_TIMEOUT {
+                    return Err(End::Quiet("the client does not read"));
+                }
+            }
+            () = self.door.stop.cancelled(), if !is_stopping => {}
+        }
+        Ok(())
+    }
+    /// Jobs on their way to a client that has gone are given back unharmed.
+    fn leave(mut self) {
+        self.subscriptions.clear();
+        self.deliveries.1.close();
+        let mut undelivered = Vec::new();
+        while let Ok(delivery) = self.deliveries.1.try_recv() {
+            undelivered.extend(delivery.jobs.into_iter().map(|job| job.lease));
+        }
+        self.asker.broker.take_back(undelivered);
+    }
+
+    /// Begins what is asked in the frames that have been read.
+    fn take_frames(&mut self) -> Result<(), End> {
+        loop {
+            match self.codec.decode(&mut self.read) {
+                Ok(Some(envelope)) => self.take(envelope)?,
+                Ok(None) => return Ok(()),
+                Err(FrameError::Io(_)) => return Err(End::Closed),
+                Err(error) => return Err(End::Say(convert::framing_error(&error))),
+            }
+        }
+    }
+
+    fn take(&mut self, Envelope { request_id, message }: Envelope) -> Result<(), End> {
+        let unknown = Error::invalid("message", "is unknown to this version");
+        let begun = message.ok_or(unknown).and_then(|message| self.begin(request_id, message));
+        if let Err(error) = begun {
+            self.say(request_id, convert::error_message(&error));
+        }
+        Ok(())
+    }
+
+    fn begin(&mut self, request_id: u64, message: Message) -> Result<(), Error> {
+        let not_a_request = || Error::invalid("message", "is not a request");
+        let operation = request::operation(&message).ok_or_else(not_a_request)?;
+        self.asker.principal.check(operation)?;
+        match message {
+            Message::Ping(_) => self.say(request_id, Message::Pong(Pong {})),
+            Message::Pong(_) => {}
+            _ if request_id == 0 => {
+                return Err(Error::invalid("request_id", "must not be 0 in a request"));
+            }
+            Message::Subscribe(subscribe) => self.subscribe(request_id, &subscribe)?,
+            Message::AddCredit(credit) => self.add_credit(request_id, &credit)?,
+            Message::Unsubscribe(unsubscribe) => self.unsubscribe(request_id, &unsubscribe)?,
+            message => {
+                if operation == Operation::Pull {
+                    if self.pulls >= PULLS_MAX {
+                        return Err(Error::Overloaded("too many pulls wait on this connection"));
+                    }
+                    self.pulls += 1;
+                }
+                let answer = Arc::clone(&self.asker).answer(message);
+                self.requests.push(Box::pin(async move { (request_id, operation, answer.await) }));
+            }
+        }
+        Ok(())
+    }
+
+    fn subscribe(&mut self, request_id: u64, subscribe: &Subscribe) -> Result<(), Error> {
+        let queue = QueueName::parse(&subscribe.queue)?;
+        if subscribe.credit > limits::CREDIT_MAX {
+            let detail = format!("more than {}", limits::CREDIT_MAX);
+            return Err(Error::invalid("credit", detail));
+        }
+        if self.subscriptions.len() >= limits::SUBSCRIPTIONS_MAX {
+            return Err(Error::Overloaded("too many subscriptions on this connection"));
+        }
+        let Entry::Vacant(place) = self.subscriptions.entry(request_id) else {
+            return Err(Error::invalid("request_id", "is the id of another subscription"));
+        };
+        let Asker { broker, worker, session, .. } = &*self.asker;
+        let deliveries = self.deliveries.0.clone();
+        let subscription =
+            broker.subscribe(request_id, queue, worker.clone(), *session, deliveries);
+        subscription.add_credit(subscribe.credit);
+        place.insert(subscription);
+        self.say(request_id, Message::Done(Done {}));
+        Ok(())
+    }
+
+    fn add_credit(&mut self, request_id: u64, credit: &AddCredit) -> Result<(), Error> {
+        self.subscription(credit.subscription)?.add_credit(credit.credit);
+        self.say(request_id, Message::Done(Done {}));
+        Ok(())
+    }
+
+    fn unsubscribe(&mut self, request_id: u64, message: &Unsubscribe) -> Result<(), Error> {
+        self.subscription(message.subscription)?;
+        self.subscriptions.remove(&message.subscription);
+        self.say(request_id, Message::Done(Done {}));
+        Ok(())
+    }
+
+    fn subscription(&self, number: u64) -> Result<&Subscription, Error> {
+        let missing = || Error::NotFound(format!("there is no subscription {number}"));
+        self.subscriptions.get(&number).ok_or_else(missing)
+    }
+
+    fn answer(&mut self, request_id: u64, operation: Operation, answer: Answer) {
+        if operation == Operation::Pull {
+            self.pulls -= 1;
+        }
+        for job in answer.settled {
+            self.return_credit(job);
+        }
+        self.say(request_id, answer.message);
+    }
+
+    fn return_credit(&mut self, job: JobId) {
+        if let Some(number) = self.held.remove(&job)
+            && let Some(subscription) = self.subscriptions.get(&number)
+        {
+            subscription.add_credit(1);
+        }
+    }
+
+    fn deliver(&mut self, delivery: Delivery) {
+        let number = delivery.subscription;
+        if !self.subscriptions.contains_key(&number) {
+            let leases: Vec<Lease> = delivery.jobs.into_iter().map(|job| job.lease).collect();
+            return self.asker.broker.take_back(leases);
+        }
+        self.held.extend(delivery.jobs.iter().map(|job| (job.lease.job, number)));
+        let jobs = delivery.jobs.into_iter();
+        let jobs = jobs.map(|job| convert::leased_job(&self.asker.broker, job, "")).collect();
+        self.say(0, Message::Delivery(WireDelivery { subscription: number, jobs }));
+    }
+
+    fn pass_on(&mut self, notice: Notice) -> Result<(), End> {
+        match notice {
+            Notice::LeasesLost(leases) => {
+                leases.iter().for_each(|lease| self.return_credit(lease.job));
+                let leases = self.asker.tokens(leases);
+                self.say(0, Message::LeasesLost(LeasesLost { leases }));
+            }
+            Notice::GoAway => self.say(0, go_away()),
+            Notice::Close(reason) => return Err(End::Quiet(reason)),
+        }
+        Ok(())
+    }
+
+    /// Lines a message up to be written.
+    fn say(&mut self, request_id: u64, message: Message) {
+        if self.out.is_empty() {
+            self.taken_at = Instant::now();
+        }
+        let envelope = Envelope { request_id, message: Some(message) };
+        if let Err(error) = self.codec.encode(&envelope, &mut self.out) {
+            tracing::error!(request_id, %error, "an answer is too large");
+            let error = Error::Internal("the answer does not fit into a frame".into());
+            let message = Some(convert::error_message(&error));
+            let envelope = Envelope { request_id, message };
+            self.codec.encode(&envelope, &mut self.out).expect("an error is small");
+        }
+    }
+
+    /// Writes what is lined up, if the client takes it soon.
+    async fn flush(&mut self) {
+        let written = tokio::time::timeout(TICK, self.writer.write_all_buf(&mut self.out)).await;
+        if !matches!(written, Ok(Ok(()))) {
+            tracing::debug!("the last words were not heard");
+        }
+    }
+}
+
+fn go_away() -> Message {
+    Message::GoAway(GoAway { reason: "the node is about to stop".into() })
+}
+
+/// Writes what the system takes now.
+///
+/// # Cancel safety
+///
+/// What was written has left `out`; nothing else has.
+async fn write_some(stream: &OwnedWriteHalf, out: &mut BytesMut) -> std::io::Result<()> {
+    loop {
+        stream.writable().await?;
+        match stream.try_write(out) {
+            Ok(written) => {
+                bytes::Buf::advance(out, written);
+                return Ok(());
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
+            Err(error) => return Err(error),
+        }
+    }
+}

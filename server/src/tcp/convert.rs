@@ -1,0 +1,391 @@
+//! Messages to our types and back.
+
+use std::time::Duration;
+
+use batonq_protocol::messages::{self as wire, backoff};
+use batonq_protocol::{ErrorCode, FrameError, Message};
+use bytes::Bytes;
+
+use crate::broker::{Broker, Worker};
+use crate::error::Error;
+use crate::job::{
+    Backoff, FailureCode, JobId, Lease, NewJob, Payload, QueueName, Reason, State, Tag, Timestamp,
+    UniqueKey, When, check_result, cut,
+};
+use crate::limits;
+use crate::metrics::{Counted, LastMinute, Timed};
+use crate::store::{
+    Attempt, DeadFilter, Job, JobFilter, JobPage, LeasedJob, Pushed, Queue, Retry, Settled,
+    Settlement, Verdict,
+};
+
+pub(super) fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn duration(millis: u64) -> Duration {
+    Duration::from_millis(millis)
+}
+
+// ---------------------------------------------------------------- errors
+
+pub(super) fn error(error: &Error) -> wire::Error {
+    wire::Error {
+        code: error.code().into(),
+        detail: error.to_string(),
+        field: error.field().unwrap_or_default().into(),
+    }
+}
+
+pub(super) fn error_message(failed: &Error) -> Message {
+    Message::Error(error(failed))
+}
+
+pub(super) fn framing_error(violation: &FrameError) -> Message {
+    let code = ErrorCode::Framing.into();
+    Message::Error(wire::Error { code, detail: violation.to_string(), field: String::new() })
+}
+
+pub(super) fn version_error(detail: String) -> Message {
+    let code = ErrorCode::UnsupportedVersion.into();
+    Message::Error(wire::Error { code, detail, field: "version".into() })
+}
+
+// ---------------------------------------------------------------- in
+
+pub(super) fn new_job(job: wire::NewJob) -> Result<NewJob, Error> {
+    let when = match (job.delay_ms, job.run_at_ms) {
+        (Some(_), Some(_)) => {
+            return Err(Error::invalid("run_at_ms", "at most one of it and delay_ms may be set"));
+        }
+        (Some(delay), None) => When::After(duration(delay)),
+        (None, Some(at)) => When::At(Timestamp(at)),
+        (None, None) => When::Now,
+    };
+    let payload = Payload::new(job.payload)?.with_content_type(&job.content_type)?;
+    let new = NewJob {
+        queue: QueueName::parse(&job.queue)?,
+        payload,
+        priority: job.priority,
+        when,
+        ttl: job.ttl_ms.map(duration),
+        max_attempts: job.max_attempts.unwrap_or(limits::MAX_ATTEMPTS_DEFAULT),
+        backoff: job.backoff.map(backoff_rule).transpose()?,
+        timeout: job.timeout_ms.map(duration),
+        unique: job.unique.map(|unique| UniqueKey::parse(&unique.key)).transpose()?,
+        tags: job.tags.iter().map(|tag| Tag::parse(tag)).collect::<Result<_, _>>()?,
+        replay_of: None,
+    };
+    Ok(new.check()?)
+}
+
+fn backoff_rule(backoff: wire::Backoff) -> Result<Backoff, Error> {
+    let rule = backoff.rule.ok_or_else(|| Error::invalid("backoff", "has no rule"))?;
+    Ok(match rule {
+        backoff::Rule::Exponential(rule) => Backoff::Exponential {
+            base: duration(rule.base_ms),
+            max: duration(rule.max_ms),
+            jitter: rule.jitter,
+        },
+        backoff::Rule::Fixed(rule) => Backoff::Fixed(duration(rule.delay_ms)),
+        backoff::Rule::List(rule) => {
+            Backoff::List(rule.delays_ms.into_iter().map(duration).collect())
+        }
+    })
+}
+
+pub(super) fn ack(broker: &Broker, item: wire::AckItem) -> Result<Settlement, Error> {
+    let lease = broker.open_lease(&item.lease)?;
+    check_result(&item.result)?;
+    let result = (!item.result.is_empty()).then_some(item.result);
+    Ok(Settlement { lease, verdict: Verdict::Ack { result } })
+}
+
+pub(super) fn fail(broker: &Broker, item: wire::FailItem) -> Result<Settlement, Error> {
+    let lease = broker.open_lease(&item.lease)?;
+    let code = if item.code.is_empty() { "FAILED" } else { &item.code };
+    let retry = match (item.reject, item.retry_in_ms) {
+        (true, None) => Retry::Reject,
+        (true, Some(_)) => {
+            return Err(Error::invalid("retry_in_ms", "a rejected job is not tried again"));
+        }
+        (false, None) => Retry::Backoff,
+        (false, Some(delay)) => Retry::After(check_retry_in(duration(delay))?),
+    };
+    let verdict = Verdict::Fail {
+        code: FailureCode::parse(code)?,
+        message: cut(&item.message, limits::ERROR_MESSAGE_BYTES_MAX),
+        retry,
+        chance: rand::random(),
+    };
+    Ok(Settlement { lease, verdict })
+}
+
+fn check_retry_in(delay: Duration) -> Result<Duration, Error> {
+    match delay > limits::DELAY_MAX {
+        true => Err(Error::invalid("retry_in_ms", "more than ten years")),
+        false => Ok(delay),
+    }
+}
+
+pub(super) fn release(broker: &Broker, token: &[u8]) -> Result<Settlement, Error> {
+    Ok(Settlement { lease: broker.open_lease(token)?, verdict: Verdict::Release })
+}
+
+pub(super) fn job_filter(filter: wire::ListJobs) -> Result<JobFilter, Error> {
+    let state = match wire::State::try_from(filter.state) {
+        Ok(wire::State::Unspecified) => None,
+        Ok(state) => Some(state_in(state)),
+        Err(_) => return Err(Error::invalid("state", "is not a state")),
+    };
+    Ok(JobFilter {
+        queue: queue_filter(&filter.queue)?,
+        state,
+        tag: (!filter.tag.is_empty()).then(|| Tag::parse(&filter.tag)).transpose()?,
+        reason: reason_filter(&filter.reason)?,
+        limit: page_limit(filter.limit, limits::PAGE_DEFAULT)?,
+        before: (filter.cursor != 0).then_some(JobId(filter.cursor)),
+    })
+}
+
+pub(super) fn dead_filter(filter: &wire::ReplayDead) -> Result<DeadFilter, Error> {
+    Ok(DeadFilter {
+        queue: queue_filter(&filter.queue)?,
+        reason: reason_filter(&filter.reason)?,
+        limit: page_limit(filter.limit, limits::PAGE_MAX)?,
+    })
+}
+
+pub(super) fn queue_filter(name: &str) -> Result<Option<QueueName>, Error> {
+    Ok((!name.is_empty()).then(|| QueueName::parse(name)).transpose()?)
+}
+
+fn reason_filter(name: &str) -> Result<Option<Reason>, Error> {
+    if name.is_empty() {
+        return Ok(None);
+    }
+    let unknown = || Error::invalid("reason", "is not a reason for a job to be dead");
+    Reason::parse(name).map(Some).ok_or_else(unknown)
+}
+
+fn page_limit(limit: u32, default: usize) -> Result<usize, Error> {
+    match limit as usize {
+        0 => Ok(default),
+        limit if limit <= limits::PAGE_MAX => Ok(limit),
+        _ => Err(Error::invalid("limit", format!("more than {}", limits::PAGE_MAX))),
+    }
+}
+
+// ---------------------------------------------------------------- out
+
+pub(super) fn token(broker: &Broker, lease: Lease) -> Bytes {
+    Bytes::copy_from_slice(&broker.lease_token(lease))
+}
+
+pub(super) fn push_result(result: Result<Pushed, Error>) -> wire::PushResult {
+    let (id, outcome, state) = match result {
+        Ok(Pushed::Inserted { id, run_at }) => {
+            let state = if run_at.is_some() { State::Scheduled } else { State::Ready };
+            (id, wire::Outcome::Inserted, state)
+        }
+        Ok(Pushed::Duplicate { id, state }) => (id, wire::Outcome::Duplicate, state),
+        Err(failed) => {
+            return wire::PushResult { error: Some(error(&failed)), ..Default::default() };
+        }
+    };
+    let state = state_out(state).into();
+    wire::PushResult { id: id.0, outcome: outcome.into(), state, error: None }
+}
+
+/// `queue` is left empty where the receiver knows it.
+pub(super) fn leased_job(broker: &Broker, job: LeasedJob, queue: &str) -> wire::LeasedJob {
+    wire::LeasedJob {
+        id: job.lease.job.0,
+        lease: token(broker, job.lease),
+        payload: job.payload.bytes,
+        content_type: job.payload.content_type.map(String::from).unwrap_or_default(),
+        attempt: job.attempt,
+        max_attempts: job.max_attempts,
+        delivery: job.lease.delivery,
+        priority: job.priority,
+        created_at_ms: job.created_at.0,
+        lease_until_ms: job.lease_until.0,
+        timeout_ms: job.timeout.map_or(0, millis),
+        queue: queue.into(),
+        tags: tags(&job.tags),
+    }
+}
+
+fn tags(tags: &[Tag]) -> Vec<String> {
+    tags.iter().map(|tag| tag.as_str().to_owned()).collect()
+}
+
+pub(super) fn settle_result(result: Result<Settled, Error>) -> wire::SettleResult {
+    let status = match result {
+        Ok(Settled::Done(_) | Settled::Repeated) => wire::SettleStatus::Ok,
+        Ok(Settled::LeaseLost) => wire::SettleStatus::LeaseLost,
+        Ok(Settled::Unknown) => wire::SettleStatus::Unknown,
+        Err(failed) => {
+            return wire::SettleResult { error: Some(error(&failed)), ..Default::default() };
+        }
+    };
+    wire::SettleResult { status: status.into(), ..Default::default() }
+}
+
+pub(super) fn extend_result(result: Result<Option<Timestamp>, Error>) -> wire::SettleResult {
+    match result {
+        Ok(Some(until)) => wire::SettleResult {
+            status: wire::SettleStatus::Ok.into(),
+            lease_until_ms: until.0,
+            error: None,
+        },
+        Ok(None) => settle_result(Ok(Settled::LeaseLost)),
+        Err(error) => settle_result(Err(error)),
+    }
+}
+
+pub(super) fn job(job: Job) -> wire::Job {
+    let (payload, content_type) = match job.payload {
+        Some(payload) => (payload.bytes, payload.content_type.map(String::from)),
+        None => (Bytes::new(), None),
+    };
+    let (error_code, error_message) = job.error.unwrap_or_default();
+    let (progress_percent, progress_message) = match job.progress {
+        Some(progress) => (Some(u32::from(progress.percent)), progress.message),
+        None => (None, String::new()),
+    };
+    wire::Job {
+        id: job.id.0,
+        queue: job.queue.as_str().into(),
+        state: state_out(job.state).into(),
+        priority: job.priority,
+        payload,
+        content_type: content_type.unwrap_or_default(),
+        attempt: job.attempts,
+        max_attempts: job.max_attempts,
+        delivery: job.deliveries,
+        crashes: job.crashes,
+        created_at_ms: job.created_at.0,
+        run_at_ms: job.run_at.map(|at| at.0),
+        expires_at_ms: job.expires_at.map(|at| at.0),
+        timeout_ms: job.timeout.map(millis),
+        unique_key: job.unique.map(|key| key.as_str().into()).unwrap_or_default(),
+        tags: tags(&job.tags),
+        backoff: job.backoff.map(|rule| backoff_out(&rule)),
+        lease_until_ms: job.lease_until.map(|at| at.0),
+        worker: job.worker.map(|worker| worker.as_str().into()).unwrap_or_default(),
+        progress_percent,
+        progress_message,
+        finished_at_ms: job.finished_at.map(|at| at.0),
+        result: job.result.unwrap_or_default(),
+        reason: job.reason.map(Reason::name).unwrap_or_default().into(),
+        error_code,
+        error_message,
+        replay_of: job.replay_of.map_or(0, |id| id.0),
+        replayed_as: job.replayed_as.map_or(0, |id| id.0),
+    }
+}
+
+fn backoff_out(rule: &Backoff) -> wire::Backoff {
+    let rule = match rule {
+        Backoff::Exponential { base, max, jitter } => {
+            backoff::Rule::Exponential(backoff::Exponential {
+                base_ms: millis(*base),
+                max_ms: millis(*max),
+                jitter: *jitter,
+            })
+        }
+        Backoff::Fixed(delay) => backoff::Rule::Fixed(backoff::Fixed { delay_ms: millis(*delay) }),
+        Backoff::List(delays) => {
+            let delays_ms = delays.iter().copied().map(millis).collect();
+            backoff::Rule::List(backoff::List { delays_ms })
+        }
+    };
+    wire::Backoff { rule: Some(rule) }
+}
+
+fn state_out(state: State) -> wire::State {
+    match state {
+        State::Scheduled => wire::State::Scheduled,
+        State::Blocked => wire::State::Blocked,
+        State::Ready => wire::State::Ready,
+        State::Leased => wire::State::Leased,
+        State::Completed => wire::State::Completed,
+        State::Dead => wire::State::Dead,
+        State::Cancelled => wire::State::Cancelled,
+    }
+}
+
+fn state_in(state: wire::State) -> State {
+    let same = |ours: &State| state_out(*ours) == state;
+    State::ALL.into_iter().find(same).expect("each state of the wire but none is one of ours")
+}
+
+pub(super) fn job_page(page: JobPage) -> wire::JobPage {
+    wire::JobPage {
+        jobs: page.jobs.into_iter().map(job).collect(),
+        cursor: page.next.map_or(0, |id| id.0),
+    }
+}
+
+pub(super) fn timeline((of, attempts): (Job, Vec<Attempt>)) -> wire::Timeline {
+    let attempt = |attempt: Attempt| wire::Attempt {
+        delivery: attempt.delivery,
+        attempt: attempt.attempt,
+        node: attempt.node,
+        worker: attempt.worker.as_str().into(),
+        started_at_ms: attempt.started_at.0,
+        ended_at_ms: attempt.ended_at.map(|at| at.0),
+        ending: attempt.ending,
+        code: attempt.code,
+        message: attempt.message,
+    };
+    wire::Timeline { job: Some(job(of)), attempts: attempts.into_iter().map(attempt).collect() }
+}
+
+pub(super) fn queue(queue: Queue) -> wire::Queue {
+    wire::Queue {
+        name: queue.name.as_str().into(),
+        paused: queue.paused_at.is_some(),
+        paused_at_ms: queue.paused_at.map(|at| at.0),
+        scheduled: queue.counts.scheduled,
+        ready: queue.counts.ready,
+        leased: queue.counts.leased,
+        completed: queue.counts.completed,
+        dead: queue.counts.dead,
+        cancelled: queue.counts.cancelled,
+        oldest_ready_ms: queue.oldest_ready.map(millis),
+    }
+}
+
+pub(super) fn worker(worker: Worker) -> wire::Worker {
+    wire::Worker {
+        name: worker.visitor.worker.as_str().into(),
+        client: worker.visitor.client,
+        address: worker.visitor.address,
+        connected_at_ms: worker.connected_at.0,
+        silent_ms: millis(worker.silent),
+        connected: worker.connected,
+    }
+}
+
+pub(super) fn stats(minute: &LastMinute, connections: u64, uptime: Duration) -> wire::Stats {
+    let (push_p50_ms, push_p99_ms) = minute.times_ms(Timed::Push);
+    let (claim_p50_ms, claim_p99_ms) = minute.times_ms(Timed::Claim);
+    let (settle_p50_ms, settle_p99_ms) = minute.times_ms(Timed::Settle);
+    wire::Stats {
+        window_s: crate::metrics::WINDOW.as_secs() as u32,
+        pushed: minute.count(Counted::Pushed),
+        claimed: minute.count(Counted::Claimed),
+        acked: minute.count(Counted::Acked),
+        failed: minute.count(Counted::Failed),
+        push_p50_ms,
+        push_p99_ms,
+        claim_p50_ms,
+        claim_p99_ms,
+        settle_p50_ms,
+        settle_p99_ms,
+        connections: u32::try_from(connections).unwrap_or(u32::MAX),
+        uptime_s: uptime.as_secs(),
+    }
+}

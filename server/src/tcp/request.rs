@@ -1,0 +1,275 @@
+//! One request: its operation, its answer.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use batonq_protocol::Message;
+use batonq_protocol::messages as wire;
+use bytes::Bytes;
+
+use super::convert;
+use crate::access::{Operation, Principal};
+use crate::broker::{Broker, Pull};
+use crate::error::Error;
+use crate::job::{JobId, Lease, QueueName, WorkerName, check_lease, check_wait, cut};
+use crate::limits;
+use crate::store::{Extension, Hold, Pausing, Progress, SessionId, Settlement};
+
+/// What an answer needs to know of its connection.
+#[derive(Clone)]
+pub(super) struct Asker {
+    pub(super) broker: Broker,
+    pub(super) principal: Principal,
+    pub(super) worker: WorkerName,
+    pub(super) session: SessionId,
+}
+
+/// What goes back, and which jobs it settled.
+pub(super) struct Answer {
+    pub(super) message: Message,
+    pub(super) settled: Vec<JobId>,
+}
+
+impl From<Message> for Answer {
+    fn from(message: Message) -> Self {
+        Self { message, settled: Vec::new() }
+    }
+}
+
+/// What a message asks for. `None`: it is no request, or one that the connection serves itself.
+///
+/// There is no wildcard: a new message does not compile until someone has decided.
+pub(super) fn operation(message: &Message) -> Option<Operation> {
+    Some(match message {
+        Message::Push(_) => Operation::Push,
+        Message::Pull(_) | Message::Subscribe(_) => Operation::Pull,
+        Message::Ack(_)
+        | Message::Fail(_)
+        | Message::Release(_)
+        | Message::Extend(_)
+        | Message::Progress(_) => Operation::Settle,
+        Message::AddCredit(_) | Message::Unsubscribe(_) => Operation::Pull,
+        Message::GetJob(_) => Operation::GetJob,
+        Message::WaitJob(_) => Operation::WaitJob,
+        Message::ListJobs(_) => Operation::ListJobs,
+        Message::GetTimeline(_) => Operation::GetTimeline,
+        Message::ListQueues(_) => Operation::ListQueues,
+        Message::GetStats(_) => Operation::GetStats,
+        Message::ListWorkers(_) => Operation::ListWorkers,
+        Message::PauseQueue(_) => Operation::PauseQueue,
+        Message::ResumeQueue(_) => Operation::ResumeQueue,
+        Message::RetryJob(_) => Operation::RetryJob,
+        Message::ReplayJob(_) => Operation::ReplayJob,
+        Message::ReplayDead(_) => Operation::ReplayDead,
+        Message::CancelJob(_) => Operation::CancelJob,
+        Message::PromoteJob(_) => Operation::PromoteJob,
+        Message::Ping(_) | Message::Pong(_) => Operation::Greet,
+        Message::Hello(_)
+        | Message::Welcome(_)
+        | Message::Error(_)
+        | Message::Done(_)
+        | Message::Pushed(_)
+        | Message::Pulled(_)
+        | Message::Delivery(_)
+        | Message::LeasesLost(_)
+        | Message::GoAway(_)
+        | Message::Settled(_)
+        | Message::Job(_)
+        | Message::JobPage(_)
+        | Message::Timeline(_)
+        | Message::Queues(_)
+        | Message::Stats(_)
+        | Message::Workers(_)
+        | Message::Replayed(_) => return None,
+    })
+}
+
+impl Asker {
+    /// Serves a request; what goes wrong is its answer.
+    pub(super) async fn answer(self: Arc<Self>, message: Message) -> Answer {
+        let answered = self.serve(message).await;
+        answered.unwrap_or_else(|error| convert::error_message(&error).into())
+    }
+
+    async fn serve(&self, message: Message) -> Result<Answer, Error> {
+        match message {
+            Message::Push(push) => Ok(self.push(push).await?.into()),
+            Message::Pull(pull) => Ok(self.pull(pull).await?.into()),
+            Message::Ack(ack) => {
+                check_batch("items", ack.items.len())?;
+                let items = ack.items.into_iter();
+                self.settle(items.map(|item| convert::ack(&self.broker, item)).collect()).await
+            }
+            Message::Fail(fail) => {
+                check_batch("items", fail.items.len())?;
+                let items = fail.items.into_iter();
+                self.settle(items.map(|item| convert::fail(&self.broker, item)).collect()).await
+            }
+            Message::Release(release) => {
+                check_batch("leases", release.leases.len())?;
+                let leases = release.leases.iter();
+                self.settle(leases.map(|lease| convert::release(&self.broker, lease)).collect())
+                    .await
+            }
+            Message::Extend(extend) => Ok(self.extend(extend).await?.into()),
+            Message::Progress(progress) => Ok(self.progress(progress).await?.into()),
+            message => Ok(self.serve_people(message).await?.into()),
+        }
+    }
+
+    async fn push(&self, push: wire::Push) -> Result<Message, Error> {
+        check_batch("jobs", push.jobs.len())?;
+        let jobs = push.jobs.into_iter().map(convert::new_job).collect();
+        let pushed = each(jobs, |jobs| self.broker.push(jobs)).await?;
+        let results = pushed.into_iter().map(convert::push_result).collect();
+        Ok(Message::Pushed(wire::Pushed { results }))
+    }
+
+    async fn pull(&self, pull: wire::Pull) -> Result<Message, Error> {
+        let count = pull.count.max(1) as usize;
+        if count > limits::BATCH_MAX {
+            return Err(Error::invalid("count", format!("more than {}", limits::BATCH_MAX)));
+        }
+        let hold = match pull.lease_ms {
+            0 => Hold::Session(self.session),
+            lease => Hold::Time(check_lease(Duration::from_millis(lease))?),
+        };
+        let wish = Pull {
+            queue: QueueName::parse(&pull.queue)?,
+            count,
+            wait: check_wait("wait_ms", Duration::from_millis(pull.wait_ms))?,
+            worker: self.worker.clone(),
+            hold,
+        };
+        let jobs = self.broker.pull(wish).await?.into_iter();
+        let jobs = jobs.map(|job| convert::leased_job(&self.broker, job, &pull.queue)).collect();
+        Ok(Message::Pulled(wire::Pulled { jobs }))
+    }
+
+    async fn settle(&self, items: Vec<Result<Settlement, Error>>) -> Result<Answer, Error> {
+        let jobs = items.iter().filter_map(|item| item.as_ref().ok()).map(|item| item.lease.job);
+        let jobs = jobs.collect();
+        let settled = each(items, |items| self.broker.settle(items)).await?;
+        let results = settled.into_iter().map(convert::settle_result).collect();
+        Ok(Answer { message: Message::Settled(wire::Settled { results }), settled: jobs })
+    }
+
+    async fn extend(&self, extend: wire::Extend) -> Result<Message, Error> {
+        check_batch("items", extend.items.len())?;
+        let extension = |item: wire::ExtendItem| {
+            let hold = check_lease(Duration::from_millis(item.lease_ms))?;
+            Ok(Extension { lease: self.broker.open_lease(&item.lease)?, hold })
+        };
+        let items = extend.items.into_iter().map(extension).collect();
+        let extended = each(items, |items| self.broker.extend(items)).await?;
+        let results = extended.into_iter().map(convert::extend_result).collect();
+        Ok(Message::Settled(wire::Settled { results }))
+    }
+
+    async fn progress(&self, progress: wire::Progress) -> Result<Message, Error> {
+        let lease = self.broker.open_lease(&progress.lease)?;
+        let percent = u8::try_from(progress.percent).ok().filter(|percent| *percent <= 100);
+        let percent = percent.ok_or_else(|| Error::invalid("percent", "must be from 0 to 100"))?;
+        let message = cut(&progress.message, limits::ERROR_MESSAGE_BYTES_MAX);
+        self.broker.progress(lease, Progress { percent, message }).await?;
+        Ok(Message::Done(wire::Done {}))
+    }
+
+    async fn serve_people(&self, message: Message) -> Result<Message, Error> {
+        let broker = &self.broker;
+        Ok(match message {
+            Message::GetJob(get) => Message::Job(convert::job(broker.job(JobId(get.id)).await?)),
+            Message::WaitJob(wait) => {
+                let time = check_wait("wait_ms", Duration::from_millis(wait.wait_ms))?;
+                Message::Job(convert::job(broker.wait_job(JobId(wait.id), time).await?))
+            }
+            Message::ListJobs(list) => {
+                let page = broker.jobs(convert::job_filter(list)?).await?;
+                Message::JobPage(convert::job_page(page))
+            }
+            Message::GetTimeline(get) => {
+                Message::Timeline(convert::timeline(broker.timeline(JobId(get.id)).await?))
+            }
+            Message::ListQueues(list) => {
+                let queues = match convert::queue_filter(&list.queue)? {
+                    Some(name) => vec![broker.queue(name).await?],
+                    None => broker.queues().await?,
+                };
+                let queues = queues.into_iter().map(convert::queue).collect();
+                Message::Queues(wire::Queues { queues })
+            }
+            Message::ListWorkers(_) => {
+                let workers = broker.workers().into_iter().map(convert::worker).collect();
+                Message::Workers(wire::Workers { workers })
+            }
+            Message::GetStats(_) => {
+                let metrics = broker.metrics();
+                let uptime = broker.health().uptime;
+                let minute = metrics.last_minute();
+                Message::Stats(convert::stats(&minute, metrics.connections(), uptime))
+            }
+            message => self.change(message).await?,
+        })
+    }
+
+    async fn change(&self, message: Message) -> Result<Message, Error> {
+        let broker = &self.broker;
+        let done = Message::Done(wire::Done {});
+        match message {
+            Message::PauseQueue(pause) => {
+                broker.set_paused(QueueName::parse(&pause.queue)?, Pausing::Pause).await?;
+            }
+            Message::ResumeQueue(resume) => {
+                broker.set_paused(QueueName::parse(&resume.queue)?, Pausing::Resume).await?;
+            }
+            Message::RetryJob(retry) => drop(broker.retry(JobId(retry.id)).await?),
+            Message::CancelJob(cancel) => drop(broker.cancel(JobId(cancel.id)).await?),
+            Message::PromoteJob(promote) => drop(broker.promote(JobId(promote.id)).await?),
+            Message::ReplayJob(replay) => {
+                let copy = broker.replay(JobId(replay.id)).await?;
+                return Ok(Message::Replayed(wire::Replayed { ids: vec![copy.job.0] }));
+            }
+            Message::ReplayDead(replay) => {
+                let ids = broker.replay_dead(convert::dead_filter(&replay)?).await?;
+                let ids = ids.into_iter().map(|id| id.0).collect();
+                return Ok(Message::Replayed(wire::Replayed { ids }));
+            }
+            _ => return Err(Error::invalid("message", "is not a request")),
+        }
+        Ok(done)
+    }
+
+    /// The tokens of leases.
+    pub(super) fn tokens(&self, leases: Vec<Lease>) -> Vec<Bytes> {
+        leases.into_iter().map(|lease| convert::token(&self.broker, lease)).collect()
+    }
+}
+
+fn check_batch(field: &'static str, count: usize) -> Result<(), Error> {
+    match count {
+        0 => Err(Error::invalid(field, "is empty")),
+        count if count > limits::BATCH_MAX => {
+            Err(Error::invalid(field, format!("more than {}", limits::BATCH_MAX)))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Does the good items together; each bad one keeps its error, in its place.
+async fn each<I, O, F>(
+    items: Vec<Result<I, Error>>,
+    act: impl FnOnce(Vec<I>) -> F,
+) -> Result<Vec<Result<O, Error>>, Error>
+where
+    F: Future<Output = Result<Vec<O>, Error>>,
+{
+    let mut good = Vec::with_capacity(items.len());
+    let mut places = Vec::with_capacity(items.len());
+    for item in items {
+        places.push(item.map(|item| good.push(item)));
+    }
+    let mut done = act(good).await?.into_iter();
+    let missing = || Error::Internal("an answer is missing".into());
+    let fill = |place: Result<(), Error>| place.and_then(|()| done.next().ok_or_else(missing));
+    Ok(places.into_iter().map(fill).collect())
+}
