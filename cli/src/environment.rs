@@ -1,0 +1,23 @@
+//! What the environment says of the broker to talk to.
+
+use crate::Shared;
+
+const DEFAULT_URL: &str = "tcp://127.0.0.1:6789";
+
+fn variable(name: &str) -> Option<String> {
+    let value = std::env::var_os(name)?.into_string().ok()?;
+    (!value.is_empty()).then_some(value)
+}
+
+impl Shared {
+    /// Where the broker is.
+    pub(crate) fn url(&self) -> String {
+        let url = self.url.clone().or_else(|| variable("BATONQ_URL"));
+        url.unwrap_or_else(|| DEFAULT_URL.into())
+    }
+
+    /// What to be let in with.
+    pub(crate) fn token(&self) -> Option<String> {
+        self.token.clone().or_else(|| variable("BATONQ_TOKEN"))
+    }
+}

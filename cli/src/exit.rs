@@ -1,0 +1,75 @@
+//! What the program says at its end: exit codes that scripts can rely on.
+//!
+//! | code | meaning |
+//! |---|---|
+//! | 0 | done |
+//! | 1 | it went wrong, see the message |
+//! | 2 | the arguments or settings can not be used |
+//! | 3 | there is no such job or queue |
+//! | 4 | the broker can not be reached, or says to try again later |
+//! | 5 | not allowed: a token is missing, wrong, or lacks a role |
+//! | 6 | nothing in time: no job came up, or the job has not ended yet |
+//! | 7 | the job that was waited for is dead or cancelled |
+
+use std::fmt::Display;
+use std::io::Write;
+use std::process::ExitCode;
+
+use batonq_client::{Error, ErrorCode};
+
+use crate::output::Format;
+
+pub(crate) const NOTHING_IN_TIME: u8 = 6;
+pub(crate) const JOB_DEAD: u8 = 7;
+
+/// Why a command failed.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    code: u8,
+    message: String,
+    /// As on the wire, if the broker said it.
+    error: Option<ErrorCode>,
+}
+
+impl Failure {
+    pub(crate) fn usage(message: impl Display) -> Self {
+        Self { code: 2, message: message.to_string(), error: None }
+    }
+
+    pub(crate) fn other(message: impl Display) -> Self {
+        Self { code: 1, message: message.to_string(), error: None }
+    }
+
+    /// Prints it to standard error, in the form that was asked for.
+    pub(crate) fn report(&self, format: Format) -> ExitCode {
+        let name = self.error.map_or("FAILED", |code| code.meaning().name);
+        let line = match format {
+            Format::Human => format!("batonq: {}", self.message),
+            Format::Json => {
+                serde_json::json!({ "error": { "code": name, "detail": self.message } }).to_string()
+            }
+        };
+        // If this fails there is nobody to tell.
+        writeln!(std::io::stderr(), "{line}").ok();
+        ExitCode::from(self.code)
+    }
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        let wire = error.code();
+        let code = match wire {
+            Some(ErrorCode::NotFound) => 3,
+            Some(ErrorCode::Unauthenticated | ErrorCode::Forbidden) => 5,
+            Some(ErrorCode::Invalid | ErrorCode::PayloadTooLarge) => 2,
+            _ if error.is_retryable() => 4,
+            _ => 1,
+        };
+        Self { code, message: error.to_string(), error: wire }
+    }
+}
+
+/// Ends the program before it has begun.
+pub(crate) fn failure(message: &str) -> ExitCode {
+    Failure::other(message).report(Format::Human)
+}

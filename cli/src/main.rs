@@ -1,0 +1,5 @@
+//! The `batonq` program.
+
+fn main() -> std::process::ExitCode {
+    batonq::main()
+}
