@@ -1,1 +1,3 @@
-//! x
+//! What must hold, seen from outside.
+
+pub mod harness;

@@ -16,7 +16,7 @@ use futures_util::stream::FuturesUnordered;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tokio::time::Instant;
 use tokio_util::codec::{Decoder, Encoder};
 
@@ -36,8 +36,11 @@ const WRITE_FIRST_BYTES: usize = 256 * 1024;
 /// Deliveries that may wait for their turn.
 const DELIVERIES_MAX: usize = 2;
 
-/// Pulls of one connection that wait at the same time: each may bring a large answer.
-const PULLS_MAX: usize = 128;
+/// Pulls and waits of one connection at the same time: each may bring a large answer.
+const WAITS_MAX: usize = 128;
+
+/// Other requests with large answers that are served at the same time; the rest have to wait.
+const LOOKS_MAX: usize = 8;
 
 /// How often a connection looks whether its client reads.
 const TICK: Duration = Duration::from_secs(5);
@@ -55,7 +58,8 @@ pub(super) struct Connection {
     asker: Arc<Asker>,
     attendance: Attendance,
     requests: FuturesUnordered<Serving>,
-    pulls: usize,
+    waits: usize,
+    looks: Arc<Semaphore>,
     deliveries: (mpsc::Sender<Delivery>, mpsc::Receiver<Delivery>),
     subscriptions: HashMap<u64, Subscription>,
     /// Which subscription gets its credit back for which job.
@@ -98,7 +102,8 @@ impl Connection {
             asker: Arc::new(asker),
             attendance: guest.attendance,
             requests: FuturesUnordered::new(),
-            pulls: 0,
+            waits: 0,
+            looks: Arc::new(Semaphore::new(LOOKS_MAX)),
             deliveries: mpsc::channel(DELIVERIES_MAX),
             subscriptions: HashMap::new(),
             held: HashMap::new(),
@@ -215,17 +220,38 @@ impl Connection {
             Message::Subscribe(subscribe) => self.subscribe(request_id, &subscribe)?,
             Message::AddCredit(credit) => self.add_credit(request_id, &credit)?,
             Message::Unsubscribe(unsubscribe) => self.unsubscribe(request_id, &unsubscribe)?,
-            message => {
-                if operation == Operation::Pull {
-                    if self.pulls >= PULLS_MAX {
-                        return Err(Error::Overloaded("too many pulls wait on this connection"));
-                    }
-                    self.pulls += 1;
-                }
-                let answer = Arc::clone(&self.asker).answer(message);
-                self.requests.push(Box::pin(async move { (request_id, operation, answer.await) }));
-            }
+            message => self.serve_beside(request_id, operation, message)?,
         }
+        Ok(())
+    }
+
+    /// Serves a request while others are served.
+    fn serve_beside(
+        &mut self,
+        request_id: u64,
+        operation: Operation,
+        message: Message,
+    ) -> Result<(), Error> {
+        let answer = Arc::clone(&self.asker).answer(message);
+        let looks = match operation {
+            Operation::Push | Operation::Settle => None,
+            Operation::Pull | Operation::WaitJob => {
+                if self.waits >= WAITS_MAX {
+                    return Err(Error::Overloaded("too many pulls wait on this connection"));
+                }
+                self.waits += 1;
+                None
+            }
+            _ => Some(Arc::clone(&self.looks)),
+        };
+        self.requests.push(Box::pin(async move {
+            let _look = match &looks {
+                // The semaphore is never closed.
+                Some(looks) => looks.acquire().await.ok(),
+                None => None,
+            };
+            (request_id, operation, answer.await)
+        }));
         Ok(())
     }
 
@@ -270,8 +296,8 @@ impl Connection {
     }
 
     fn answer(&mut self, request_id: u64, operation: Operation, answer: Answer) {
-        if operation == Operation::Pull {
-            self.pulls -= 1;
+        if matches!(operation, Operation::Pull | Operation::WaitJob) {
+            self.waits -= 1;
         }
         for job in answer.settled {
             self.return_credit(job);

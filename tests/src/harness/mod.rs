@@ -1,0 +1,38 @@
+//! Starting the real program and talking to it.
+//!
+//! A [`Server`] is a process of its own on free ports and a temporary directory; it is gone when
+//! the test is over, however that ends. [`Wire`] speaks frames byte by byte, [`Http`] requests
+//! line by line; the Rust client is what users have.
+
+mod http;
+mod server;
+mod wire;
+
+pub use http::{Http, Reply};
+pub use server::{Server, ServerBuilder, batonq, free_text};
+pub use wire::{Wire, frame, hello};
+
+use std::future::Future;
+use std::time::Duration;
+
+/// How long anything may take that must happen. Never waited for in full.
+pub const SOON: Duration = Duration::from_secs(20);
+
+/// Waits until `look` finds something.
+///
+/// # Panics
+///
+/// If it finds nothing in [`SOON`].
+pub async fn eventually<T, F: Future<Output = Option<T>>>(
+    what: &str,
+    mut look: impl FnMut() -> F,
+) -> T {
+    let until = tokio::time::Instant::now() + SOON;
+    while tokio::time::Instant::now() < until {
+        if let Some(found) = look().await {
+            return found;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    panic!("not in time: {what}");
+}

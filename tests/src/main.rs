@@ -1,0 +1,5 @@
+//! The program under test: the same as `batonq`.
+
+fn main() -> std::process::ExitCode {
+    batonq::main()
+}
