@@ -1,0 +1,116 @@
+//! Looking at jobs, queues, workers and nodes.
+//!
+//! These calls change nothing, and answer with the messages of the protocol as they are: times
+//! are in milliseconds since 1970-01-01T00:00:00Z, durations in milliseconds.
+
+use std::time::Duration;
+
+use batonq_protocol::messages::{
+    GetJob, GetStats, GetTimeline, ListQueues, ListWorkers, Ping, WaitJob,
+};
+use batonq_protocol::{ErrorCode, Message};
+use tokio::time::Instant;
+
+pub use batonq_protocol::messages::{
+    Attempt, Job as JobDetail, JobPage, Limits, ListJobs as JobFilter, Queue, State, Stats,
+    Timeline, Worker as WorkerInfo,
+};
+
+use crate::client::{Client, answer, millis};
+use crate::error::Error;
+use crate::job::JobId;
+
+/// Looking. Nothing is changed, so each may be repeated.
+impl Client {
+    /// A job as it is.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Refused`] with [`ErrorCode::NotFound`] if there is none.
+    pub async fn job(&self, id: impl Into<JobId>) -> Result<JobDetail, Error> {
+        let get = GetJob { id: id.into().0 };
+        answer!(self.call(Message::GetJob(get)).await?, Job)
+    }
+
+    /// A job once it has ended, or as it is after `wait`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Refused`] with [`ErrorCode::NotFound`] if there is none.
+    pub async fn wait_job(&self, id: impl Into<JobId>, wait: Duration) -> Result<JobDetail, Error> {
+        let question = WaitJob { id: id.into().0, wait_ms: millis(wait) };
+        answer!(self.ask(Message::WaitJob(question), wait).await?, Job)
+    }
+
+    /// Jobs, newest first, without payloads and results. The page's cursor leads to the next.
+    ///
+    /// # Errors
+    ///
+    /// As [`Client::queues`].
+    pub async fn jobs(&self, filter: JobFilter) -> Result<JobPage, Error> {
+        answer!(self.call(Message::ListJobs(filter)).await?, JobPage)
+    }
+
+    /// A job and each lease on it, oldest first.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Refused`] with [`ErrorCode::NotFound`] if there is none.
+    pub async fn timeline(&self, id: impl Into<JobId>) -> Result<Timeline, Error> {
+        let get = GetTimeline { id: id.into().0 };
+        answer!(self.call(Message::GetTimeline(get)).await?, Timeline)
+    }
+
+    /// All queues.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Refused`] if the token's roles do not allow it, or the node can not answer now;
+    /// [`Error::Timeout`], [`Error::Disconnected`].
+    pub async fn queues(&self) -> Result<Vec<Queue>, Error> {
+        let list = ListQueues { queue: String::new() };
+        Ok(answer!(self.call(Message::ListQueues(list)).await?, Queues)?.queues)
+    }
+
+    /// One queue.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Refused`] with [`ErrorCode::NotFound`] if there is none.
+    pub async fn queue(&self, name: impl Into<String>) -> Result<Queue, Error> {
+        let list = ListQueues { queue: name.into() };
+        let queues = answer!(self.call(Message::ListQueues(list)).await?, Queues)?.queues;
+        let none = || Error::refused(ErrorCode::NotFound, "there is no such queue", "queue");
+        queues.into_iter().next().ok_or_else(none)
+    }
+
+    /// The workers that this node knows.
+    ///
+    /// # Errors
+    ///
+    /// As [`Client::queues`].
+    pub async fn workers(&self) -> Result<Vec<WorkerInfo>, Error> {
+        let list = Message::ListWorkers(ListWorkers {});
+        Ok(answer!(self.call(list).await?, Workers)?.workers)
+    }
+
+    /// What this node did in the last minute.
+    ///
+    /// # Errors
+    ///
+    /// As [`Client::queues`].
+    pub async fn stats(&self) -> Result<Stats, Error> {
+        answer!(self.call(Message::GetStats(GetStats {})).await?, Stats)
+    }
+
+    /// How long the node takes to answer.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Timeout`], [`Error::Disconnected`].
+    pub async fn ping(&self) -> Result<Duration, Error> {
+        let asked_at = Instant::now();
+        answer!(self.call(Message::Ping(Ping {})).await?, Pong)?;
+        Ok(asked_at.elapsed())
+    }
+}
