@@ -1,0 +1,127 @@
+//! What no lint can check: the arrows between modules, the head of each file, and words that must
+//! not come in.
+
+use std::path::{Path, PathBuf};
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace").to_owned()
+}
+
+fn rust_files(dir: &Path) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(dir).expect("it is a directory").flatten() {
+        let path = entry.path();
+        if path.is_dir() {
+            files.extend(rust_files(&path));
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            files.push(path);
+        }
+    }
+    files
+}
+
+fn all_sources() -> Vec<(String, String)> {
+    let crates = ["protocol", "server", "client-rs", "cli", "tests"];
+    let files = crates.iter().flat_map(|name| rust_files(&root().join(name)));
+    files
+        .map(|path| {
+            let text = std::fs::read_to_string(&path).expect("source is text");
+            let name = path.strip_prefix(root()).expect("it is below").display().to_string();
+            (name, text)
+        })
+        .collect()
+}
+
+/// A part of `server/src`, and what it may import of ours beside itself.
+const ARROWS: &[(&str, &[&str])] = &[
+    ("job/", &["limits"]),
+    ("limits.rs", &[]),
+    ("clock.rs", &["job"]),
+    ("error.rs", &["job"]),
+    ("metrics.rs", &["limits", "store"]),
+    ("access.rs", &["error"]),
+    ("group_commit.rs", &["error"]),
+    ("store/", &["clock", "error", "job", "limits"]),
+    (
+        "broker/",
+        &["clock", "error", "group_commit", "job", "limits", "metrics", "store"],
+    ),
+    ("duties/", &["broker", "store"]),
+    ("door.rs", &["access", "broker"]),
+    ("config.rs", &["access", "broker", "store"]),
+    ("tcp/", &["access", "broker", "door", "error", "job", "limits", "metrics", "store"]),
+    ("http/", &["access", "broker", "door", "error", "job", "limits", "metrics", "store"]),
+];
+
+/// The names after `crate::`, without those in tests.
+fn imports(text: &str) -> Vec<String> {
+    let text = text.split("#[cfg(test)]").next().unwrap_or_default();
+    let names = text.split("crate::").skip(1);
+    names
+        .flat_map(|rest| {
+            let rest = rest.strip_prefix('{').unwrap_or(rest);
+            let end = rest.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(rest.len());
+            (end > 0).then(|| rest[..end].to_owned())
+        })
+        .collect()
+}
+
+#[test]
+fn arrows_between_modules_point_down() {
+    let server = root().join("server/src");
+    for path in rust_files(&server) {
+        let name = path.strip_prefix(&server).expect("it is below").display().to_string();
+        if name == "lib.rs" || name == "node.rs" {
+            continue;
+        }
+        let arrow = ARROWS.iter().find(|(part, _)| name.starts_with(part));
+        let Some((part, allowed)) = arrow else { panic!("{name} is not on the map: add it") };
+        let own = part.trim_end_matches(".rs").trim_end_matches('/');
+        let text = std::fs::read_to_string(&path).expect("source is text");
+        for import in imports(&text) {
+            let is_allowed = import == own || allowed.contains(&import.as_str());
+            assert!(is_allowed, "server/src/{name} must not import crate::{import}");
+        }
+    }
+}
+
+#[test]
+fn only_the_node_names_a_store() {
+    for (name, text) in all_sources() {
+        let is_free = name == "server/src/node.rs"
+            || name.starts_with("server/src/store/")
+            || name.starts_with("tests/");
+        assert!(is_free || !text.contains("SqliteStore"), "{name} names a concrete store");
+    }
+}
+
+#[test]
+fn every_file_says_what_it_is_for() {
+    for (name, text) in all_sources() {
+        let is_generated = name == "protocol/src/messages.rs";
+        assert!(is_generated || text.starts_with("//! "), "{name} has no head");
+    }
+}
+
+#[test]
+fn nothing_is_left_undone_or_left_out() {
+    // Put together, so that this file does not find itself.
+    let words = ["to", "do!("].concat();
+    let words = [words, ["unimple", "mented!("].concat(), ["#[ign", "ore"].concat()];
+    for (name, text) in all_sources() {
+        for word in &words {
+            assert!(!text.contains(word.as_str()), "{name} has {word}");
+        }
+    }
+}
+
+#[test]
+fn every_limit_stands_in_one_place_with_its_reason() {
+    let text = std::fs::read_to_string(root().join("server/src/limits.rs")).expect("it is there");
+    let lines: Vec<&str> = text.lines().collect();
+    for (place, line) in lines.iter().enumerate() {
+        if line.starts_with("pub const") {
+            assert!(lines[place - 1].starts_with("///"), "{line} has no reason");
+        }
+    }
+}
