@@ -8,6 +8,8 @@ use tokio_util::task::TaskTracker;
 
 use crate::access::Access;
 use crate::broker::Broker;
+use crate::error::Error;
+use crate::limits;
 
 /// Shared by the transports of a node. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -28,3 +30,39 @@ pub struct Door {
 
 /// The version of this build, in answers and logs.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// # Errors
+///
+/// [`Error::Invalid`] if a batch is empty or too large.
+pub fn check_batch(field: &'static str, count: usize) -> Result<(), Error> {
+    match count {
+        0 => Err(Error::invalid(field, "is empty")),
+        count if count > limits::BATCH_MAX => {
+            Err(Error::invalid(field, format!("more than {}", limits::BATCH_MAX)))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Does the good items of a batch together; each bad one keeps its error, in its place.
+///
+/// # Errors
+///
+/// Those of `act`: then none was done.
+pub async fn each<I, O, F>(
+    items: Vec<Result<I, Error>>,
+    act: impl FnOnce(Vec<I>) -> F,
+) -> Result<Vec<Result<O, Error>>, Error>
+where
+    F: Future<Output = Result<Vec<O>, Error>>,
+{
+    let mut good = Vec::with_capacity(items.len());
+    let mut places = Vec::with_capacity(items.len());
+    for item in items {
+        places.push(item.map(|item| good.push(item)));
+    }
+    let mut done = act(good).await?.into_iter();
+    let missing = || Error::Internal("an answer is missing".into());
+    let fill = |place: Result<(), Error>| place.and_then(|()| done.next().ok_or_else(missing));
+    Ok(places.into_iter().map(fill).collect())
+}

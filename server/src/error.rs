@@ -78,17 +78,17 @@ impl Error {
     }
 
     /// The field to blame, by its name on the wire.
-    pub fn field(&self) -> Option<&'static str> {
+    pub fn field(&self) -> Option<&str> {
         match self {
-            Self::Invalid(invalid) => Some(invalid.field),
+            Self::Invalid(invalid) => Some(&invalid.field),
             Self::PayloadTooLarge { field, .. } => Some(field),
             _ => None,
         }
     }
 
     /// A request whose field is wrong.
-    pub fn invalid(field: &'static str, detail: impl Into<String>) -> Self {
-        Self::Invalid(InvalidField { field, detail: detail.into() })
+    pub fn invalid(field: impl Into<Cow<'static, str>>, detail: impl Into<String>) -> Self {
+        Self::Invalid(InvalidField { field: field.into(), detail: detail.into() })
     }
 }
 

@@ -91,7 +91,7 @@ pub const BYTES_IN_FLIGHT_MAX: usize = 256 * 1024 * 1024;
 /// Bytes of answers that wait for one client to read them; then the node gives it nothing more.
 pub const UNREAD_BYTES_MAX: usize = 8 * 1024 * 1024;
 
-/// How long a client may take for its preface and `Hello`, or for the head of an HTTP request.
+/// How long a client may take for its preface and `Hello`.
 pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How long the body of an HTTP request may take.
@@ -100,8 +100,9 @@ pub const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a client may leave its answers unread before it is cut off.
 pub const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// How long an HTTP connection may be idle between requests.
-pub const IDLE_TIMEOUT: Duration = Duration::from_secs(75);
+/// How long an HTTP connection may take from the end of one request to the end of the next one's
+/// head: it bounds idle connections and slow heads alike.
+pub const IDLE_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Entries of one page of a list.
 pub const PAGE_MAX: usize = 1000;

@@ -47,7 +47,7 @@ const ARROWS: &[(&str, &[&str])] = &[
         &["clock", "error", "group_commit", "job", "limits", "metrics", "store"],
     ),
     ("duties/", &["broker", "store"]),
-    ("door.rs", &["access", "broker"]),
+    ("door.rs", &["access", "broker", "error", "limits"]),
     ("config.rs", &["access", "broker", "store"]),
     ("tcp/", &["access", "broker", "door", "error", "job", "limits", "metrics", "store"]),
     ("http/", &["access", "broker", "door", "error", "job", "limits", "metrics", "store"]),

@@ -3,6 +3,8 @@
 //! Everything here is valid by construction: a [`QueueName`] has been parsed, a [`Payload`] is not
 //! too large. The transports parse once, at the edge; what they refuse is an [`InvalidField`].
 
+use std::borrow::Cow;
+
 mod backoff;
 mod lease;
 mod life;
@@ -22,13 +24,13 @@ pub use time::Timestamp;
 #[error("invalid {field}: {detail}")]
 pub struct InvalidField {
     /// Its name on the wire.
-    pub field: &'static str,
+    pub field: Cow<'static, str>,
     /// What is wrong, and what would be right.
     pub detail: String,
 }
 
 impl InvalidField {
-    pub(crate) fn new(field: &'static str, detail: impl Into<String>) -> Self {
-        Self { field, detail: detail.into() }
+    pub(crate) fn new(field: impl Into<Cow<'static, str>>, detail: impl Into<String>) -> Self {
+        Self { field: field.into(), detail: detail.into() }
     }
 }

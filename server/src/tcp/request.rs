@@ -10,6 +10,7 @@ use bytes::Bytes;
 use super::convert;
 use crate::access::{Operation, Principal};
 use crate::broker::{Broker, Pull};
+use crate::door::{check_batch, each};
 use crate::error::Error;
 use crate::job::{JobId, Lease, QueueName, WorkerName, check_lease, check_wait, cut};
 use crate::limits;
@@ -171,8 +172,13 @@ impl Asker {
         let percent = u8::try_from(progress.percent).ok().filter(|percent| *percent <= 100);
         let percent = percent.ok_or_else(|| Error::invalid("percent", "must be from 0 to 100"))?;
         let message = cut(&progress.message, limits::ERROR_MESSAGE_BYTES_MAX);
-        self.broker.progress(lease, Progress { percent, message }).await?;
-        Ok(Message::Done(wire::Done {}))
+        let status = match self.broker.progress(lease, Progress { percent, message }).await {
+            Ok(()) => wire::SettleStatus::Ok,
+            Err(Error::LeaseLost) => wire::SettleStatus::LeaseLost,
+            Err(error) => return Err(error),
+        };
+        let result = wire::SettleResult { status: status.into(), ..Default::default() };
+        Ok(Message::Settled(wire::Settled { results: vec![result] }))
     }
 
     async fn serve_people(&self, message: Message) -> Result<Message, Error> {
@@ -243,33 +249,4 @@ impl Asker {
     pub(super) fn tokens(&self, leases: Vec<Lease>) -> Vec<Bytes> {
         leases.into_iter().map(|lease| convert::token(&self.broker, lease)).collect()
     }
-}
-
-fn check_batch(field: &'static str, count: usize) -> Result<(), Error> {
-    match count {
-        0 => Err(Error::invalid(field, "is empty")),
-        count if count > limits::BATCH_MAX => {
-            Err(Error::invalid(field, format!("more than {}", limits::BATCH_MAX)))
-        }
-        _ => Ok(()),
-    }
-}
-
-/// Does the good items together; each bad one keeps its error, in its place.
-async fn each<I, O, F>(
-    items: Vec<Result<I, Error>>,
-    act: impl FnOnce(Vec<I>) -> F,
-) -> Result<Vec<Result<O, Error>>, Error>
-where
-    F: Future<Output = Result<Vec<O>, Error>>,
-{
-    let mut good = Vec::with_capacity(items.len());
-    let mut places = Vec::with_capacity(items.len());
-    for item in items {
-        places.push(item.map(|item| good.push(item)));
-    }
-    let mut done = act(good).await?.into_iter();
-    let missing = || Error::Internal("an answer is missing".into());
-    let fill = |place: Result<(), Error>| place.and_then(|()| done.next().ok_or_else(missing));
-    Ok(places.into_iter().map(fill).collect())
 }

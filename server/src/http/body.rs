@@ -1,0 +1,185 @@
+//! Bodies: read within their limits, then parsed.
+
+use std::borrow::Cow;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use hyper::body::Body;
+use serde::de::DeserializeOwned;
+
+use crate::error::Error;
+use crate::limits;
+
+/// Reads a whole body.
+///
+/// # Errors
+///
+/// [`Error::PayloadTooLarge`], or [`Error::Invalid`] if it does not come in time or not whole.
+pub(super) async fn read<B>(body: B) -> Result<Bytes, Error>
+where
+    B: Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>>,
+{
+    let announced = body.size_hint().lower();
+    if announced > limits::BODY_BYTES_MAX as u64 {
+        return Err(too_large());
+    }
+    let whole = Limited::new(body, limits::BODY_BYTES_MAX).collect();
+    match tokio::time::timeout(limits::BODY_TIMEOUT, whole).await {
+        Ok(Ok(body)) => Ok(body.to_bytes()),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large()),
+        Ok(Err(error)) => Err(Error::invalid("body", format!("could not be read: {error}"))),
+        Err(_) => Err(Error::invalid("body", "did not come in time")),
+    }
+}
+
+fn too_large() -> Error {
+    let detail = format!("the body has more than {} bytes", limits::BODY_BYTES_MAX);
+    Error::PayloadTooLarge { field: "body", detail }
+}
+
+/// Parses a body; an empty one is an empty object.
+///
+/// # Errors
+///
+/// [`Error::Invalid`] that names the field.
+pub(super) fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Error> {
+    let text = match body {
+        [] => "{}",
+        body => str::from_utf8(body).map_err(|_| Error::invalid("body", "is not UTF-8"))?,
+    };
+    check_depth(text)?;
+    // An array would be taken for the fields in their order.
+    if !text.trim_start().starts_with('{') {
+        return Err(Error::invalid("body", "must be a JSON object"));
+    }
+    let mut json = serde_json::Deserializer::from_str(text);
+    let value = serde_path_to_error::deserialize(&mut json).map_err(|error| {
+        let path = error.path().to_string();
+        invalid(&path, error.inner())
+    })?;
+    json.end().map_err(|error| invalid("", &error))?;
+    Ok(value)
+}
+
+/// Says which field is wrong. An unknown or missing one is named in the message only.
+fn invalid(path: &str, error: &serde_json::Error) -> Error {
+    let message = error.to_string();
+    let named = ["unknown field `", "missing field `"].iter().find_map(|start| {
+        let rest = message.strip_prefix(start)?;
+        rest.split('`').next()
+    });
+    let path = path.trim_matches(|letter| letter == '.' || letter == '?');
+    let field = match (named, path) {
+        (None, "") => "body".to_owned(),
+        (None, path) => path.to_owned(),
+        (Some(name), path) if path == name || path.ends_with(&format!(".{name}")) => path.into(),
+        (Some(name), "") => name.to_owned(),
+        (Some(name), path) => format!("{path}.{name}"),
+    };
+    Error::invalid(Cow::Owned(field), message)
+}
+
+/// Refuses what nests too deep, before a parser has to follow it.
+fn check_depth(text: &str) -> Result<(), Error> {
+    let (mut depth, mut is_text, mut is_escaped) = (0_usize, false, false);
+    for byte in text.bytes() {
+        if is_text {
+            is_text = byte != b'"' || is_escaped;
+            is_escaped = byte == b'\\' && !is_escaped;
+            continue;
+        }
+        match byte {
+            b'"' => is_text = true,
+            b'[' | b'{' => depth += 1,
+            b']' | b'}' => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        if depth > limits::JSON_DEPTH_MAX {
+            let detail = format!("nests deeper than {}", limits::JSON_DEPTH_MAX);
+            return Err(Error::invalid("body", detail));
+        }
+    }
+    Ok(())
+}
+
+/// Parses bytes as each kind of body there is. For fuzzing: it must not panic or take long.
+pub fn fuzz(body: &[u8]) {
+    use super::model;
+    // What comes out does not matter.
+    let queue = crate::job::QueueName::parse("fuzz").expect("it is a name");
+    let job = parse::<model::push::NewJobBody>(body);
+    job.and_then(|job| job.into_job(queue)).ok();
+    parse::<model::push::BatchBody>(body).ok();
+    parse::<model::lease::PullBody>(body).ok();
+    parse::<model::lease::AckBody>(body).ok();
+    parse::<model::lease::FailBody>(body).ok();
+    parse::<model::lease::AcksBody>(body).ok();
+    parse::<model::lease::ExtendBody>(body).ok();
+    parse::<model::lease::ProgressBody>(body).ok();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::http::model::push::NewJobBody;
+
+    fn queue() -> crate::job::QueueName {
+        crate::job::QueueName::parse("q").unwrap()
+    }
+
+    fn field(body: &str) -> String {
+        match parse::<NewJobBody>(body.as_bytes()).and_then(|job| job.into_job(queue())) {
+            Err(error) => error.field().unwrap_or_default().to_owned(),
+            Ok(_) => "OK".into(),
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        for (body, wrong) in [
+            (r#"{"payload":1}"#, "OK"),
+            (r#"{"payload":null}"#, "OK"),
+            (r#"{"payload":1,"priority":-7,"tags":["a"]}"#, "OK"),
+            ("{}", "payload"),
+            ("", "payload"),
+            ("[]", "body"),
+            ("{", "body"),
+            (r#"{"payload":1} x"#, "body"),
+            (r#"{"payload":1,"prio":2}"#, "prio"),
+            (r#"{"payload":1,"priority":"x"}"#, "priority"),
+            (r#"{"payload":1,"priority":99999999999}"#, "priority"),
+            (r#"{"payload":1,"delay_ms":-1}"#, "delay_ms"),
+            (r#"{"payload":1,"delay_ms":1e99}"#, "delay_ms"),
+            (r#"{"payload":1,"delay_ms":1.5}"#, "delay_ms"),
+            (r#"{"payload":1,"delay_ms":1,"run_at":"2030-01-01T00:00:00Z"}"#, "run_at"),
+            (r#"{"payload":1,"run_at":"tomorrow"}"#, "run_at"),
+            (r#"{"payload":1,"payload_base64":"AA=="}"#, "payload_base64"),
+            (r#"{"payload_base64":"§"}"#, "payload_base64"),
+            (r#"{"payload":1,"unique":{"kee":"x"}}"#, "unique.kee"),
+            (r#"{"payload":1,"unique":{"key":""}}"#, "unique.key"),
+            (r#"{"payload":1,"backoff":{"type":"list","delays_ms":[]}}"#, "backoff.delays_ms"),
+            (r#"{"payload":1,"tags":[1]}"#, "tags[0]"),
+        ] {
+            assert_eq!(field(body), wrong, "{body}");
+        }
+    }
+
+    #[test]
+    fn a_hundred_levels_are_deep_enough() {
+        let nested = |levels: usize| {
+            format!("{{\"payload\":{}{}}}", "[".repeat(levels), "]".repeat(levels))
+        };
+        assert_eq!(field(&nested(98)), "OK");
+        assert_eq!(field(&nested(99)), "OK");
+        assert_eq!(field(&nested(100)), "body");
+        assert_eq!(field(&nested(100_000)), "body");
+        let braces_in_a_text = format!("{{\"payload\":\"\\\"{}\"}}", "[".repeat(200));
+        assert_eq!(field(&braces_in_a_text), "OK");
+    }
+
+    #[test]
+    fn a_body_that_is_no_text_is_refused() {
+        let refused = parse::<NewJobBody>(b"{\"payload\":\"\xff\"}").unwrap_err();
+        assert_eq!(refused.field(), Some("body"));
+    }
+}

@@ -1,0 +1,101 @@
+//! Looking.
+
+use std::time::Duration;
+
+use hyper::StatusCode;
+
+use super::{Answered, Call, ok};
+use crate::broker::Condition;
+use crate::door::VERSION;
+use crate::error::Error;
+use crate::http::model::look::{
+    HealthBody, JobBody, JobsBody, NoBody, QueueBody, QueuesBody, ReadyBody, StatsBody,
+    TimelineBody, WaitedBody, WorkersBody,
+};
+use crate::job::{State, check_wait};
+use crate::store::JobFilter;
+
+pub(in crate::http) async fn job(call: Call, _: NoBody) -> Answered<JobBody> {
+    ok(call.door.broker.job(call.job()?).await?.into())
+}
+
+pub(in crate::http) async fn wait(call: Call, _: NoBody) -> Answered<WaitedBody> {
+    let wait = Duration::from_millis(call.query.number("timeout_ms")?.unwrap_or(0));
+    let wait = check_wait("wait_ms", wait)?;
+    ok(call.door.broker.wait_job(call.job()?, wait).await?.into())
+}
+
+pub(in crate::http) async fn timeline(call: Call, _: NoBody) -> Answered<TimelineBody> {
+    ok(call.door.broker.timeline(call.job()?).await?.into())
+}
+
+pub(in crate::http) async fn jobs(call: Call, _: NoBody) -> Answered<JobsBody> {
+    ok(call.door.broker.jobs(call.query.filter()?).await?.into())
+}
+
+pub(in crate::http) async fn dead(call: Call, _: NoBody) -> Answered<JobsBody> {
+    let filter = JobFilter { state: Some(State::Dead), ..call.query.filter()? };
+    ok(call.door.broker.jobs(filter).await?.into())
+}
+
+pub(in crate::http) async fn queues(call: Call, _: NoBody) -> Answered<QueuesBody> {
+    let queues = call.door.broker.queues().await?.into_iter().map(Into::into).collect();
+    ok(QueuesBody { queues })
+}
+
+pub(in crate::http) async fn queue(call: Call, _: NoBody) -> Answered<QueueBody> {
+    ok(call.door.broker.queue(call.queue()?).await?.into())
+}
+
+pub(in crate::http) async fn workers(call: Call, _: NoBody) -> Answered<WorkersBody> {
+    let workers = call.door.broker.workers().into_iter().map(Into::into).collect();
+    ok(WorkersBody { workers })
+}
+
+pub(in crate::http) async fn stats(call: Call, _: NoBody) -> Answered<StatsBody> {
+    let metrics = call.door.broker.metrics();
+    let uptime = call.door.broker.health().uptime;
+    ok(StatsBody::new(&metrics.last_minute(), metrics.connections(), uptime))
+}
+
+pub(in crate::http) async fn health(call: Call, _: NoBody) -> Answered<HealthBody> {
+    let health = call.door.broker.health();
+    let status = health.condition.name();
+    let reason = match health.condition {
+        Condition::Degraded(reason) => Some(reason),
+        Condition::Healthy | Condition::Draining => None,
+    };
+    ok(HealthBody {
+        status,
+        node_id: call.door.node_id.to_string(),
+        is_leader: true,
+        uptime_seconds: health.uptime.as_secs(),
+        version: VERSION,
+        reason,
+    })
+}
+
+pub(in crate::http) async fn live(_: Call, _: NoBody) -> Answered<ReadyBody> {
+    ok(Condition::Healthy.into())
+}
+
+pub(in crate::http) async fn ready(call: Call, _: NoBody) -> Answered<ReadyBody> {
+    let condition = call.door.broker.health().condition;
+    let status = match condition {
+        Condition::Healthy => StatusCode::OK,
+        Condition::Degraded(_) | Condition::Draining => StatusCode::SERVICE_UNAVAILABLE,
+    };
+    Ok((status, condition.into()))
+}
+
+/// For Prometheus. If the store can not say what is in the queues, the rest is said.
+pub(in crate::http) async fn metrics(call: Call) -> Result<String, Error> {
+    let queues = match call.door.broker.queues().await {
+        Ok(queues) => queues,
+        Err(error) => {
+            tracing::warn!(%error, "metrics without queues");
+            Vec::new()
+        }
+    };
+    Ok(call.door.broker.metrics().text(&queues))
+}

@@ -1,0 +1,97 @@
+//! HTTP with JSON: decode, call the broker, encode.
+//!
+//! One table ([`routes`]) says for each route its operation (and so its role), the types of its
+//! body and answer, and who serves it; the router, the authorization and the description at
+//! `/openapi.json` all come from it. Errors are problems as in RFC 9457.
+
+mod body;
+mod handlers;
+mod model;
+mod openapi;
+mod problem;
+mod query;
+mod routes;
+mod service;
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::OwnedSemaphorePermit;
+
+use self::service::Service;
+use crate::door::Door;
+use crate::limits;
+
+#[doc(hidden)]
+pub use self::body::fuzz as fuzz_bodies;
+
+/// After the system refused a connection (no file handles left), the next try comes this much
+/// later.
+const AFTER_FAILURE: Duration = Duration::from_millis(100);
+
+/// The head of a request may have so many bytes.
+const HEAD_BYTES_MAX: usize = 64 * 1024;
+
+/// The head of a request may have so many fields.
+const HEADERS_MAX: usize = 100;
+
+/// Lets clients in until the door's `stop`.
+pub async fn serve(listener: TcpListener, door: Door) {
+    let service = Arc::new(Service::new(door.clone()));
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = door.stop.cancelled() => return,
+        };
+        match accepted {
+            Ok((stream, address)) => {
+                let permit = Arc::clone(&door.connections).try_acquire_owned();
+                let Ok(permit) = permit else {
+                    tracing::warn!(%address, "too many connections");
+                    door.tasks.spawn(problem::turn_away(stream));
+                    continue;
+                };
+                door.tasks.spawn(attend(stream, Arc::clone(&service), permit));
+            }
+            Err(error) => {
+                tracing::warn!(%error, "accept failed");
+                tokio::time::sleep(AFTER_FAILURE).await;
+            }
+        }
+    }
+}
+
+/// Serves one connection until it ends, is idle for too long, or the node stops.
+async fn attend(stream: TcpStream, service: Arc<Service>, _permit: OwnedSemaphorePermit) {
+    let _connected = service.door().broker.metrics().connected("http");
+    if let Err(error) = stream.set_nodelay(true) {
+        tracing::debug!(%error, "no TCP_NODELAY");
+    }
+    let stop = service.door().stop.clone();
+    let serve = service_fn(move |request| {
+        let service = Arc::clone(&service);
+        async move { Ok::<_, Infallible>(service.serve(request).await) }
+    });
+    let mut http = http1::Builder::new();
+    http.timer(TokioTimer::new())
+        .header_read_timeout(limits::IDLE_TIMEOUT)
+        .max_headers(HEADERS_MAX)
+        .max_buf_size(HEAD_BYTES_MAX);
+    let connection = http.serve_connection(TokioIo::new(stream), serve);
+    let mut connection = std::pin::pin!(connection);
+    let ended = tokio::select! {
+        ended = connection.as_mut() => ended,
+        () = stop.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%error, "connection ended");
+    }
+}

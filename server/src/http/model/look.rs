@@ -1,0 +1,427 @@
+//! What there is to see.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use serde_json::value::RawValue;
+
+use super::push::{BackoffBody, UniqueBody};
+use super::{bytes_out, millis, payload_out, time};
+use crate::broker::{Condition, Worker};
+use crate::job::Reason;
+use crate::metrics::{Counted, LastMinute, Timed, WINDOW};
+use crate::store::{Attempt, Job, JobPage, Queue};
+
+/// All that is known of a job.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(in crate::http) struct JobBody {
+    id: u64,
+    queue: String,
+    state: &'static str,
+    priority: i32,
+    /// If it is JSON. Left out in lists.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<Value>")]
+    payload: Option<Box<RawValue>>,
+    /// If it is not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    payload_base64: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    content_type: Option<String>,
+    /// Attempts that were charged.
+    attempts: u32,
+    max_attempts: u32,
+    /// Leases given.
+    deliveries: u32,
+    /// Leases whose worker vanished.
+    crashes: u32,
+    created_at: String,
+    /// While scheduled.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    run_at: Option<String>,
+    /// Not delivered at or after this time.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    expires_at: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    timeout_ms: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    backoff: Option<BackoffBody>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    unique: Option<UniqueBody>,
+    tags: Vec<String>,
+    /// While leased.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    lease_until: Option<String>,
+    /// While leased.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    worker: Option<String>,
+    /// While leased.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    progress: Option<ProgressShown>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    finished_at: Option<String>,
+    /// Once completed, if it is JSON. Left out in lists.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<Value>")]
+    result: Option<Box<RawValue>>,
+    /// If it is not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    result_base64: Option<String>,
+    /// Why it is dead.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<&'static str>,
+    /// What the last attempt that ended badly said. Left out in lists.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<ErrorShown>,
+    /// The job this one is a copy of.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    replay_of: Option<u64>,
+    /// The latest copy of this job.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    replayed_as: Option<u64>,
+}
+
+/// How far the worker is.
+#[derive(Debug, Serialize, JsonSchema)]
+struct ProgressShown {
+    percent: u8,
+    message: String,
+}
+
+/// What went wrong.
+#[derive(Debug, Serialize, JsonSchema)]
+struct ErrorShown {
+    code: String,
+    message: String,
+}
+
+impl From<Job> for JobBody {
+    fn from(job: Job) -> Self {
+        let (payload, payload_base64, content_type) = match &job.payload {
+            Some(payload) => {
+                let (value, base64, content_type) = payload_out(payload);
+                (value, base64, Some(content_type))
+            }
+            None => (None, None, None),
+        };
+        let result = job.result.as_ref().map(|result| bytes_out(result, true));
+        let (result, result_base64) = result.unwrap_or_default();
+        let progress = job.progress.map(|progress| ProgressShown {
+            percent: progress.percent,
+            message: progress.message,
+        });
+        Self {
+            id: job.id.0,
+            queue: job.queue.as_str().into(),
+            state: job.state.name(),
+            priority: job.priority,
+            payload,
+            payload_base64,
+            content_type,
+            attempts: job.attempts,
+            max_attempts: job.max_attempts,
+            deliveries: job.deliveries,
+            crashes: job.crashes,
+            created_at: time(job.created_at),
+            run_at: job.run_at.map(time),
+            expires_at: job.expires_at.map(time),
+            timeout_ms: job.timeout.map(millis),
+            backoff: job.backoff.as_ref().map(Into::into),
+            unique: job.unique.as_ref().map(Into::into),
+            tags: job.tags.iter().map(|tag| tag.as_str().into()).collect(),
+            lease_until: job.lease_until.map(time),
+            worker: job.worker.map(|worker| worker.as_str().into()),
+            progress,
+            finished_at: job.finished_at.map(time),
+            result,
+            result_base64,
+            reason: job.reason.map(Reason::name),
+            error: job.error.map(|(code, message)| ErrorShown { code, message }),
+            replay_of: job.replay_of.map(|id| id.0),
+            replayed_as: job.replayed_as.map(|id| id.0),
+        }
+    }
+}
+
+/// A job, and whether it has ended.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(in crate::http) struct WaitedBody {
+    /// False: the time was up before the job ended.
+    finished: bool,
+    #[serde(flatten)]
+    job: JobBody,
+}
+
+impl From<Job> for WaitedBody {
+    fn from(job: Job) -> Self {
+        Self { finished: job.state.is_final(), job: job.into() }
+    }
+}
+
+/// A page of jobs, newest first.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(in crate::http) struct JobsBody {
+    jobs: Vec<JobBody>,
+    /// For the next page; null: there is no more.
+    cursor: Option<u64>,
+}
+
+impl From<JobPage> for JobsBody {
+    fn from(page: JobPage) -> Self {
+        let jobs = page.jobs.into_iter().map(Into::into).collect();
+        Self { jobs, cursor: page.next.map(|id| id.0) }
+    }
+}
+
+/// A job and what happened to it.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(in crate::http) struct TimelineBody {
+    job: JobBody,
+    /// Oldest first, the last 256 of them.
+    attempts: Vec<AttemptShown>,
+}
+
+/// One lease and how it ended.
+#[derive(Debug, Serialize, JsonSchema)]
+struct AttemptShown {
+    delivery: u32,
+    attempt: u32,
+    node: String,
+    worker: String,
+    started_at: String,
+    /// Null: it runs.
+    ended_at: Option<String>,
+    /// How it ended: completed, failed, rejected, timed_out, released, crashed, expired,
+    /// node_lost. Null: it runs.
+    ending: Option<String>,
+    code: Option<String>,
+    message: Option<String>,
+}
+
+impl From<(Job, Vec<Attempt>)> for TimelineBody {
+    fn from((job, attempts): (Job, Vec<Attempt>)) -> Self {
+        let text = |text: String| (!text.is_empty()).then_some(text);
+        let shown = |attempt: Attempt| AttemptShown {
+            delivery: attempt.delivery,
+            attempt: attempt.attempt,
+            node: attempt.node,
+            worker: attempt.worker.as_str().into(),
+            started_at: time(attempt.started_at),
+            ended_at: attempt.ended_at.map(time),
+            ending: text(attempt.ending),
+            code: text(attempt.code),
+            message: text(attempt.message),
+        };
+        Self { job: job.into(), attempts: attempts.into_iter().map(shown).collect() }
+    }
+}
+
+/// All queues, by name.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(in crate::http) struct QueuesBody {
+    pub(in crate::http) queues: Vec<QueueBody>,
+}
+
+/// A queue and what is in it.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(in crate::http) struct QueueBody {
+    name: String,
+    paused: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    paused_at: Option<String>,
+    counts: CountsShown,
+    /// How long the job has waited that has been ready longest.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    oldest_ready_ms: Option<u64>,
+}
+
+/// Jobs by state; finished ones as long as they are kept.
+#[derive(Debug, Serialize, JsonSchema)]
+struct CountsShown {
+    scheduled: u64,
+    ready: u64,
+    leased: u64,
+    completed: u64,
+    dead: u64,
+    cancelled: u64,
+}
+
+impl From<Queue> for QueueBody {
+    fn from(queue: Queue) -> Self {
+        let counts = queue.counts;
+        Self {
+            name: queue.name.as_str().into(),
+            paused: queue.paused_at.is_some(),
+            paused_at: queue.paused_at.map(time),
+            counts: CountsShown {
+                scheduled: counts.scheduled,
+                ready: counts.ready,
+                leased: counts.leased,
+                completed: counts.completed,
+                dead: counts.dead,
+                cancelled: counts.cancelled,
+            },
+            oldest_ready_ms: queue.oldest_ready.map(millis),
+        }
+    }
+}
+
+/// Whether a queue gives out jobs.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(in crate::http) struct PausedBody {
+    pub(in crate::http) name: String,
+    pub(in crate::http) paused: bool,
+}
+
+/// A job that was changed.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(in crate::http) struct ChangedBody {
+    pub(in crate::http) id: u64,
+    pub(in crate::http) state: &'static str,
+}
+
+/// A copy of a job.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(in crate::http) struct ReplayedBody {
+    pub(in crate::http) id: u64,
+    pub(in crate::http) replay_of: u64,
+}
+
+/// Which dead jobs to copy.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(in crate::http) struct ReplayDeadBody {
+    /// Of this queue.
+    #[serde(default)]
+    pub(in crate::http) queue: Option<String>,
+    /// Dead for this reason.
+    #[serde(default)]
+    pub(in crate::http) reason: Option<String>,
+    /// At most so many, 1 to 1000. Default: 1000.
+    #[serde(default)]
+    pub(in crate::http) limit: Option<u64>,
+}
+
+/// Copies of dead jobs.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(in crate::http) struct ReplayedDeadBody {
+    pub(in crate::http) ids: Vec<u64>,
+}
+
+/// A request that needs no body.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(in crate::http) struct NoBody {}
+
+/// Workers that are, or just were, connected to this node over TCP.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(in crate::http) struct WorkersBody {
+    pub(in crate::http) workers: Vec<WorkerBody>,
+}
+
+/// A worker.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(in crate::http) struct WorkerBody {
+    name: String,
+    client: String,
+    address: String,
+    connected_at: String,
+    silent_ms: u64,
+    connected: bool,
+}
+
+impl From<Worker> for WorkerBody {
+    fn from(worker: Worker) -> Self {
+        Self {
+            name: worker.visitor.worker.as_str().into(),
+            client: worker.visitor.client,
+            address: worker.visitor.address,
+            connected_at: time(worker.connected_at),
+            silent_ms: millis(worker.silent),
+            connected: worker.connected,
+        }
+    }
+}
+
+/// What this node did in the last 60 seconds.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(in crate::http) struct StatsBody {
+    window_s: u64,
+    pushed: u64,
+    claimed: u64,
+    acked: u64,
+    failed: u64,
+    released: u64,
+    push_ms: Percentiles,
+    claim_ms: Percentiles,
+    settle_ms: Percentiles,
+    connections: u64,
+    uptime_seconds: u64,
+}
+
+/// Times in milliseconds.
+#[derive(Debug, Serialize, JsonSchema)]
+struct Percentiles {
+    p50: f64,
+    p99: f64,
+}
+
+impl StatsBody {
+    pub(in crate::http) fn new(
+        minute: &LastMinute,
+        connections: u64,
+        uptime: std::time::Duration,
+    ) -> Self {
+        let times = |what| {
+            let (p50, p99) = minute.times_ms(what);
+            Percentiles { p50, p99 }
+        };
+        Self {
+            window_s: WINDOW.as_secs(),
+            pushed: minute.count(Counted::Pushed),
+            claimed: minute.count(Counted::Claimed),
+            acked: minute.count(Counted::Acked),
+            failed: minute.count(Counted::Failed),
+            released: minute.count(Counted::Released),
+            push_ms: times(Timed::Push),
+            claim_ms: times(Timed::Claim),
+            settle_ms: times(Timed::Settle),
+            connections,
+            uptime_seconds: uptime.as_secs(),
+        }
+    }
+}
+
+/// How the node is.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(in crate::http) struct HealthBody {
+    /// `healthy`, `degraded` or `draining`.
+    pub(in crate::http) status: &'static str,
+    pub(in crate::http) node_id: String,
+    /// A node on its embedded database leads itself.
+    pub(in crate::http) is_leader: bool,
+    pub(in crate::http) uptime_seconds: u64,
+    pub(in crate::http) version: &'static str,
+    /// Why it is degraded.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(in crate::http) reason: Option<String>,
+}
+
+/// Whether the node can do its work.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(in crate::http) struct ReadyBody {
+    status: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<String>,
+}
+
+impl From<Condition> for ReadyBody {
+    fn from(condition: Condition) -> Self {
+        let (status, reason) = match condition {
+            Condition::Healthy => ("ok", None),
+            Condition::Degraded(reason) => ("degraded", Some(reason)),
+            Condition::Draining => ("draining", Some("the node is about to stop".into())),
+        };
+        Self { status, reason }
+    }
+}

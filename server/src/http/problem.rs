@@ -1,0 +1,81 @@
+//! Errors as problems (RFC 9457).
+
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER};
+use hyper::{Response, StatusCode};
+use schemars::JsonSchema;
+use serde::Serialize;
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+
+use crate::error::Error;
+use crate::limits;
+
+/// What an answer says that is none.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(super) struct Problem {
+    /// Always `about:blank`: `code` says what it is.
+    r#type: &'static str,
+    /// The code in words.
+    title: &'static str,
+    /// The HTTP status.
+    status: u16,
+    /// What is wrong with this request, for people.
+    detail: String,
+    /// What to branch on.
+    code: &'static str,
+    /// Whether nothing was done and the same request may succeed later.
+    retryable: bool,
+    /// The field to blame.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    field: Option<String>,
+}
+
+impl Problem {
+    pub(super) fn new(error: &Error) -> Self {
+        let meaning = error.code().meaning();
+        Self {
+            r#type: "about:blank",
+            title: meaning.title,
+            status: meaning.http_status,
+            detail: error.to_string(),
+            code: meaning.name,
+            retryable: meaning.retryable,
+            field: error.field().map(Into::into),
+        }
+    }
+
+    /// With another status than the code's own.
+    pub(super) fn with_status(self, status: StatusCode) -> Self {
+        Self { status: status.as_u16(), ..self }
+    }
+
+    pub(super) fn respond(&self) -> Response<Full<Bytes>> {
+        let body = serde_json::to_vec(self).unwrap_or_default();
+        let mut response = Response::new(Full::new(body.into()));
+        *response.status_mut() =
+            StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        if self.retryable {
+            headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
+        }
+        response
+    }
+}
+
+/// Tells a client that there is no room for it. Nothing is read.
+pub(super) async fn turn_away(mut stream: TcpStream) {
+    let problem = Problem::new(&Error::Overloaded("too many connections: try again later"));
+    let body = serde_json::to_string(&problem).unwrap_or_default();
+    let answer = format!(
+        "HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/problem+json\r\n\
+         content-length: {}\r\nretry-after: 1\r\nconnection: close\r\n\r\n{body}",
+        body.len()
+    );
+    let sent = stream.write_all(answer.as_bytes());
+    if tokio::time::timeout(limits::HANDSHAKE_TIMEOUT, sent).await.is_err() {
+        tracing::debug!("a client did not read that there is no room");
+    }
+}

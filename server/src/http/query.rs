@@ -1,0 +1,74 @@
+//! What stands behind the question mark.
+
+use std::collections::BTreeMap;
+
+use crate::error::Error;
+use crate::job::{JobId, QueueName, Reason, State, Tag};
+use crate::limits;
+use crate::store::JobFilter;
+
+/// The parameters of a query, each at most once.
+#[derive(Debug, Default)]
+pub(super) struct Query(BTreeMap<String, String>);
+
+impl Query {
+    /// # Errors
+    ///
+    /// [`Error::Invalid`] for a name that is not among `known`, or comes twice.
+    pub(super) fn parse(text: &str, known: &[&str]) -> Result<Self, Error> {
+        let mut parameters = BTreeMap::new();
+        for (name, value) in form_urlencoded::parse(text.as_bytes()) {
+            if !known.contains(&&*name) {
+                let detail = format!("is no parameter here; there are: {}", known.join(", "));
+                return Err(Error::invalid(name.into_owned(), detail));
+            }
+            let name = name.into_owned();
+            if parameters.insert(name.clone(), value.into_owned()).is_some() {
+                return Err(Error::invalid(name, "is given twice"));
+            }
+        }
+        Ok(Self(parameters))
+    }
+
+    fn text(&self, name: &str) -> Option<&str> {
+        self.0.get(name).map(String::as_str).filter(|value| !value.is_empty())
+    }
+
+    pub(super) fn number(&self, name: &'static str) -> Result<Option<u64>, Error> {
+        let parse = |text: &str| {
+            text.parse().map_err(|_| Error::invalid(name, "must be a whole number from 0"))
+        };
+        self.text(name).map(parse).transpose()
+    }
+
+    /// The jobs that are asked for.
+    pub(super) fn filter(&self) -> Result<JobFilter, Error> {
+        let state = |name: &str| {
+            let names: Vec<&str> = State::ALL.iter().map(|state| state.name()).collect();
+            let unknown = || Error::invalid("state", format!("must be one of {}", names.join(", ")));
+            State::parse(name).ok_or_else(unknown)
+        };
+        Ok(JobFilter {
+            queue: self.text("queue").map(QueueName::parse).transpose()?,
+            state: self.text("state").map(state).transpose()?,
+            tag: self.text("tag").map(Tag::parse).transpose()?,
+            reason: self.text("reason").map(reason).transpose()?,
+            limit: page_limit(self.number("limit")?, limits::PAGE_DEFAULT)?,
+            before: self.number("cursor")?.map(JobId),
+        })
+    }
+}
+
+pub(super) fn reason(name: &str) -> Result<Reason, Error> {
+    let names: Vec<&str> = Reason::ALL.iter().map(|reason| reason.name()).collect();
+    let unknown = || Error::invalid("reason", format!("must be one of {}", names.join(", ")));
+    Reason::parse(name).ok_or_else(unknown)
+}
+
+pub(super) fn page_limit(limit: Option<u64>, default: usize) -> Result<usize, Error> {
+    match limit {
+        None => Ok(default),
+        Some(limit) if (1..=limits::PAGE_MAX as u64).contains(&limit) => Ok(limit as usize),
+        Some(_) => Err(Error::invalid("limit", format!("must be from 1 to {}", limits::PAGE_MAX))),
+    }
+}

@@ -1,0 +1,178 @@
+//! The table of routes.
+
+use std::future::Future;
+use std::pin::Pin;
+
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::header::{CONTENT_TYPE, HeaderValue};
+use hyper::{Method, Response};
+use schemars::{JsonSchema, Schema, SchemaGenerator};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::handlers::{Answered, Call, jobs, look, settle};
+use super::{body, openapi};
+use crate::access::Operation;
+use crate::error::Error;
+
+type Served = Pin<Box<dyn Future<Output = Result<Response<Full<Bytes>>, Error>> + Send>>;
+type SchemaOf = fn(&mut SchemaGenerator) -> Schema;
+
+/// One route.
+pub(super) struct Route {
+    pub(super) method: Method,
+    /// As in OpenAPI: `{name}` stands for one segment.
+    pub(super) path: &'static str,
+    /// Decides who may use it.
+    pub(super) operation: Operation,
+    pub(super) summary: &'static str,
+    /// The parameters of its query.
+    pub(super) query: &'static [&'static str],
+    pub(super) request: SchemaOf,
+    /// `None`: it answers a text.
+    pub(super) response: Option<SchemaOf>,
+    pub(super) serve: Box<dyn Fn(Call, Bytes) -> Served + Send + Sync>,
+}
+
+fn schema<T: JsonSchema>(generator: &mut SchemaGenerator) -> Schema {
+    generator.subschema_for::<T>()
+}
+
+fn route<B, R, H, F>(
+    (method, path): (Method, &'static str),
+    operation: Operation,
+    summary: &'static str,
+    handler: H,
+) -> Route
+where
+    B: DeserializeOwned + JsonSchema + Send + 'static,
+    R: Serialize + JsonSchema + 'static,
+    H: Fn(Call, B) -> F + Send + Sync + Copy + 'static,
+    F: Future<Output = Answered<R>> + Send + 'static,
+{
+    let serve = move |call: Call, body: Bytes| -> Served {
+        Box::pin(async move {
+            let (status, value) = handler(call, body::parse(&body)?).await?;
+            let json = serde_json::to_vec(&value);
+            let json = json.map_err(|error| Error::Internal(error.to_string().into()))?;
+            let mut response = text(json, "application/json");
+            *response.status_mut() = status;
+            Ok(response)
+        })
+    };
+    Route {
+        method,
+        path,
+        operation,
+        summary,
+        query: &[],
+        request: schema::<B>,
+        response: Some(schema::<R>),
+        serve: Box::new(serve),
+    }
+}
+
+fn text(body: impl Into<Bytes>, content_type: &'static str) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(body.into()));
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    response
+}
+
+fn get(path: &'static str) -> (Method, &'static str) {
+    (Method::GET, path)
+}
+
+fn post(path: &'static str) -> (Method, &'static str) {
+    (Method::POST, path)
+}
+
+const FILTER: &[&str] = &["queue", "state", "tag", "reason", "limit", "cursor"];
+
+/// All routes.
+pub(super) fn all() -> Vec<Route> {
+    let mut routes = producing_and_consuming();
+    routes.extend(changing());
+    routes.extend(looking());
+    routes.extend(seen_from_outside());
+    routes
+}
+
+fn producing_and_consuming() -> Vec<Route> {
+    use Operation::{Pull, Push, Settle};
+    vec![
+        route(post("/v1/queues/{queue}/jobs"), Push, "Push a job", jobs::push),
+        route(post("/v1/queues/{queue}/jobs/batch"), Push, "Push jobs", jobs::push_batch),
+        route(post("/v1/queues/{queue}/pull"), Pull, "Lease jobs", jobs::pull),
+        route(post("/v1/jobs/{id}/ack"), Settle, "A job is done", settle::ack),
+        route(post("/v1/jobs/{id}/fail"), Settle, "A job went wrong", settle::fail),
+        route(post("/v1/jobs/{id}/release"), Settle, "Give a job back", settle::release),
+        route(post("/v1/jobs/{id}/extend"), Settle, "More time for a job", settle::extend),
+        route(post("/v1/jobs/{id}/progress"), Settle, "How far a worker is", settle::progress),
+        route(post("/v1/ack"), Settle, "Jobs are done", settle::ack_batch),
+        route(post("/v1/fail"), Settle, "Jobs went wrong", settle::fail_batch),
+        route(post("/v1/release"), Settle, "Give jobs back", settle::release_batch),
+    ]
+}
+
+fn changing() -> Vec<Route> {
+    use Operation::{
+        CancelJob, PauseQueue, PromoteJob, ReplayDead, ReplayJob, ResumeQueue, RetryJob,
+    };
+    vec![
+        route(post("/v1/jobs/{id}/retry"), RetryJob, "A dead job goes round again", jobs::retry),
+        route(post("/v1/jobs/{id}/cancel"), CancelJob, "Take a waiting job back", jobs::cancel),
+        route(post("/v1/jobs/{id}/promote"), PromoteJob, "A scheduled job: now", jobs::promote),
+        route(post("/v1/jobs/{id}/replay"), ReplayJob, "Push a copy of a job", jobs::replay),
+        route(post("/v1/dlq/replay"), ReplayDead, "Push copies of dead jobs", jobs::replay_dead),
+        route(post("/v1/queues/{queue}/pause"), PauseQueue, "Give nothing out", jobs::pause),
+        route(post("/v1/queues/{queue}/resume"), ResumeQueue, "Go on", jobs::resume),
+    ]
+}
+
+fn looking() -> Vec<Route> {
+    use Operation::{GetJob, GetStats, GetTimeline, ListJobs, ListQueues, ListWorkers, WaitJob};
+    let with = |route: Route, query| Route { query, ..route };
+    vec![
+        with(route(get("/v1/jobs"), ListJobs, "List jobs", look::jobs), FILTER),
+        route(get("/v1/jobs/{id}"), GetJob, "A job", look::job),
+        with(
+            route(get("/v1/jobs/{id}/wait"), WaitJob, "Wait for a job's end", look::wait),
+            &["timeout_ms"],
+        ),
+        route(get("/v1/jobs/{id}/timeline"), GetTimeline, "What happened", look::timeline),
+        with(
+            route(get("/v1/dlq"), ListJobs, "List dead jobs", look::dead),
+            &["queue", "reason", "tag", "limit", "cursor"],
+        ),
+        route(get("/v1/queues"), ListQueues, "All queues", look::queues),
+        route(get("/v1/queues/{queue}"), ListQueues, "A queue", look::queue),
+        route(get("/v1/workers"), ListWorkers, "Connected workers", look::workers),
+        route(get("/v1/stats"), GetStats, "The last 60 seconds", look::stats),
+    ]
+}
+
+fn seen_from_outside() -> Vec<Route> {
+    use Operation::{GetMetrics, Greet};
+    vec![
+        route(get("/health"), Greet, "How the node is", look::health),
+        route(get("/health/live"), Greet, "The process lives", look::live),
+        route(get("/health/ready"), Greet, "The node can do its work", look::ready),
+        Route {
+            response: None,
+            serve: Box::new(|call, _| {
+                Box::pin(async { Ok(text(look::metrics(call).await?, METRICS_TYPE)) })
+            }),
+            ..route(get("/metrics"), GetMetrics, "For Prometheus", look::live)
+        },
+        Route {
+            response: None,
+            serve: Box::new(|_, _| {
+                Box::pin(async { Ok(text(openapi::text(), "application/json")) })
+            }),
+            ..route(get("/openapi.json"), Greet, "This description", look::live)
+        },
+    ]
+}
+
+const METRICS_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
