@@ -9,7 +9,7 @@ use std::time::Duration;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use batonq_client::{
-    Ack, Backoff, Client, Error, Failure, JobFilter, Lease, NewJob, Outcome, PullOptions,
+    Ack, Backoff, Client, Error, ErrorCode, Failure, JobFilter, Lease, NewJob, Outcome, PullOptions,
 };
 use batonq_tests::harness::{Http, Server};
 use serde_json::{Value, json};
@@ -191,6 +191,10 @@ impl OverTcp {
 
 fn refused(error: &Error) -> Value {
     match error {
+        // The statuses of a batch have no field; the client puts one in.
+        Error::Refused { code: code @ (ErrorCode::LeaseLost | ErrorCode::NotFound), .. } => {
+            json!({ "code": code.meaning().name, "field": null })
+        }
         Error::Refused { code, field, .. } => json!({ "code": code.meaning().name, "field": field }),
         other => panic!("not an answer: {other}"),
     }
