@@ -1,1 +1,276 @@
-//! x
+//! The model: a store in memory, written to be obvious and not to be fast.
+//!
+//! It says what the contract means; the suite and the drift test compare the other stores with it.
+//! Everything is in one place, [`Model`], behind one lock: a call is a transaction by itself.
+
+mod duties;
+mod live;
+mod people;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use parking_lot::Mutex;
+
+use super::{
+    Attempt, Changed, Claim, Claimed, Counts, DeadFilter, Duty, DutyReport, Effect, Extension, Job,
+    JobFilter, JobPage, Pausing, Progress, Pushed, Queue, Retention, SessionId, Settled,
+    Settlement, Store,
+};
+use crate::clock::Clock;
+use crate::error::Error;
+use crate::job::{JobId, Lease, LeaseKey, NewJob, QueueName, State, Timestamp, WorkerName};
+
+/// A store that forgets everything when it is dropped.
+pub struct MemoryStore {
+    model: Mutex<Model>,
+    clock: Arc<dyn Clock>,
+    lease_key: LeaseKey,
+}
+
+impl std::fmt::Debug for MemoryStore {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("MemoryStore").finish_non_exhaustive()
+    }
+}
+
+impl MemoryStore {
+    /// An empty store.
+    pub fn new(node: &str, clock: Arc<dyn Clock>, retention: Retention) -> Self {
+        let model = Model {
+            node: node.into(),
+            retention,
+            now: clock.now(),
+            last_number: 0,
+            queues: BTreeMap::new(),
+            jobs: BTreeMap::new(),
+        };
+        Self { model: Mutex::new(model), clock, lease_key: LeaseKey(rand::random()) }
+    }
+
+    fn transaction<T>(&self, work: impl FnOnce(&mut Model) -> T) -> Result<T, Error> {
+        let mut model = self.model.lock();
+        model.now = self.clock.now();
+        Ok(work(&mut model))
+    }
+}
+
+/// All there is.
+struct Model {
+    node: String,
+    retention: Retention,
+    now: Timestamp,
+    /// Ids and places are taken from one sequence.
+    last_number: u64,
+    /// Since when each queue is paused.
+    queues: BTreeMap<QueueName, Option<Timestamp>>,
+    jobs: BTreeMap<JobId, Record>,
+}
+
+/// A job and where it is.
+#[derive(Clone)]
+struct Record {
+    /// As it is shown, without what is derived below.
+    job: Job,
+    place: Place,
+    attempts: Vec<Attempt>,
+}
+
+#[derive(Clone, PartialEq)]
+enum Place {
+    Scheduled(Timestamp),
+    /// Its number in the line, and since when.
+    Ready(u64, Timestamp),
+    Leased(Holding),
+    Finished,
+}
+
+/// A live lease.
+#[derive(Clone, PartialEq)]
+struct Holding {
+    worker: WorkerName,
+    session: Option<SessionId>,
+    started_at: Timestamp,
+    expires_at: Timestamp,
+    /// The number that the job comes back to if it comes back unharmed.
+    number: u64,
+}
+
+impl Record {
+    fn state(&self) -> State {
+        match self.place {
+            Place::Scheduled(_) => State::Scheduled,
+            Place::Ready(..) => State::Ready,
+            Place::Leased(_) => State::Leased,
+            Place::Finished => self.job.state,
+        }
+    }
+
+    fn holding(&self) -> Option<&Holding> {
+        match &self.place {
+            Place::Leased(holding) => Some(holding),
+            _ => None,
+        }
+    }
+
+    fn is_live(&self) -> bool {
+        self.place != Place::Finished
+    }
+
+    fn shown(&self) -> Job {
+        let mut job = self.job.clone();
+        job.state = self.state();
+        job.run_at = match self.place {
+            Place::Scheduled(at) => Some(at),
+            _ => None,
+        };
+        match self.holding() {
+            Some(holding) => {
+                job.lease_until = Some(holding.expires_at);
+                job.worker = Some(holding.worker.clone());
+            }
+            None => job.progress = None,
+        }
+        let bad = self.attempts.iter().rev().find(|attempt| {
+            !["completed", "released", ""].contains(&attempt.ending.as_str())
+        });
+        job.error = bad.map(|attempt| (attempt.code.clone(), attempt.message.clone()));
+        job
+    }
+
+    fn listed(&self) -> Job {
+        Job {
+            payload: None,
+            result: None,
+            error: None,
+            worker: None,
+            lease_until: None,
+            progress: None,
+            ..self.shown()
+        }
+    }
+}
+
+impl Model {
+    fn next_number(&mut self) -> u64 {
+        self.last_number += 1;
+        self.last_number
+    }
+
+    fn record(&mut self, id: JobId) -> &mut Record {
+        self.jobs.get_mut(&id).expect("the caller has just seen it")
+    }
+
+    fn counts(&self, queue: &QueueName) -> Counts {
+        let mut counts = Counts::default();
+        for record in self.jobs.values().filter(|record| record.job.queue == *queue) {
+            *match record.state() {
+                State::Scheduled | State::Blocked => &mut counts.scheduled,
+                State::Ready => &mut counts.ready,
+                State::Leased => &mut counts.leased,
+                State::Completed => &mut counts.completed,
+                State::Dead => &mut counts.dead,
+                State::Cancelled => &mut counts.cancelled,
+            } += 1;
+        }
+        counts
+    }
+}
+
+#[async_trait]
+impl Store for MemoryStore {
+    fn lease_key(&self) -> LeaseKey {
+        self.lease_key
+    }
+
+    async fn push(&self, jobs: Vec<NewJob>) -> Result<Vec<Pushed>, Error> {
+        self.transaction(|model| jobs.iter().map(|job| model.push(job)).collect())
+    }
+
+    async fn claim(&self, claims: Vec<Claim>) -> Result<Claimed, Error> {
+        self.transaction(|model| model.claim(claims))
+    }
+
+    async fn settle(&self, settlements: Vec<Settlement>) -> Result<Vec<Settled>, Error> {
+        self.transaction(|model| settlements.into_iter().map(|one| model.settle(one)).collect())
+    }
+
+    async fn extend(&self, extensions: Vec<Extension>) -> Result<Vec<Option<Timestamp>>, Error> {
+        self.transaction(|model| extensions.into_iter().map(|one| model.extend(one)).collect())
+    }
+
+    async fn progress(&self, lease: Lease, progress: Progress) -> Result<bool, Error> {
+        self.transaction(|model| model.progress(lease, progress))
+    }
+
+    async fn renew(&self, sessions: Vec<SessionId>) -> Result<(), Error> {
+        self.transaction(|model| sessions.into_iter().for_each(|session| model.renew(session)))
+    }
+
+    async fn adopt(&self, session: SessionId) -> Result<Vec<Lease>, Error> {
+        self.transaction(|model| {
+            model.renew(session);
+            model.leases_of(session)
+        })
+    }
+
+    async fn give_back(&self, session: SessionId) -> Result<Vec<Effect>, Error> {
+        self.transaction(|model| model.give_back(session))
+    }
+
+    async fn run_duty(&self, duty: Duty) -> Result<DutyReport, Error> {
+        self.transaction(|model| model.run_duty(duty))
+    }
+
+    async fn job(&self, id: JobId) -> Result<Option<Job>, Error> {
+        self.transaction(|model| model.jobs.get(&id).map(Record::shown))
+    }
+
+    async fn jobs(&self, filter: JobFilter) -> Result<JobPage, Error> {
+        self.transaction(|model| model.list(&filter))
+    }
+
+    async fn timeline(&self, id: JobId) -> Result<Option<(Job, Vec<Attempt>)>, Error> {
+        self.transaction(|model| model.timeline(id))
+    }
+
+    async fn queues(&self, only: Option<QueueName>) -> Result<Vec<Queue>, Error> {
+        self.transaction(|model| model.queues(only.as_ref()))
+    }
+
+    async fn set_paused(&self, queue: QueueName, pausing: Pausing) -> Result<(), Error> {
+        self.transaction(|model| {
+            let now = model.now;
+            let paused_at = model.queues.entry(queue).or_default();
+            *paused_at = match pausing {
+                Pausing::Pause => Some(paused_at.unwrap_or(now)),
+                Pausing::Resume => None,
+            };
+        })
+    }
+
+    async fn retry(&self, id: JobId) -> Result<Changed, Error> {
+        self.transaction(|model| model.retry(id))
+    }
+
+    async fn replay(&self, id: JobId) -> Result<Changed, Error> {
+        self.transaction(|model| model.replay(id))
+    }
+
+    async fn replay_dead(&self, filter: DeadFilter) -> Result<Vec<Effect>, Error> {
+        self.transaction(|model| model.replay_dead(&filter))
+    }
+
+    async fn cancel(&self, id: JobId) -> Result<Changed, Error> {
+        self.transaction(|model| model.cancel(id))
+    }
+
+    async fn promote(&self, id: JobId) -> Result<Changed, Error> {
+        self.transaction(|model| model.promote(id))
+    }
+
+    async fn check(&self) -> Result<(), Error> {
+        Ok(())
+    }
+}

@@ -167,6 +167,12 @@ impl Tables {
         Ok(next)
     }
 
+    /// Gives back the numbers that were not used.
+    pub(super) fn close(&self) -> rusqlite::Result<()> {
+        let sql = "UPDATE meta SET value = ?1 WHERE key = 'next_number'";
+        if self.stale { Ok(()) } else { self.execute(sql, [self.numbers.0]) }
+    }
+
     pub(super) fn find_queue(&self, name: &QueueName) -> Option<QueueId> {
         self.queues.get(name).copied()
     }

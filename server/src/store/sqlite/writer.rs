@@ -98,6 +98,9 @@ fn run(mut tables: Tables, calls: &mpsc::Receiver<Call>) {
             answer(committed.clone());
         }
     }
+    if let Err(error) = tables.close() {
+        tracing::warn!(%error, "a block of numbers is skipped");
+    }
 }
 
 fn transaction(

@@ -1,0 +1,359 @@
+//! Random operations on a store and on the model: every answer must be the same.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use batonq_server::clock::ManualClock;
+use batonq_server::job::{
+    Backoff, FailureCode, JobId, Lease, NewJob, Payload, QueueName, Reason, State, Tag, UniqueKey,
+    When, WorkerName,
+};
+use batonq_server::store::{
+    Claim, DeadFilter, Duty, Extension, Hold, JobFilter, Pausing, Progress, Retention, Retry,
+    SessionId, Settlement, Store, Verdict,
+};
+use bytes::Bytes;
+use proptest::prelude::*;
+
+use crate::stores::{Maker, Memory};
+
+/// One call, or what happens in between. Jobs and leases are chosen among the few there are, so
+/// that operations meet.
+#[derive(Debug, Clone)]
+pub enum Step {
+    /// Jobs are pushed.
+    Push(Vec<NewJob>),
+    /// Jobs are claimed.
+    Claim(Vec<Claim>),
+    /// Leases are settled: the lease's place among those that were given, and the verdict.
+    Settle(Vec<(usize, Verdict)>),
+    /// A lease that may never have been given is settled.
+    SettleAny(Lease, Verdict),
+    /// A lease is extended.
+    Extend(usize, Duration),
+    /// A worker says how far it is.
+    Progress(usize, u8),
+    /// Sessions are renewed.
+    Renew(Vec<SessionId>),
+    /// A worker is back.
+    Adopt(SessionId),
+    /// A worker is gone.
+    GiveBack(SessionId),
+    /// A duty runs.
+    Duty(Duty),
+    /// A queue is paused or resumed.
+    Pause(QueueName, Pausing),
+    /// A dead job goes round again.
+    Retry(JobId),
+    /// A job is copied.
+    Replay(JobId),
+    /// Dead jobs are copied.
+    ReplayDead(DeadFilter),
+    /// A job is taken back.
+    Cancel(JobId),
+    /// A scheduled job becomes ready.
+    Promote(JobId),
+    /// Jobs are listed.
+    List(JobFilter),
+    /// Time passes.
+    Pass(Duration),
+    /// The store is closed and opened again.
+    Reopen,
+}
+
+fn queue() -> impl Strategy<Value = QueueName> {
+    prop_oneof![3 => Just("a"), 1 => Just("b")]
+        .prop_map(|name| QueueName::parse(name).expect("a name"))
+}
+
+fn job_id() -> impl Strategy<Value = JobId> {
+    (1..25_u64).prop_map(JobId)
+}
+
+fn session() -> impl Strategy<Value = SessionId> {
+    (1..4_u64).prop_map(SessionId)
+}
+
+fn seconds(most: u64) -> impl Strategy<Value = Duration> {
+    (0..most).prop_map(Duration::from_secs)
+}
+
+fn backoff() -> impl Strategy<Value = Backoff> {
+    prop_oneof![
+        seconds(5).prop_map(Backoff::Fixed),
+        proptest::collection::vec(seconds(5), 1..3).prop_map(Backoff::List),
+        (seconds(5), seconds(20), 0.0..1.0).prop_map(|(base, max, jitter)| {
+            Backoff::Exponential { base, max, jitter }
+        }),
+    ]
+}
+
+fn when() -> impl Strategy<Value = When> {
+    prop_oneof![
+        4 => Just(When::Now),
+        1 => seconds(20).prop_map(When::After),
+        1 => (1_789_999_990_000..1_790_000_030_000_i64)
+            .prop_map(|at| When::At(batonq_server::job::Timestamp(at))),
+    ]
+}
+
+prop_compose! {
+    fn new_job()(
+        queue in queue(),
+        size in prop_oneof![Just(2_usize), 0..40_usize],
+        priority in -1..2_i32,
+        when in when(),
+        ttl in proptest::option::weighted(0.2, (1..30_u64).prop_map(Duration::from_secs)),
+        max_attempts in 1..4_u32,
+        backoff in proptest::option::of(backoff()),
+        timeout in proptest::option::weighted(0.2, (1..20_u64).prop_map(Duration::from_secs)),
+        unique in proptest::option::weighted(0.3, prop_oneof![Just("k"), Just("l")]),
+        tags in proptest::collection::vec(prop_oneof![Just("s"), Just("t")], 0..2),
+        is_text in any::<bool>(),
+    ) -> NewJob {
+        let payload = Payload::new(Bytes::from(vec![b'1'; size])).expect("it is small");
+        let payload = payload.with_content_type(if is_text { "text/plain" } else { "" });
+        let tag = |tag: &str| Tag::parse(tag).expect("a tag");
+        let mut job = NewJob::new(queue, payload.expect("a type"));
+        job.priority = priority;
+        job.when = when;
+        job.ttl = ttl;
+        job.max_attempts = max_attempts;
+        job.backoff = backoff;
+        job.timeout = timeout;
+        job.unique = unique.map(|key| UniqueKey::parse(key).expect("a key"));
+        job.tags = tags.into_iter().map(tag).collect();
+        job.check().expect("it is valid")
+    }
+}
+
+prop_compose! {
+    fn claim()(
+        queue in queue(),
+        count in 1..5_usize,
+        bytes_max in prop_oneof![Just(1_000_000_usize), 1..60_usize],
+        hold in prop_oneof![
+            session().prop_map(Hold::Session),
+            (1..20_u64).prop_map(|time| Hold::Time(Duration::from_secs(time))),
+        ],
+        worker in prop_oneof![Just("w1"), Just("")],
+    ) -> Claim {
+        let worker = WorkerName::parse(worker).expect("a name");
+        Claim { queue, count, bytes_max, worker, hold }
+    }
+}
+
+fn verdict() -> impl Strategy<Value = Verdict> {
+    let retry = prop_oneof![
+        3 => Just(Retry::Backoff),
+        1 => seconds(5).prop_map(Retry::After),
+        1 => Just(Retry::Reject),
+    ];
+    prop_oneof![
+        3 => proptest::option::of(Just(Bytes::from_static(b"{}")))
+            .prop_map(|result| Verdict::Ack { result }),
+        3 => (retry, 0.0..1.0).prop_map(|(retry, chance)| Verdict::Fail {
+            code: FailureCode::parse("NO").expect("a code"),
+            message: "no".into(),
+            retry,
+            chance,
+        }),
+        1 => Just(Verdict::Release),
+    ]
+}
+
+fn filter() -> impl Strategy<Value = JobFilter> {
+    (
+        proptest::option::of(queue()),
+        proptest::option::of(proptest::sample::select(&State::ALL[..])),
+        proptest::option::weighted(0.3, Just(Tag::parse("t").expect("a tag"))),
+        proptest::option::weighted(0.2, proptest::sample::select(&Reason::ALL[..])),
+        1..6_usize,
+        proptest::option::of(job_id()),
+    )
+        .prop_map(|(queue, state, tag, reason, limit, before)| JobFilter {
+            queue,
+            state,
+            tag,
+            reason,
+            limit,
+            before,
+        })
+}
+
+fn dead_filter() -> impl Strategy<Value = DeadFilter> {
+    let reason = proptest::option::of(proptest::sample::select(&Reason::ALL[..]));
+    (proptest::option::of(queue()), reason, 1..4_usize)
+        .prop_map(|(queue, reason, limit)| DeadFilter { queue, reason, limit })
+}
+
+fn lease() -> impl Strategy<Value = Lease> {
+    (job_id(), 1..4_u32).prop_map(|(job, delivery)| Lease { job, delivery })
+}
+
+/// A step, as often as such steps come in life.
+pub fn step() -> impl Strategy<Value = Step> {
+    let held = || 0..8_usize;
+    prop_oneof![
+        8 => proptest::collection::vec(new_job(), 1..4).prop_map(Step::Push),
+        8 => proptest::collection::vec(claim(), 1..3).prop_map(Step::Claim),
+        8 => proptest::collection::vec((held(), verdict()), 1..4).prop_map(Step::Settle),
+        1 => (lease(), verdict()).prop_map(|(lease, verdict)| Step::SettleAny(lease, verdict)),
+        2 => (held(), seconds(20)).prop_map(|(lease, hold)| Step::Extend(lease, hold)),
+        1 => (held(), 0..100_u8).prop_map(|(lease, percent)| Step::Progress(lease, percent)),
+        2 => proptest::collection::vec(session(), 1..3).prop_map(Step::Renew),
+        1 => session().prop_map(Step::Adopt),
+        2 => session().prop_map(Step::GiveBack),
+        8 => proptest::sample::select(&Duty::ALL[..]).prop_map(Step::Duty),
+        2 => (queue(), prop_oneof![1 => Just(Pausing::Pause), 2 => Just(Pausing::Resume)])
+            .prop_map(|(queue, pausing)| Step::Pause(queue, pausing)),
+        2 => job_id().prop_map(Step::Retry),
+        1 => job_id().prop_map(Step::Replay),
+        1 => dead_filter().prop_map(Step::ReplayDead),
+        1 => job_id().prop_map(Step::Cancel),
+        1 => job_id().prop_map(Step::Promote),
+        2 => filter().prop_map(Step::List),
+        6 => prop_oneof![
+            (1..9_000_u64).prop_map(Duration::from_millis),
+            seconds(40),
+        ]
+        .prop_map(Step::Pass),
+        1 => Just(Step::Reopen),
+    ]
+}
+
+/// Keeps few finished jobs for a short time, so that they go within a run.
+const RETENTION: Retention = Retention {
+    completed: Duration::from_secs(30),
+    completed_max: 4,
+    dead: Duration::from_secs(60),
+};
+
+/// A store under test beside the model.
+struct Run<M: Maker> {
+    clock: Arc<ManualClock>,
+    model: Arc<dyn Store>,
+    home: M::Home,
+    /// `None` only while it is opened again.
+    store: Option<Arc<dyn Store>>,
+    given: Vec<Lease>,
+    pushed: u64,
+}
+
+/// Does the steps on both.
+///
+/// # Panics
+///
+/// If they do not answer the same.
+pub async fn run<M: Maker>(steps: Vec<Step>) {
+    let clock = ManualClock::new();
+    let home = M::home();
+    let mut run = Run::<M> {
+        model: Memory::open(&Memory::home(), &clock, RETENTION),
+        store: Some(M::open(&home, &clock, RETENTION)),
+        home,
+        clock,
+        given: Vec::new(),
+        pushed: 0,
+    };
+    for (number, step) in steps.into_iter().enumerate() {
+        let what = format!("step {number}: {step:?}");
+        run.step(step, &what).await;
+        run.look(&what).await;
+    }
+}
+
+/// Asks both the same; the answers must be the same.
+macro_rules! both {
+    ($run:expr, $what:expr, |$store:ident| $call:expr) => {{
+        let model = {
+            let $store = &$run.model;
+            $call.await.expect("the model does not fail")
+        };
+        let other = {
+            let $store = $run.store.as_ref().expect("it is open");
+            $call.await.expect("the store does not fail")
+        };
+        assert_eq!(other, model, "{}", $what);
+        model
+    }};
+}
+
+impl<M: Maker> Run<M> {
+    /// The lease that was given so many leases ago, if any was.
+    fn given(&self, back: usize) -> Lease {
+        let none = Lease { job: JobId(1), delivery: 1 };
+        self.given.iter().rev().nth(back).copied().unwrap_or(none)
+    }
+
+    async fn step(&mut self, step: Step, what: &str) {
+        match step {
+            Step::Push(jobs) => {
+                self.pushed += jobs.len() as u64;
+                both!(self, what, |store| store.push(jobs.clone()));
+            }
+            Step::Claim(claims) => {
+                let claimed = both!(self, what, |store| store.claim(claims.clone()));
+                self.given.extend(claimed.jobs.iter().flatten().map(|job| job.lease));
+            }
+            Step::Settle(settlements) => {
+                let settlement = |(back, verdict)| Settlement { lease: self.given(back), verdict };
+                let all: Vec<Settlement> = settlements.into_iter().map(settlement).collect();
+                both!(self, what, |store| store.settle(all.clone()));
+            }
+            Step::SettleAny(lease, verdict) => {
+                let all = vec![Settlement { lease, verdict }];
+                both!(self, what, |store| store.settle(all.clone()));
+            }
+            Step::Extend(back, hold) => {
+                let all = vec![Extension { lease: self.given(back), hold }];
+                both!(self, what, |store| store.extend(all.clone()));
+            }
+            Step::Progress(back, percent) => {
+                let progress = Progress { percent, message: "on".into() };
+                let lease = self.given(back);
+                both!(self, what, |store| store.progress(lease, progress.clone()));
+            }
+            Step::Renew(sessions) => both!(self, what, |store| store.renew(sessions.clone())),
+            Step::Adopt(session) => drop(both!(self, what, |store| store.adopt(session))),
+            Step::GiveBack(session) => drop(both!(self, what, |store| store.give_back(session))),
+            Step::Duty(duty) => drop(both!(self, what, |store| store.run_duty(duty))),
+            Step::Pass(time) => self.clock.advance(time),
+            Step::Reopen => {
+                drop(self.store.take());
+                self.store = Some(M::open(&self.home, &self.clock, RETENTION));
+            }
+            step => self.step_of_people(step, what).await,
+        }
+    }
+
+    async fn step_of_people(&mut self, step: Step, what: &str) {
+        match step {
+            Step::Pause(queue, pausing) => {
+                both!(self, what, |store| store.set_paused(queue.clone(), pausing));
+            }
+            Step::Retry(id) => drop(both!(self, what, |store| store.retry(id))),
+            Step::Replay(id) => {
+                self.pushed += 1;
+                both!(self, what, |store| store.replay(id));
+            }
+            Step::ReplayDead(filter) => {
+                self.pushed += filter.limit as u64;
+                both!(self, what, |store| store.replay_dead(filter.clone()));
+            }
+            Step::Cancel(id) => drop(both!(self, what, |store| store.cancel(id))),
+            Step::Promote(id) => drop(both!(self, what, |store| store.promote(id))),
+            Step::List(filter) => drop(both!(self, what, |store| store.jobs(filter.clone()))),
+            other => unreachable!("{other:?} is served elsewhere"),
+        }
+    }
+
+    /// After each step, everything that can be seen must be the same.
+    async fn look(&self, what: &str) {
+        both!(self, what, |store| store.queues(None));
+        // Due jobs use up numbers too.
+        for id in 1..=self.pushed * 2 {
+            both!(self, what, |store| store.timeline(JobId(id)));
+        }
+    }
+}

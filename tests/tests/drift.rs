@@ -1,0 +1,27 @@
+//! No store drifts from the model.
+
+use batonq_tests::drift;
+use batonq_tests::stores::{Maker, Sqlite};
+use proptest::test_runner::{Config, TestRunner};
+
+/// Sequences for each store: some seconds.
+const CASES: u32 = 150;
+
+fn drift<M: Maker>() {
+    let config = Config { cases: CASES, failure_persistence: None, ..Config::default() };
+    let steps = proptest::collection::vec(drift::step(), 1..60);
+    let run = |steps| {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        runtime.expect("a runtime").block_on(drift::run::<M>(steps));
+        Ok(())
+    };
+    if let Err(failure) = TestRunner::new(config).run(&steps, run) {
+        panic!("{} drifts from the model: {failure}", M::NAME);
+    }
+}
+
+#[test]
+fn sqlite_answers_like_the_model() {
+    drift::<Sqlite>();
+}
+
