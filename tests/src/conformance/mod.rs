@@ -1,1 +1,71 @@
-//! x
+//! The contract of a store, rule by rule.
+//!
+//! Each topic is a file; each rule is a function that is given an empty store. A rule that is
+//! written is run: the macro that defines it lists it too.
+
+mod claim;
+mod duties;
+mod given;
+mod inspect;
+mod leases;
+mod people;
+mod push;
+mod settle;
+mod unique;
+
+pub use given::Given;
+
+use std::future::Future;
+use std::pin::Pin;
+
+use crate::stores::Maker;
+
+/// One rule, for one kind of store.
+#[derive(Clone)]
+pub struct Rule {
+    /// Store, topic and rule.
+    pub name: String,
+    /// Fails by panicking.
+    pub check: fn() -> Pin<Box<dyn Future<Output = ()>>>,
+}
+
+impl std::fmt::Debug for Rule {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.name)
+    }
+}
+
+/// All rules, for one kind of store.
+pub fn all<M: Maker + 'static>() -> Vec<Rule> {
+    [
+        push::rules::<M>(),
+        unique::rules::<M>(),
+        claim::rules::<M>(),
+        settle::rules::<M>(),
+        leases::rules::<M>(),
+        duties::rules::<M>(),
+        people::rules::<M>(),
+        inspect::rules::<M>(),
+    ]
+    .concat()
+}
+
+/// Defines rules and lists them.
+macro_rules! rules {
+    ($(async fn $name:ident($given:ident: Given<M>) $body:block)*) => {
+        $(
+            async fn $name<M: crate::stores::Maker>($given: crate::conformance::Given<M>) $body
+        )*
+
+        pub(super) fn rules<M: crate::stores::Maker + 'static>() -> Vec<crate::conformance::Rule> {
+            let topic = module_path!().rsplit("::").next().unwrap_or_default();
+            vec![$(
+                crate::conformance::Rule {
+                    name: format!("{}::{topic}::{}", M::NAME, stringify!($name)),
+                    check: || Box::pin($name::<M>(crate::conformance::Given::empty())),
+                },
+            )*]
+        }
+    };
+}
+pub(crate) use rules;

@@ -1,0 +1,120 @@
+//! What happens by time.
+
+use std::time::Duration;
+
+use batonq_server::job::{NewJob, Reason, State};
+use batonq_server::store::{DUTY_ROWS_MAX, Destination, Duty, Verdict};
+
+use super::given::{SECOND, SESSION, ack, in_time, job};
+use super::rules;
+
+rules! {
+    async fn due_jobs_become_ready_in_the_order_of_their_times(given: Given<M>) {
+        let late = given.push(in_time(3 * SECOND)).await;
+        let early = given.push(in_time(2 * SECOND)).await;
+        let later = given.push(in_time(9 * SECOND)).await;
+        given.pass(3 * SECOND);
+        let report = given.duty(Duty::Due).await;
+        let jobs: Vec<_> = report.effects.iter().map(|effect| effect.job).collect();
+        assert_eq!(jobs, [early, late]);
+        assert_eq!(report.next, Some(6 * SECOND));
+        assert_eq!(given.state(later).await, State::Scheduled);
+    }
+
+    async fn a_duty_that_is_done_twice_changes_nothing_more(given: Given<M>) {
+        given.push(in_time(SECOND)).await;
+        given.push(NewJob { ttl: Some(SECOND), ..job() }).await;
+        given.pass(SECOND);
+        for duty in Duty::ALL {
+            given.duty(duty).await;
+            let counts = given.counts().await;
+            assert_eq!(given.duty(duty).await.effects, [], "{duty:?}");
+            assert_eq!(given.counts().await, counts, "{duty:?}");
+        }
+    }
+
+    async fn a_duty_does_a_bounded_part_and_says_that_there_is_more(given: Given<M>) {
+        let jobs = vec![in_time(SECOND); DUTY_ROWS_MAX + 1];
+        given.store.push(jobs).await.unwrap();
+        given.pass(SECOND);
+        let report = given.duty(Duty::Due).await;
+        assert_eq!((report.effects.len(), report.next), (DUTY_ROWS_MAX, Some(Duration::ZERO)));
+        let report = given.duty(Duty::Due).await;
+        assert_eq!((report.effects.len(), report.next), (1, None));
+    }
+
+    async fn a_duty_with_nothing_in_sight_says_so(given: Given<M>) {
+        for duty in Duty::ALL {
+            assert_eq!(given.duty(duty).await.next, None, "{duty:?}");
+        }
+    }
+
+    async fn an_attempt_that_runs_too_long_is_charged(given: Given<M>) {
+        let timed = NewJob { timeout: Some(5 * SECOND), max_attempts: 2, ..job() };
+        let id = given.push(timed).await;
+        let lease = given.lease().await;
+        given.pass(4 * SECOND);
+        assert_eq!(given.duty(Duty::Timeouts).await.next, Some(SECOND));
+        given.store.renew(vec![SESSION]).await.unwrap();
+        given.pass(SECOND);
+        let report = given.duty(Duty::Timeouts).await;
+        assert_eq!(report.lost, [(SESSION, lease)]);
+        assert!(matches!(report.effects[0].to, Destination::Scheduled(_)));
+        let job = given.job(id).await;
+        assert_eq!((job.attempts, job.error.unwrap().0.as_str()), (1, "TIMEOUT"));
+    }
+
+    async fn an_attempt_that_ended_in_time_does_not_time_out(given: Given<M>) {
+        for verdict in [ack(), Verdict::Release] {
+            given.push(NewJob { timeout: Some(5 * SECOND), ..job() }).await;
+            given.end(given.lease().await, verdict).await;
+        }
+        given.pass(5 * SECOND);
+        assert_eq!(given.duty(Duty::Timeouts).await, batonq_server::store::DutyReport::default());
+    }
+
+    async fn waiting_jobs_die_when_their_time_to_live_is_over(given: Given<M>) {
+        let ready = given.push(NewJob { ttl: Some(5 * SECOND), ..job() }).await;
+        let scheduled =
+            given.push(NewJob { ttl: Some(6 * SECOND), ..in_time(60 * SECOND) }).await;
+        given.pass(6 * SECOND);
+        let report = given.duty(Duty::Ttl).await;
+        let jobs: Vec<_> = report.effects.iter().map(|effect| effect.job).collect();
+        assert_eq!(jobs, [ready, scheduled]);
+        for id in jobs {
+            assert_eq!(given.job(id).await.reason, Some(Reason::Expired));
+        }
+        assert_eq!(given.claim(10).await, []);
+        given.pass(60 * SECOND);
+        assert_eq!(given.duty(Duty::Due).await.effects, []);
+    }
+
+    async fn finished_jobs_are_forgotten_in_time(given: Given<M>) {
+        let dead = given.dead_job(job()).await;
+        let completed = given.push(job()).await;
+        given.end(given.lease().await, ack()).await;
+        given.pass(59 * SECOND);
+        given.duty(Duty::Retention).await;
+        assert_eq!(given.state(completed).await, State::Completed);
+        given.pass(SECOND);
+        given.duty(Duty::Retention).await;
+        assert_eq!(given.store.job(completed).await.unwrap(), None);
+        assert_eq!(given.state(dead).await, State::Dead);
+        given.pass(3600 * SECOND);
+        given.duty(Duty::Retention).await;
+        assert_eq!(given.store.timeline(dead).await.unwrap(), None);
+        assert_eq!(given.counts().await, batonq_server::store::Counts::default());
+    }
+
+    async fn the_oldest_go_when_there_are_too_many(given: Given<M>) {
+        let ids = given.ready_jobs(12).await;
+        for leased in given.claim(12).await {
+            given.end(leased.lease, ack()).await;
+            given.pass(SECOND);
+        }
+        given.duty(Duty::Retention).await;
+        assert_eq!(given.counts().await.completed, 10);
+        assert_eq!(given.store.job(ids[1]).await.unwrap(), None);
+        assert_eq!(given.state(ids[2]).await, State::Completed);
+    }
+}

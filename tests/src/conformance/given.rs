@@ -1,0 +1,166 @@
+//! An empty store and the words to speak of it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use batonq_server::clock::{Clock, ManualClock};
+use batonq_server::job::{
+    Backoff, FailureCode, JobId, Lease, NewJob, Payload, QueueName, State, Timestamp, When,
+    WorkerName,
+};
+use batonq_server::store::{
+    Claim, Counts, Destination, Duty, DutyReport, Hold, Job, LeasedJob, Pushed, Queue, Retention,
+    Retry, SessionId, Settled, Settlement, Store, Verdict,
+};
+use bytes::Bytes;
+
+use crate::stores::Maker;
+
+/// One second.
+pub(super) const SECOND: Duration = Duration::from_secs(1);
+
+/// The session that [`Given::claim`] claims for.
+pub(super) const SESSION: SessionId = SessionId(7);
+
+/// An empty store on a clock that stands still.
+pub struct Given<M: Maker> {
+    pub(super) store: Arc<dyn Store>,
+    clock: Arc<ManualClock>,
+    _home: M::Home,
+}
+
+impl<M: Maker> std::fmt::Debug for Given<M> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(M::NAME)
+    }
+}
+
+/// The queue that is meant if none is said.
+pub(super) fn queue() -> QueueName {
+    named("q")
+}
+
+pub(super) fn named(name: &str) -> QueueName {
+    QueueName::parse(name).expect("a name")
+}
+
+/// A job that is as plain as can be, with a fixed backoff of ten seconds.
+pub(super) fn job() -> NewJob {
+    let payload = Payload::new(Bytes::from_static(b"{}")).expect("it is small");
+    NewJob { backoff: Some(Backoff::Fixed(10 * SECOND)), ..NewJob::new(queue(), payload) }
+}
+
+pub(super) fn in_time(delay: Duration) -> NewJob {
+    NewJob { when: When::After(delay), ..job() }
+}
+
+pub(super) fn ack() -> Verdict {
+    Verdict::Ack { result: None }
+}
+
+pub(super) fn fail() -> Verdict {
+    fail_with(Retry::Backoff)
+}
+
+pub(super) fn fail_with(retry: Retry) -> Verdict {
+    let code = FailureCode::parse("NO").expect("a code");
+    Verdict::Fail { code, message: "it went wrong".into(), retry, chance: 0.0 }
+}
+
+impl<M: Maker> Given<M> {
+    /// An empty store that keeps finished jobs for a minute, ten at most; dead ones for an hour.
+    pub(super) fn empty() -> Self {
+        let (clock, home) = (ManualClock::new(), M::home());
+        let retention =
+            Retention { completed: 60 * SECOND, completed_max: 10, dead: 3600 * SECOND };
+        Self { store: M::open(&home, &clock, retention), clock, _home: home }
+    }
+
+    pub(super) fn pass(&self, time: Duration) {
+        self.clock.advance(time);
+    }
+
+    pub(super) fn now(&self) -> Timestamp {
+        self.clock.now()
+    }
+
+    pub(super) async fn push(&self, job: NewJob) -> JobId {
+        match self.store.push(vec![job]).await.expect("it works")[..] {
+            [Pushed::Inserted { id, .. }] => id,
+            ref other => panic!("not inserted: {other:?}"),
+        }
+    }
+
+    pub(super) async fn ready_jobs(&self, count: usize) -> Vec<JobId> {
+        let mut ids = Vec::new();
+        for _ in 0..count {
+            ids.push(self.push(job()).await);
+        }
+        ids
+    }
+
+    /// Claims for a session.
+    pub(super) async fn claim(&self, count: usize) -> Vec<LeasedJob> {
+        self.claim_as(count, Hold::Session(SESSION)).await
+    }
+
+    pub(super) async fn claim_as(&self, count: usize, hold: Hold) -> Vec<LeasedJob> {
+        let claim = Claim {
+            queue: queue(),
+            count,
+            bytes_max: usize::MAX,
+            worker: WorkerName::parse("w").expect("a name"),
+            hold,
+        };
+        let claimed = self.store.claim(vec![claim]).await.expect("it works");
+        claimed.jobs.into_iter().next().expect("one claim, one answer")
+    }
+
+    /// Claims one job that must be there.
+    pub(super) async fn lease(&self) -> Lease {
+        self.claim(1).await.first().expect("a job is ready").lease
+    }
+
+    pub(super) async fn settle(&self, lease: Lease, verdict: Verdict) -> Settled {
+        let settled = self.store.settle(vec![Settlement { lease, verdict }]).await;
+        settled.expect("it works").remove(0)
+    }
+
+    /// Settles a live lease; where the job went.
+    pub(super) async fn end(&self, lease: Lease, verdict: Verdict) -> Destination {
+        match self.settle(lease, verdict).await {
+            Settled::Done(effect) => effect.to,
+            other => panic!("the lease is not live: {other:?}"),
+        }
+    }
+
+    pub(super) async fn duty(&self, duty: Duty) -> DutyReport {
+        self.store.run_duty(duty).await.expect("it works")
+    }
+
+    pub(super) async fn job(&self, id: JobId) -> Job {
+        self.store.job(id).await.expect("it works").expect("the job is there")
+    }
+
+    pub(super) async fn state(&self, id: JobId) -> State {
+        self.job(id).await.state
+    }
+
+    pub(super) async fn queue(&self) -> Queue {
+        let queues = self.store.queues(Some(queue())).await.expect("it works");
+        queues.into_iter().next().expect("the queue is there")
+    }
+
+    pub(super) async fn counts(&self) -> Counts {
+        self.queue().await.counts
+    }
+
+    /// A job that has been dead since its first attempt.
+    pub(super) async fn dead_job(&self, job: NewJob) -> JobId {
+        let id = self.push(job).await;
+        let lease = self.lease().await;
+        assert_eq!(lease.job, id);
+        self.end(lease, fail_with(Retry::Reject)).await;
+        id
+    }
+}

@@ -1,0 +1,113 @@
+//! What can be seen.
+
+use batonq_server::job::{JobId, NewJob, State, Tag};
+use batonq_server::store::{Counts, Duty, JobFilter, Verdict};
+
+use super::given::{SECOND, ack, fail, in_time, job, named};
+use super::rules;
+use crate::stores::NODE;
+
+fn filter() -> JobFilter {
+    JobFilter { limit: 100, ..JobFilter::default() }
+}
+
+rules! {
+    async fn a_timeline_tells_every_lease_and_how_it_ended(given: Given<M>) {
+        let id = given.push(job()).await;
+        let started = given.now();
+        let first = given.lease().await;
+        given.pass(SECOND);
+        given.end(first, fail()).await;
+        given.pass(10 * SECOND);
+        given.duty(Duty::Due).await;
+        given.end(given.lease().await, Verdict::Release).await;
+        let last = given.lease().await;
+        let (_, running) = given.store.timeline(id).await.unwrap().unwrap();
+        assert_eq!((running[2].ended_at, running[2].ending.as_str()), (None, ""));
+        given.end(last, ack()).await;
+        let (job, attempts) = given.store.timeline(id).await.unwrap().unwrap();
+        assert_eq!(job.state, State::Completed);
+        let told: Vec<_> = attempts
+            .iter()
+            .map(|told| (told.delivery, told.attempt, told.ending.as_str(), told.code.as_str()))
+            .collect();
+        let expected =
+            [(1, 1, "failed", "NO"), (2, 2, "released", ""), (3, 2, "completed", "")];
+        assert_eq!(told, expected);
+        assert_eq!((attempts[0].node.as_str(), attempts[0].worker.as_str()), (NODE, "w"));
+        assert_eq!(attempts[0].started_at, started);
+        assert_eq!(attempts[0].ended_at, Some(started + SECOND));
+        assert_eq!(attempts[0].message, "it went wrong");
+    }
+
+    async fn nothing_is_told_of_a_job_that_never_was(given: Given<M>) {
+        assert_eq!(given.store.job(JobId(9)).await.unwrap(), None);
+        assert_eq!(given.store.timeline(JobId(9)).await.unwrap(), None);
+    }
+
+    async fn a_leased_job_says_who_has_it(given: Given<M>) {
+        let id = given.push(job()).await;
+        given.lease().await;
+        let leased = given.job(id).await;
+        assert_eq!(leased.worker.unwrap().as_str(), "w");
+        assert!(leased.lease_until.is_some());
+    }
+
+    async fn counts_follow_the_jobs(given: Given<M>) {
+        given.ready_jobs(4).await;
+        given.push(in_time(SECOND)).await;
+        let cancelled = given.push(job()).await;
+        given.store.cancel(cancelled).await.unwrap();
+        let held = given.claim(3).await;
+        given.end(held[0].lease, ack()).await;
+        given.end(held[1].lease, fail()).await;
+        let counts = given.counts().await;
+        let expected =
+            Counts { scheduled: 2, ready: 1, leased: 1, completed: 1, dead: 0, cancelled: 1 };
+        assert_eq!(counts, expected);
+    }
+
+    async fn the_oldest_ready_job_says_how_long_it_has_waited(given: Given<M>) {
+        given.push(NewJob { priority: -1, ..job() }).await;
+        given.pass(5 * SECOND);
+        given.push(NewJob { priority: 1, ..job() }).await;
+        given.pass(SECOND);
+        assert_eq!(given.queue().await.oldest_ready, Some(6 * SECOND));
+        given.claim(2).await;
+        assert_eq!(given.queue().await.oldest_ready, None);
+    }
+
+    async fn lists_are_newest_first_and_come_in_pages(given: Given<M>) {
+        let ids = given.ready_jobs(5).await;
+        given.end(given.lease().await, ack()).await;
+        let mut seen = Vec::new();
+        let mut before = None;
+        loop {
+            let page = given.store.jobs(JobFilter { limit: 2, before, ..filter() }).await.unwrap();
+            seen.extend(page.jobs.iter().map(|job| job.id));
+            before = page.next;
+            if before.is_none() {
+                break;
+            }
+        }
+        assert!(seen.iter().eq(ids.iter().rev()), "{seen:?}");
+    }
+
+    async fn lists_are_filtered_by_everything_together(given: Given<M>) {
+        let tag = || Tag::parse("t").unwrap();
+        let tagged = || NewJob { tags: vec![tag()], ..job() };
+        let wanted = given.push(tagged()).await;
+        given.push(job()).await;
+        given.push(NewJob { queue: named("other"), ..tagged() }).await;
+        given.push(NewJob { when: in_time(SECOND).when, ..tagged() }).await;
+        let both = JobFilter {
+            queue: Some(super::given::queue()),
+            state: Some(State::Ready),
+            tag: Some(tag()),
+            ..filter()
+        };
+        let page = given.store.jobs(both).await.unwrap();
+        assert_eq!(page.jobs.iter().map(|job| job.id).collect::<Vec<_>>(), [wanted]);
+        assert_eq!(page.jobs[0].payload, None, "lists leave payloads out");
+    }
+}

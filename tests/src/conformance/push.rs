@@ -1,0 +1,53 @@
+//! Storing new jobs.
+
+use batonq_server::job::{NewJob, State, Timestamp, When};
+use batonq_server::store::Pushed;
+
+use super::given::{SECOND, in_time, job, queue};
+use super::rules;
+
+rules! {
+    async fn a_pushed_job_is_ready_and_as_it_was_pushed(given: Given<M>) {
+        let id = given.push(NewJob { priority: 7, ..job() }).await;
+        let stored = given.job(id).await;
+        assert_eq!((stored.state, stored.priority, stored.queue), (State::Ready, 7, queue()));
+        assert_eq!(stored.payload, Some(job().payload));
+        assert_eq!((stored.attempts, stored.deliveries, stored.created_at), (0, 0, given.now()));
+    }
+
+    async fn ids_rise_in_the_order_of_the_jobs(given: Given<M>) {
+        let pushed = given.store.push(vec![job(); 100]).await.unwrap();
+        let ids: Vec<u64> = pushed
+            .iter()
+            .map(|pushed| match pushed {
+                Pushed::Inserted { id, .. } => id.0,
+                Pushed::Duplicate { .. } => panic!("no key, no duplicate"),
+            })
+            .collect();
+        assert!(ids.is_sorted_by(|a, b| a < b), "{ids:?}");
+    }
+
+    async fn a_delayed_job_is_scheduled_until_it_is_due(given: Given<M>) {
+        let id = given.push(in_time(10 * SECOND)).await;
+        assert_eq!(given.state(id).await, State::Scheduled);
+        assert_eq!(given.job(id).await.run_at, Some(given.now() + 10 * SECOND));
+        assert_eq!(given.claim(1).await, []);
+    }
+
+    async fn a_job_for_a_time_that_is_past_is_ready(given: Given<M>) {
+        for when in [When::At(Timestamp(0)), When::At(given.now()), When::After(0 * SECOND)] {
+            let id = given.push(NewJob { when, ..job() }).await;
+            assert_eq!(given.state(id).await, State::Ready, "{when:?}");
+        }
+    }
+
+    async fn a_queue_comes_into_being_with_its_first_job(given: Given<M>) {
+        assert_eq!(given.store.queues(None).await.unwrap(), []);
+        given.push(job()).await;
+        assert_eq!(given.counts().await.ready, 1);
+    }
+
+    async fn nothing_is_pushed_by_an_empty_call(given: Given<M>) {
+        assert_eq!(given.store.push(vec![]).await.unwrap(), []);
+    }
+}
