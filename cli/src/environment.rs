@@ -1,6 +1,9 @@
 //! What the environment says of the broker to talk to.
 
+use batonq_client::Client;
+
 use crate::Shared;
+use crate::exit::Failure;
 
 const DEFAULT_URL: &str = "tcp://127.0.0.1:6789";
 
@@ -19,5 +22,14 @@ impl Shared {
     /// What to be let in with.
     pub(crate) fn token(&self) -> Option<String> {
         self.token.clone().or_else(|| variable("BATONQ_TOKEN"))
+    }
+
+    /// A client under this worker's name.
+    pub(crate) async fn connect(&self, worker: &str) -> Result<Client, Failure> {
+        let mut client = Client::builder().url(&self.url()).worker(worker).program("batonq");
+        if let Some(token) = self.token() {
+            client = client.token(token);
+        }
+        Ok(client.connect().await?)
     }
 }

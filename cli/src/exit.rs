@@ -40,6 +40,16 @@ impl Failure {
         Self { code: 1, message: message.to_string(), error: None }
     }
 
+    /// The same, and what was done before it.
+    pub(crate) fn after(self, done: &str) -> Self {
+        Self { message: format!("{} ({done})", self.message), ..self }
+    }
+
+    /// Standard output is closed, as by `| head`: that is no failure.
+    fn closed() -> Self {
+        Self { code: 0, message: String::new(), error: None }
+    }
+
     /// Prints it to standard error, in the form that was asked for.
     pub(crate) fn report(&self, format: Format) -> ExitCode {
         let name = self.error.map_or("FAILED", |code| code.meaning().name);
@@ -49,9 +59,20 @@ impl Failure {
                 serde_json::json!({ "error": { "code": name, "detail": self.message } }).to_string()
             }
         };
-        // If this fails there is nobody to tell.
-        writeln!(std::io::stderr(), "{line}").ok();
+        if self.code != 0 {
+            // If this fails there is nobody to tell.
+            writeln!(std::io::stderr(), "{line}").ok();
+        }
         ExitCode::from(self.code)
+    }
+}
+
+impl From<std::io::Error> for Failure {
+    fn from(error: std::io::Error) -> Self {
+        match error.kind() {
+            std::io::ErrorKind::BrokenPipe => Self::closed(),
+            _ => Self::other(error),
+        }
     }
 }
 

@@ -14,6 +14,7 @@ fn lease() -> Bytes {
     Bytes::from_static(&[0, 0, 0, 0, 0, 0, 0, 41, 0, 0, 0, 1, 1, 2, 3, 4, 5, 6, 7, 8])
 }
 
+#[expect(clippy::too_many_lines, reason = "a table, as long as there are things")]
 fn frames() -> Vec<(&'static str, u64, Message)> {
     let job = NewJob {
         queue: "mail".into(),

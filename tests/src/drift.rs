@@ -82,9 +82,8 @@ fn backoff() -> impl Strategy<Value = Backoff> {
     prop_oneof![
         seconds(5).prop_map(Backoff::Fixed),
         proptest::collection::vec(seconds(5), 1..3).prop_map(Backoff::List),
-        (seconds(5), seconds(20), 0.0..1.0).prop_map(|(base, max, jitter)| {
-            Backoff::Exponential { base, max, jitter }
-        }),
+        (seconds(5), seconds(20), 0.0..1.0)
+            .prop_map(|(base, max, jitter)| { Backoff::Exponential { base, max, jitter } }),
     ]
 }
 

@@ -49,9 +49,8 @@ impl Maker for Memory {
     }
 
     fn open(home: &Self::Home, clock: &Arc<ManualClock>, retention: Retention) -> Arc<dyn Store> {
-        let make = || -> Arc<dyn Store> {
-            Arc::new(MemoryStore::new(NODE, as_clock(clock), retention))
-        };
+        let make =
+            || -> Arc<dyn Store> { Arc::new(MemoryStore::new(NODE, as_clock(clock), retention)) };
         Arc::clone(home.get_or_init(make))
     }
 }

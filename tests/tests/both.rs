@@ -62,6 +62,7 @@ fn plain() -> Options {
     Options { payload: "{\"n\":1}", ..Options::default() }
 }
 
+#[expect(clippy::too_many_lines, reason = "a table, as long as there are things")]
 fn conversation() -> Vec<Line> {
     use Line::{
         Ack, AckMany, Batch, Cancel, Extend, Fail, Get, List, Pause, Progress, Promote, Pull, Push,
@@ -195,7 +196,9 @@ fn refused(error: &Error) -> Value {
         Error::Refused { code: code @ (ErrorCode::LeaseLost | ErrorCode::NotFound), .. } => {
             json!({ "code": code.meaning().name, "field": null })
         }
-        Error::Refused { code, field, .. } => json!({ "code": code.meaning().name, "field": field }),
+        Error::Refused { code, field, .. } => {
+            json!({ "code": code.meaning().name, "field": field })
+        }
         other => panic!("not an answer: {other}"),
     }
 }
@@ -267,6 +270,7 @@ fn outcome(outcome: Outcome) -> &'static str {
 }
 
 impl Speaker for OverTcp {
+    #[expect(clippy::too_many_lines, reason = "a table, as long as there are things")]
     async fn say(&mut self, line: &Line) -> Value {
         let ok = || json!("ok");
         let client = &self.client;
@@ -288,8 +292,7 @@ impl Speaker for OverTcp {
             }
             Line::Pull(queue, count) => {
                 // With leases of their own time, as HTTP has them.
-                let pull =
-                    PullOptions::new(queue).count(count).lease(Duration::from_secs(30));
+                let pull = PullOptions::new(queue).count(count).lease(Duration::from_secs(30));
                 let pulled = client.pull(pull).await;
                 if let Ok(jobs) = &pulled {
                     let leases = jobs.iter().map(|job| (job.id.0, job.lease.clone()));
@@ -298,8 +301,14 @@ impl Speaker for OverTcp {
                 answered(pulled, |jobs| {
                     let show = |job: &batonq_client::Job| {
                         json!([
-                            job.id.0, text(&job.payload), job.priority, job.attempt, job.delivery,
-                            job.max_attempts, job.tags, &*job.queue,
+                            job.id.0,
+                            text(&job.payload),
+                            job.priority,
+                            job.attempt,
+                            job.delivery,
+                            job.max_attempts,
+                            job.tags,
+                            &*job.queue,
                         ])
                     };
                     jobs.iter().map(show).collect()
@@ -342,14 +351,19 @@ impl Speaker for OverTcp {
             Line::Timeline(id) => answered(client.timeline(id).await, |timeline| {
                 let show = |attempt: &batonq_client::Attempt| {
                     json!([
-                        attempt.delivery, attempt.attempt, attempt.ending, attempt.code,
-                        attempt.message, attempt.ended_at_ms.is_some(),
+                        attempt.delivery,
+                        attempt.attempt,
+                        attempt.ending,
+                        attempt.code,
+                        attempt.message,
+                        attempt.ended_at_ms.is_some(),
                     ])
                 };
                 timeline.attempts.iter().map(show).collect()
             }),
             Line::List(queue, state, tag) => {
-                let mut filter = JobFilter { queue: queue.into(), tag: tag.into(), ..<_>::default() };
+                let mut filter =
+                    JobFilter { queue: queue.into(), tag: tag.into(), ..<_>::default() };
                 if !state.is_empty() {
                     let name = format!("STATE_{}", state.to_uppercase());
                     let state = batonq_client::State::from_str_name(&name);
@@ -361,8 +375,14 @@ impl Speaker for OverTcp {
             }
             Line::Queue(name) => answered(client.queue(name).await, |queue| {
                 json!([
-                    queue.name, queue.paused, queue.scheduled, queue.ready, queue.leased,
-                    queue.completed, queue.dead, queue.cancelled,
+                    queue.name,
+                    queue.paused,
+                    queue.scheduled,
+                    queue.ready,
+                    queue.leased,
+                    queue.completed,
+                    queue.dead,
+                    queue.cancelled,
                 ])
             }),
             Line::Pause(name) => answered(client.pause(name).await, |()| ok()),
@@ -371,11 +391,9 @@ impl Speaker for OverTcp {
             Line::Cancel(id) => answered(client.cancel(id).await, |()| ok()),
             Line::Promote(id) => answered(client.promote(id).await, |()| ok()),
             Line::Replay(id) => answered(client.replay(id).await, |id| json!(id.0)),
-            Line::ReplayDead(queue) => {
-                answered(client.replay_dead(queue, "", 10).await, |ids| {
-                    ids.iter().map(|id| id.0).collect()
-                })
-            }
+            Line::ReplayDead(queue) => answered(client.replay_dead(queue, "", 10).await, |ids| {
+                ids.iter().map(|id| id.0).collect()
+            }),
         }
     }
 }
@@ -477,6 +495,7 @@ impl OverHttp {
 }
 
 impl Speaker for OverHttp {
+    #[expect(clippy::too_many_lines, reason = "a table, as long as there are things")]
     async fn say(&mut self, line: &Line) -> Value {
         let encoded = |name: &str| name.replace(' ', "%20").replace('/', "%2F");
         match line.clone() {
@@ -500,8 +519,14 @@ impl Speaker for OverHttp {
                 self.show(reply, |body| {
                     let show = |job: &Value| {
                         json!([
-                            job["id"], job["payload"], job["priority"], job["attempt"],
-                            job["delivery"], job["max_attempts"], job["tags"], job["queue"],
+                            job["id"],
+                            job["payload"],
+                            job["priority"],
+                            job["attempt"],
+                            job["delivery"],
+                            job["max_attempts"],
+                            job["tags"],
+                            job["queue"],
                         ])
                     };
                     list(body, "jobs").map(show).collect()
@@ -531,7 +556,9 @@ impl Speaker for OverHttp {
                 self.settle(id, "fail", body).await
             }
             Line::Release(id) => self.settle(id, "release", json!({})).await,
-            Line::Extend(id, lease) => self.settle(id, "extend", json!({ "lease_ms": lease })).await,
+            Line::Extend(id, lease) => {
+                self.settle(id, "extend", json!({ "lease_ms": lease })).await
+            }
             Line::Progress(id, percent) => {
                 self.settle(id, "progress", json!({ "percent": percent })).await
             }
@@ -542,7 +569,8 @@ impl Speaker for OverHttp {
             Line::Timeline(id) => {
                 let show = |attempt: &Value| {
                     json!([
-                        attempt["delivery"], attempt["attempt"],
+                        attempt["delivery"],
+                        attempt["attempt"],
                         attempt["ending"].as_str().unwrap_or(""),
                         attempt["code"].as_str().unwrap_or(""),
                         attempt["message"].as_str().unwrap_or(""),
@@ -566,8 +594,14 @@ impl Speaker for OverHttp {
                 self.get(&format!("/v1/queues/{name}"), |queue| {
                     let counts = &queue["counts"];
                     json!([
-                        queue["name"], queue["paused"], counts["scheduled"], counts["ready"],
-                        counts["leased"], counts["completed"], counts["dead"], counts["cancelled"],
+                        queue["name"],
+                        queue["paused"],
+                        counts["scheduled"],
+                        counts["ready"],
+                        counts["leased"],
+                        counts["completed"],
+                        counts["dead"],
+                        counts["cancelled"],
                     ])
                 })
                 .await

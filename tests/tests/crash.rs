@@ -41,7 +41,8 @@ async fn nothing_acknowledged_is_lost_and_nothing_acked_comes_back_over_50_kills
         assert!(told.lock().pushed.len() > before || pause < 60, "round {round} did nothing");
         server = server.restart();
     }
-    check(&server.client().await, &told.lock()).await;
+    let told = std::mem::take(&mut *told.lock());
+    check(&server.client().await, &told).await;
 }
 
 async fn over_tcp(client: Client, told: Arc<Mutex<Told>>) {

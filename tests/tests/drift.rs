@@ -24,4 +24,3 @@ fn drift<M: Maker>() {
 fn sqlite_answers_like_the_model() {
     drift::<Sqlite>();
 }
-

@@ -203,7 +203,9 @@ async fn a_bad_request_is_answered_and_the_connection_stays() {
     }
     // An envelope with a message of a later version.
     wire.send(&[0, 0, 0, 5, 0x08, 0x09, 0xfa, 0x3f, 0x00]).await;
-    assert!(matches!(wire.answer().await, Message::Error(error) if error.code() == ErrorCode::Invalid));
+    assert!(
+        matches!(wire.answer().await, Message::Error(error) if error.code() == ErrorCode::Invalid)
+    );
     assert!(matches!(wire.ask(3, Message::Ping(wire::Ping {})).await, Message::Pong(_)));
 }
 

@@ -42,10 +42,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("access.rs", &["error"]),
     ("group_commit.rs", &["error"]),
     ("store/", &["clock", "error", "job", "limits"]),
-    (
-        "broker/",
-        &["clock", "error", "group_commit", "job", "limits", "metrics", "store"],
-    ),
+    ("broker/", &["clock", "error", "group_commit", "job", "limits", "metrics", "store"]),
     ("duties/", &["broker", "store"]),
     ("door.rs", &["access", "broker", "error", "limits"]),
     ("config.rs", &["access", "broker", "store"]),

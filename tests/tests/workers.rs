@@ -90,7 +90,7 @@ async fn a_worker_that_comes_back_in_time_keeps_its_leases() {
     let again = wire::Hello { session: welcome.session, ..hello("") };
     let Message::Welcome(again) = back.ask(1, Message::Hello(again)).await else { panic!() };
     assert_eq!((again.resumed, again.session), (true, welcome.session));
-    assert_eq!(again.leases, [job.lease.clone()]);
+    assert_eq!(again.leases, std::slice::from_ref(&job.lease));
     let ack = wire::Ack { items: vec![wire::AckItem { lease: job.lease, ..<_>::default() }] };
     let Message::Settled(settled) = back.ask(6, Message::Ack(ack)).await else { panic!() };
     assert_eq!(settled.results[0].status(), wire::SettleStatus::Ok);
@@ -113,7 +113,7 @@ async fn leases_outlive_a_restart_of_the_server_for_a_worker_that_comes_back() {
     let again = wire::Hello { session: welcome.session, ..hello("") };
     let Message::Welcome(again) = back.ask(1, Message::Hello(again)).await else { panic!() };
     assert!(again.resumed);
-    assert_eq!(again.leases, [job.lease.clone()]);
+    assert_eq!(again.leases, std::slice::from_ref(&job.lease));
     let ack = wire::Ack { items: vec![wire::AckItem { lease: job.lease, ..<_>::default() }] };
     let Message::Settled(settled) = back.ask(6, Message::Ack(ack)).await else { panic!() };
     assert_eq!(settled.results[0].status(), wire::SettleStatus::Ok);
@@ -175,5 +175,8 @@ async fn an_attempt_that_runs_too_long_is_charged_and_its_worker_is_told() {
     let Message::LeasesLost(lost) = worker.answer().await else { panic!("not told") };
     assert_eq!(lost.leases, [job.lease]);
     let job = client.job(id).await.unwrap();
-    assert_eq!((job.reason.as_str(), job.error_code.as_str()), ("MAX_ATTEMPTS_EXCEEDED", "TIMEOUT"));
+    assert_eq!(
+        (job.reason.as_str(), job.error_code.as_str()),
+        ("MAX_ATTEMPTS_EXCEEDED", "TIMEOUT")
+    );
 }

@@ -1,7 +1,17 @@
 //! The commands.
 
 mod bench;
+mod change;
+mod demo;
+mod look;
+mod pull;
+mod push;
 mod serve;
+mod settle;
+mod top;
+mod view;
+mod wait;
+mod work;
 
 use std::process::ExitCode;
 
@@ -13,6 +23,50 @@ use crate::exit::Failure;
 pub(crate) enum Command {
     /// Run the broker
     Serve(serve::Serve),
+    /// See it work: a broker in a temporary directory and a few hundred jobs
+    Demo(demo::Demo),
+    /// Push jobs
+    Push(push::Push),
+    /// Lease jobs and print them
+    Pull(pull::Pull),
+    /// Work on jobs with a command
+    Work(work::Work),
+    /// A job is done
+    Ack(settle::Ack),
+    /// A job went wrong
+    Fail(settle::Fail),
+    /// Give a job back unharmed
+    Release(settle::Release),
+    /// Wait for the end of a job
+    Wait(wait::Wait),
+    /// List the queues
+    Queues(look::Queues),
+    /// Look at jobs
+    #[command(subcommand)]
+    Jobs(look::Jobs),
+    /// What happened to a job
+    Timeline(look::Timeline),
+    /// List the workers that are connected
+    Workers(look::Workers),
+    /// What the node did in the last 60 seconds
+    Stats(look::Stats),
+    /// Watch queues and workers
+    Top(top::Top),
+    /// Stop a queue from giving out jobs
+    Pause(change::Pause),
+    /// Let a paused queue go on
+    Resume(change::Resume),
+    /// Send a dead job round again
+    Retry(change::Retry),
+    /// Take a waiting job back
+    Cancel(change::Cancel),
+    /// Make a scheduled job ready now
+    Promote(change::Promote),
+    /// Push a copy of a job that has ended
+    Replay(change::Replay),
+    /// Look at dead jobs and send them round again
+    #[command(subcommand)]
+    Dlq(change::Dlq),
     /// Measure a broker
     Bench(bench::Bench),
 }
@@ -21,6 +75,27 @@ impl Command {
     pub(crate) async fn run(self, shared: &Shared) -> Result<ExitCode, Failure> {
         match self {
             Self::Serve(serve) => serve.run().await,
+            Self::Demo(demo) => demo.run().await,
+            Self::Push(push) => push.run(shared).await,
+            Self::Pull(pull) => pull.run(shared).await,
+            Self::Work(work) => work.run(shared).await,
+            Self::Ack(ack) => ack.run(shared).await,
+            Self::Fail(fail) => fail.run(shared).await,
+            Self::Release(release) => release.run(shared).await,
+            Self::Wait(wait) => wait.run(shared).await,
+            Self::Queues(queues) => queues.run(shared).await,
+            Self::Jobs(jobs) => jobs.run(shared).await,
+            Self::Timeline(timeline) => timeline.run(shared).await,
+            Self::Workers(workers) => workers.run(shared).await,
+            Self::Stats(stats) => stats.run(shared).await,
+            Self::Top(top) => top.run(shared).await,
+            Self::Pause(pause) => pause.run(shared).await,
+            Self::Resume(resume) => resume.run(shared).await,
+            Self::Retry(retry) => retry.run(shared).await,
+            Self::Cancel(cancel) => cancel.run(shared).await,
+            Self::Promote(promote) => promote.run(shared).await,
+            Self::Replay(replay) => replay.run(shared).await,
+            Self::Dlq(dlq) => dlq.run(shared).await,
             Self::Bench(bench) => bench.run(shared).await,
         }
     }

@@ -35,11 +35,7 @@ impl Args for Serve {
             // Others can read the arguments of a process.
             let is_hidden = setting.is_secret;
             command.arg(
-                Arg::new(setting.key)
-                    .long(flag)
-                    .value_name("VALUE")
-                    .help(help)
-                    .hide(is_hidden),
+                Arg::new(setting.key).long(flag).value_name("VALUE").help(help).hide(is_hidden),
             )
         })
     }

@@ -166,9 +166,8 @@ mod tests {
 
     #[test]
     fn a_hundred_levels_are_deep_enough() {
-        let nested = |levels: usize| {
-            format!("{{\"payload\":{}{}}}", "[".repeat(levels), "]".repeat(levels))
-        };
+        let nested =
+            |levels: usize| format!("{{\"payload\":{}{}}}", "[".repeat(levels), "]".repeat(levels));
         assert_eq!(field(&nested(98)), "OK");
         assert_eq!(field(&nested(99)), "OK");
         assert_eq!(field(&nested(100)), "body");

@@ -45,7 +45,8 @@ impl Query {
     pub(super) fn filter(&self) -> Result<JobFilter, Error> {
         let state = |name: &str| {
             let names: Vec<&str> = State::ALL.iter().map(|state| state.name()).collect();
-            let unknown = || Error::invalid("state", format!("must be one of {}", names.join(", ")));
+            let unknown =
+                || Error::invalid("state", format!("must be one of {}", names.join(", ")));
             State::parse(name).ok_or_else(unknown)
         };
         Ok(JobFilter {

@@ -169,8 +169,7 @@ fn decode(names: Vec<(String, String)>) -> Result<Vec<(String, String)>, Error> 
 fn request_id(headers: &HeaderMap) -> String {
     let given = headers.get(REQUEST_ID).and_then(|value| value.to_str().ok());
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._:-".contains(&byte);
-    let given = given.filter(|id| {
-        (1..=REQUEST_ID_BYTES_MAX).contains(&id.len()) && id.bytes().all(is_plain)
-    });
+    let given = given
+        .filter(|id| (1..=REQUEST_ID_BYTES_MAX).contains(&id.len()) && id.bytes().all(is_plain));
     given.map_or_else(|| format!("{:016x}", rand::random::<u64>()), Into::into)
 }

@@ -72,7 +72,7 @@ enum End {
     /// The client has closed it, or it broke.
     Closed,
     /// Say this, and close.
-    Say(Message),
+    Say(Box<Message>),
     /// Close.
     Quiet(&'static str),
 }
@@ -115,7 +115,7 @@ impl Connection {
     pub(super) async fn run(mut self) {
         match self.serve().await {
             End::Say(message) => {
-                self.say(0, message);
+                self.say(0, *message);
                 self.flush().await;
             }
             End::Quiet(reason) => tracing::debug!(reason, "connection closed by the node"),
@@ -144,7 +144,7 @@ impl Connection {
         let is_stopping = self.door.stop.is_cancelled();
         let is_idle = self.requests.is_empty() && self.held.is_empty() && self.out.is_empty();
         if is_stopping && is_idle {
-            return Err(End::Say(go_away()));
+            return Err(End::Say(Box::new(go_away())));
         }
         tokio::select! {
             biased;
@@ -193,7 +193,7 @@ impl Connection {
                 Ok(Some(envelope)) => self.take(envelope)?,
                 Ok(None) => return Ok(()),
                 Err(FrameError::Io(_)) => return Err(End::Closed),
-                Err(error) => return Err(End::Say(convert::framing_error(&error))),
+                Err(error) => return Err(End::Say(Box::new(convert::framing_error(&error)))),
             }
         }
     }

@@ -1,5 +1,7 @@
 //! Storing new jobs.
 
+use std::time::Duration;
+
 use batonq_server::job::{NewJob, State, Timestamp, When};
 use batonq_server::store::Pushed;
 
@@ -35,7 +37,7 @@ rules! {
     }
 
     async fn a_job_for_a_time_that_is_past_is_ready(given: Given<M>) {
-        for when in [When::At(Timestamp(0)), When::At(given.now()), When::After(0 * SECOND)] {
+        for when in [When::At(Timestamp(0)), When::At(given.now()), When::After(Duration::ZERO)] {
             let id = given.push(NewJob { when, ..job() }).await;
             assert_eq!(given.state(id).await, State::Ready, "{when:?}");
         }

@@ -1,9 +1,9 @@
 //! Ending leases as their workers say.
 
+use std::time::Duration;
+
 use batonq_server::job::{Backoff, Lease, NewJob, Reason, State};
-use batonq_server::store::{
-    CRASHES_MAX, Destination, Duty, Retry, Settled, Settlement, Verdict,
-};
+use batonq_server::store::{CRASHES_MAX, Destination, Duty, Retry, Settled, Settlement, Verdict};
 use bytes::Bytes;
 
 use super::given::{SECOND, SESSION, ack, fail, fail_with, job};
@@ -110,7 +110,7 @@ rules! {
     }
 
     async fn the_last_attempt_that_fails_is_the_end(given: Given<M>) {
-        let backoff = Some(Backoff::Fixed(0 * SECOND));
+        let backoff = Some(Backoff::Fixed(Duration::ZERO));
         let id = given.push(NewJob { max_attempts: 2, backoff, ..job() }).await;
         given.end(given.lease().await, fail()).await;
         given.duty(Duty::Due).await;

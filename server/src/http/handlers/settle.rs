@@ -49,7 +49,8 @@ impl Call {
             Ok(Settlement { lease, verdict: verdict? })
         };
         let items: Vec<Result<Settlement, Error>> = items.into_iter().map(settlement).collect();
-        let id = |item: &Result<Settlement, Error>| item.as_ref().map_or(0, |item| item.lease.job.0);
+        let id =
+            |item: &Result<Settlement, Error>| item.as_ref().map_or(0, |item| item.lease.job.0);
         let ids: Vec<u64> = items.iter().map(id).collect();
         let settled = each(items, |items| self.door.broker.settle(items)).await?;
         let results = ids.into_iter().zip(&settled);

@@ -106,10 +106,9 @@ impl From<Job> for JobBody {
         };
         let result = job.result.as_ref().map(|result| bytes_out(result, true));
         let (result, result_base64) = result.unwrap_or_default();
-        let progress = job.progress.map(|progress| ProgressShown {
-            percent: progress.percent,
-            message: progress.message,
-        });
+        let progress = job
+            .progress
+            .map(|progress| ProgressShown { percent: progress.percent, message: progress.message });
         Self {
             id: job.id.0,
             queue: job.queue.as_str().into(),

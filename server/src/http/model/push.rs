@@ -162,7 +162,8 @@ impl NewJobBody {
             }
             (Some(delay), None) => Ok(When::After(Duration::from_millis(delay))),
             (None, Some(at)) => {
-                let wrong = |_| Error::invalid("run_at", "must be RFC 3339, as 2030-01-31T12:00:00Z");
+                let wrong =
+                    |_| Error::invalid("run_at", "must be RFC 3339, as 2030-01-31T12:00:00Z");
                 let at: jiff::Timestamp = at.parse().map_err(wrong)?;
                 Ok(When::At(Timestamp(at.as_millisecond())))
             }

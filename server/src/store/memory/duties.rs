@@ -82,9 +82,10 @@ impl Model {
     fn retention(&mut self) -> DutyReport {
         let now = self.now;
         let finished = |is_dead: bool, model: &Self| -> Vec<(Timestamp, JobId)> {
-            let records = model.jobs.values().filter(|record| {
-                !record.is_live() && (record.job.state == State::Dead) == is_dead
-            });
+            let records = model
+                .jobs
+                .values()
+                .filter(|record| !record.is_live() && (record.job.state == State::Dead) == is_dead);
             let mut all: Vec<_> = records
                 .filter_map(|record| Some((record.job.finished_at?, record.job.id)))
                 .collect();

@@ -2,7 +2,7 @@
 
 use super::{Holding, Model, Place, Record};
 use crate::job::{
-    self, Charges, Ending, JobId, Lease, Next, NewJob, QueueName, Reason, Rules, State, Timestamp,
+    self, Charges, Ending, JobId, Lease, NewJob, Next, QueueName, Reason, Rules, State, Timestamp,
     UniqueKey, When,
 };
 use crate::store::{
@@ -60,7 +60,9 @@ impl Model {
     pub(super) fn holder(&self, queue: &QueueName, key: Option<&UniqueKey>) -> Option<JobId> {
         let key = key?;
         let has_key = |record: &&Record| {
-            record.is_live() && record.job.queue == *queue && record.job.unique.as_ref() == Some(key)
+            record.is_live()
+                && record.job.queue == *queue
+                && record.job.unique.as_ref() == Some(key)
         };
         self.jobs.values().find(has_key).map(|record| record.job.id)
     }

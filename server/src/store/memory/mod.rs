@@ -132,9 +132,11 @@ impl Record {
             }
             None => job.progress = None,
         }
-        let bad = self.attempts.iter().rev().find(|attempt| {
-            !["completed", "released", ""].contains(&attempt.ending.as_str())
-        });
+        let bad = self
+            .attempts
+            .iter()
+            .rev()
+            .find(|attempt| !["completed", "released", ""].contains(&attempt.ending.as_str()));
         job.error = bad.map(|attempt| (attempt.code.clone(), attempt.message.clone()));
         job
     }

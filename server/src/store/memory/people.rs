@@ -3,9 +3,7 @@
 use super::{Model, Place, Record};
 use crate::job::{JobId, NewJob, QueueName, State, When};
 use crate::limits;
-use crate::store::{
-    Attempt, Changed, DeadFilter, Effect, Job, JobFilter, JobPage, Pushed, Queue,
-};
+use crate::store::{Attempt, Changed, DeadFilter, Effect, Job, JobFilter, JobPage, Pushed, Queue};
 
 impl Model {
     pub(super) fn list(&self, filter: &JobFilter) -> JobPage {

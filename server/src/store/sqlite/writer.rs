@@ -19,9 +19,12 @@ const CALLS_MAX: usize = 64;
 /// What a call does, and how it is answered.
 type Call = Box<dyn FnOnce(&mut Tables) -> Done + Send>;
 
+/// Answers a call, once it is known what came of the transaction.
+type Answer = Box<dyn FnOnce(Result<(), Error>) + Send>;
+
 struct Done {
     failure: Option<String>,
-    answer: Box<dyn FnOnce(Result<(), Error>) + Send>,
+    answer: Answer,
 }
 
 /// The handle on the thread. Dropping it ends the thread, after the calls that wait.
@@ -107,7 +110,7 @@ fn transaction(
     tables: &mut Tables,
     first: Call,
     calls: &mpsc::Receiver<Call>,
-    answers: &mut Vec<Box<dyn FnOnce(Result<(), Error>) + Send>>,
+    answers: &mut Vec<Answer>,
 ) -> Result<(), Error> {
     let begun = tables.begin();
     let mut next = Some(first);

@@ -1,0 +1,201 @@
+//! Looking: `batonq queues`, `jobs`, `timeline`, `workers`, `stats`.
+
+use std::process::ExitCode;
+
+use batonq_client::{Client, JobFilter, State};
+use serde_json::json;
+
+use super::view::{self, AttemptRow, JobRow, QueueRow, WorkerRow};
+use crate::Shared;
+use crate::exit::Failure;
+use crate::output::{Format, length, note, say, table};
+
+/// Arguments of `queues`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Queues {}
+
+impl Queues {
+    pub(crate) async fn run(self, shared: &Shared) -> Result<ExitCode, Failure> {
+        let queues = shared.connect("").await?.queues().await?;
+        let rows: Vec<QueueRow> = queues.into_iter().map(Into::into).collect();
+        shared.output.rows(&rows)?;
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// What to do with jobs.
+#[derive(Debug, clap::Subcommand)]
+pub(crate) enum Jobs {
+    /// List jobs, newest first
+    Ls(Filter),
+    /// All that is known of a job
+    Get {
+        /// The job
+        id: u64,
+    },
+}
+
+/// Which jobs to list.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Filter {
+    /// Of this queue
+    #[arg(long)]
+    pub(super) queue: Option<String>,
+
+    /// scheduled, ready, leased, completed, dead or cancelled
+    #[arg(long, value_parser = parse_state)]
+    state: Option<State>,
+
+    /// With this tag
+    #[arg(long)]
+    tag: Option<String>,
+
+    /// Dead for this reason, as POISON
+    #[arg(long)]
+    pub(super) reason: Option<String>,
+
+    /// At most so many
+    #[arg(long, default_value_t = 50, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub(super) limit: u32,
+
+    /// From where the list before ended
+    #[arg(long, value_name = "ID")]
+    cursor: Option<u64>,
+}
+
+fn parse_state(name: &str) -> Result<State, String> {
+    let state = State::from_str_name(&format!("STATE_{}", name.to_ascii_uppercase()));
+    state
+        .filter(|state| *state != State::Unspecified)
+        .ok_or_else(|| "must be scheduled, ready, leased, completed, dead or cancelled".into())
+}
+
+impl Filter {
+    /// Lists the jobs, of which `state` is asked for if the filter says none.
+    pub(super) async fn list(
+        self,
+        client: &Client,
+        format: Format,
+        state: State,
+    ) -> Result<(), Failure> {
+        let filter = JobFilter {
+            queue: self.queue.unwrap_or_default(),
+            state: self.state.unwrap_or(state).into(),
+            tag: self.tag.unwrap_or_default(),
+            reason: self.reason.unwrap_or_default(),
+            limit: self.limit,
+            cursor: self.cursor.unwrap_or_default(),
+        };
+        let page = client.jobs(filter).await?;
+        let rows: Vec<JobRow> = page.jobs.into_iter().map(Into::into).collect();
+        if format == Format::Json {
+            let cursor = (page.cursor != 0).then_some(page.cursor);
+            return format.value(&json!({ "jobs": rows, "cursor": cursor }), "");
+        }
+        format.rows(&rows)?;
+        if page.cursor != 0 {
+            note(&format!("there are more: --cursor {}", page.cursor));
+        }
+        Ok(())
+    }
+}
+
+impl Jobs {
+    pub(crate) async fn run(self, shared: &Shared) -> Result<ExitCode, Failure> {
+        let client = shared.connect("").await?;
+        match self {
+            Self::Ls(filter) => filter.list(&client, shared.output, State::Unspecified).await?,
+            Self::Get { id } => {
+                let job = client.job(id).await?;
+                shared.output.value(&view::job_value(&job), &view::job_lines(&job))?;
+            }
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// Arguments of `timeline`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Timeline {
+    /// The job
+    id: u64,
+}
+
+impl Timeline {
+    pub(crate) async fn run(self, shared: &Shared) -> Result<ExitCode, Failure> {
+        let timeline = shared.connect("").await?.timeline(self.id).await?;
+        let job = timeline.job.unwrap_or_default();
+        let rows: Vec<AttemptRow> = timeline.attempts.into_iter().map(Into::into).collect();
+        if shared.output == Format::Json {
+            let value = json!({ "job": view::job_value(&job), "attempts": rows });
+            shared.output.value(&value, "")?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        say(&timeline_text(&job, &rows))?;
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// The story of a job.
+pub(super) fn timeline_text(job: &batonq_client::JobDetail, rows: &[AttemptRow]) -> String {
+    let pushed = format!("job {} pushed to {} at {}", job.id, job.queue, view::pushed_at(job));
+    let mut end = format!("now {}", view::state(job.state()));
+    if !job.reason.is_empty() {
+        end += &format!(" ({})", job.reason);
+    }
+    match rows.is_empty() {
+        true => format!("{pushed}\n{end}"),
+        false => format!("{pushed}\n{}\n{end}", table(rows)),
+    }
+}
+
+/// Arguments of `workers`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Workers {}
+
+impl Workers {
+    pub(crate) async fn run(self, shared: &Shared) -> Result<ExitCode, Failure> {
+        let workers = shared.connect("").await?.workers().await?;
+        let rows: Vec<WorkerRow> = workers.into_iter().map(Into::into).collect();
+        shared.output.rows(&rows)?;
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// Arguments of `stats`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Stats {}
+
+impl Stats {
+    pub(crate) async fn run(self, shared: &Shared) -> Result<ExitCode, Failure> {
+        let stats = shared.connect("").await?.stats().await?;
+        let value = json!({
+            "window_s": stats.window_s, "pushed": stats.pushed, "claimed": stats.claimed,
+            "acked": stats.acked, "failed": stats.failed,
+            "push_ms": { "p50": stats.push_p50_ms, "p99": stats.push_p99_ms },
+            "claim_ms": { "p50": stats.claim_p50_ms, "p99": stats.claim_p99_ms },
+            "settle_ms": { "p50": stats.settle_p50_ms, "p99": stats.settle_p99_ms },
+            "connections": stats.connections, "uptime_s": stats.uptime_s,
+        });
+        let sentence = format!(
+            "in the last {} s: {} pushed, {} claimed, {} acked, {} failed\n\
+             p50/p99 in ms: push {:.2}/{:.2}, claim {:.2}/{:.2}, settle {:.2}/{:.2}\n\
+             {} connections, up for {}",
+            stats.window_s,
+            stats.pushed,
+            stats.claimed,
+            stats.acked,
+            stats.failed,
+            stats.push_p50_ms,
+            stats.push_p99_ms,
+            stats.claim_p50_ms,
+            stats.claim_p99_ms,
+            stats.settle_p50_ms,
+            stats.settle_p99_ms,
+            stats.connections,
+            length(stats.uptime_s * 1000),
+        );
+        shared.output.value(&value, &sentence)?;
+        Ok(ExitCode::SUCCESS)
+    }
+}

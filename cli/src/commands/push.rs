@@ -1,0 +1,228 @@
+//! `batonq push`.
+
+use std::io::{BufRead, IsTerminal, Read};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use batonq_client::{Backoff, Client, NewJob, Outcome};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde_json::json;
+
+use super::view;
+use crate::Shared;
+use crate::exit::Failure;
+use crate::output::parse_duration;
+
+/// Jobs in one request.
+const BATCH: usize = 500;
+
+/// Arguments of `push`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Push {
+    /// The queue
+    queue: String,
+
+    /// The payload, JSON; - for standard input
+    #[arg(required_unless_present_any = ["file", "lines"])]
+    payload: Option<String>,
+
+    /// Take the payload from a file
+    #[arg(long, conflicts_with = "payload", value_name = "FILE")]
+    file: Option<PathBuf>,
+
+    /// Push each line of standard input as a job
+    #[arg(long, conflicts_with_all = ["payload", "file", "unique"])]
+    lines: bool,
+
+    /// What the payload is, if it is not JSON
+    #[arg(long, value_name = "TYPE")]
+    content_type: Option<String>,
+
+    #[command(flatten)]
+    options: Options,
+}
+
+/// What goes for every job of the call.
+#[derive(Debug, clap::Args)]
+struct Options {
+    /// Higher first
+    #[arg(long, default_value_t = 0, allow_negative_numbers = true)]
+    priority: i32,
+
+    /// Not before this time from now, as 10s
+    #[arg(long, value_parser = parse_duration, value_name = "TIME")]
+    delay: Option<Duration>,
+
+    /// Not before this time, as 2030-01-31T12:00:00Z
+    #[arg(long, conflicts_with = "delay", value_name = "TIME")]
+    run_at: Option<jiff::Timestamp>,
+
+    /// Not later than this time from now
+    #[arg(long, value_parser = parse_duration, value_name = "TIME")]
+    ttl: Option<Duration>,
+
+    /// Dead after so many failed attempts
+    #[arg(long, value_name = "N")]
+    max_attempts: Option<u32>,
+
+    /// fixed:5s, list:1s,5s or exponential:1s..1h
+    #[arg(long, value_parser = parse_backoff, value_name = "RULE")]
+    backoff: Option<Backoff>,
+
+    /// How long one attempt may run
+    #[arg(long, value_parser = parse_duration, value_name = "TIME")]
+    timeout: Option<Duration>,
+
+    /// Refused as a duplicate while a live job of the queue has the same key
+    #[arg(long, value_name = "KEY")]
+    unique: Option<String>,
+
+    /// A word to find the job by; may be repeated
+    #[arg(long, value_name = "TAG")]
+    tag: Vec<String>,
+}
+
+impl Push {
+    pub(crate) async fn run(self, shared: &Shared) -> Result<ExitCode, Failure> {
+        let client = shared.connect("").await?;
+        let pushed = match self.lines {
+            true => self.push_lines(&client, shared).await,
+            false => self.push_one(&client, shared).await,
+        };
+        client.close().await;
+        pushed.map(|()| ExitCode::SUCCESS)
+    }
+
+    async fn push_one(&self, client: &Client, shared: &Shared) -> Result<(), Failure> {
+        let pushed = client.push(self.job(self.read_payload()?)?).await?;
+        let is_new = pushed.outcome == Outcome::Inserted;
+        let (id, state) = (pushed.id.0, view::state(pushed.state));
+        let outcome = if is_new { "inserted" } else { "duplicate" };
+        let sentence = match is_new {
+            true => format!("job {id} is {state}"),
+            false => format!("duplicate: job {id} has this key and is {state}"),
+        };
+        let value = json!({ "id": id, "outcome": outcome, "state": state });
+        shared.output.value(&value, &sentence)
+    }
+
+    fn read_payload(&self) -> Result<Vec<u8>, Failure> {
+        match (&self.file, self.payload.as_deref()) {
+            (Some(path), _) => std::fs::read(path)
+                .map_err(|error| Failure::usage(format!("{}: {error}", path.display()))),
+            (None, Some("-")) => {
+                let mut payload = Vec::new();
+                std::io::stdin().lock().read_to_end(&mut payload)?;
+                Ok(payload)
+            }
+            (None, payload) => Ok(payload.unwrap_or_default().into()),
+        }
+    }
+
+    fn job(&self, payload: Vec<u8>) -> Result<NewJob, Failure> {
+        if self.content_type.is_none()
+            && let Err(error) = serde_json::from_slice::<serde::de::IgnoredAny>(&payload)
+        {
+            let fix = "quote texts, or say what it is with --content-type";
+            return Err(Failure::usage(format!("the payload is no JSON ({error}): {fix}")));
+        }
+        let options = &self.options;
+        let mut job = NewJob::new(self.queue.as_str(), payload).priority(options.priority);
+        if let Some(content_type) = &self.content_type {
+            job = job.content_type(content_type);
+        }
+        if let Some(delay) = options.delay {
+            job = job.delay(delay);
+        }
+        if let Some(run_at) = options.run_at {
+            job = job.run_at(run_at.into());
+        }
+        if let Some(ttl) = options.ttl {
+            job = job.ttl(ttl);
+        }
+        if let Some(max_attempts) = options.max_attempts {
+            job = job.max_attempts(max_attempts);
+        }
+        if let Some(backoff) = &options.backoff {
+            job = job.backoff(backoff.clone());
+        }
+        if let Some(timeout) = options.timeout {
+            job = job.timeout(timeout);
+        }
+        if let Some(key) = &options.unique {
+            job = job.unique(key);
+        }
+        Ok(options.tag.iter().fold(job, NewJob::tag))
+    }
+
+    async fn push_lines(&self, client: &Client, shared: &Shared) -> Result<(), Failure> {
+        let progress = progress();
+        let mut pushed = 0;
+        let mut lines = std::io::stdin().lock().lines();
+        loop {
+            let jobs = lines.by_ref().take(BATCH).map(|line| self.job(line?.into_bytes()));
+            let jobs: Vec<NewJob> = jobs.collect::<Result<_, _>>()?;
+            if jobs.is_empty() {
+                break;
+            }
+            for result in client.push_batch(jobs).await? {
+                result.map_err(|error| {
+                    let failure = Failure::from(error);
+                    failure.after(&format!("{pushed} jobs were pushed"))
+                })?;
+                pushed += 1;
+            }
+            progress.set_position(pushed);
+        }
+        progress.finish_and_clear();
+        shared.output.value(&json!({ "pushed": pushed }), &format!("{pushed} jobs pushed"))
+    }
+}
+
+/// How many jobs were pushed, for a person who watches.
+fn progress() -> ProgressBar {
+    let target = match std::io::stderr().is_terminal() {
+        true => ProgressDrawTarget::stderr(),
+        false => ProgressDrawTarget::hidden(),
+    };
+    let style = ProgressStyle::with_template("{spinner} {pos} jobs pushed, {per_sec}");
+    let progress = ProgressBar::with_draw_target(None, target);
+    match style {
+        Ok(style) => progress.with_style(style),
+        Err(_) => progress,
+    }
+}
+
+fn parse_backoff(text: &str) -> Result<Backoff, String> {
+    let wrong = || format!("{text:?} is no rule: write fixed:5s, list:1s,5s or exponential:1s..1h");
+    let (kind, times) = text.split_once(':').ok_or_else(wrong)?;
+    match kind {
+        "fixed" => Ok(Backoff::fixed(parse_duration(times)?)),
+        "list" => {
+            let times: Vec<Duration> =
+                times.split(',').map(parse_duration).collect::<Result<_, _>>()?;
+            Ok(Backoff::list(times))
+        }
+        "exponential" => {
+            let (base, max) = times.split_once("..").ok_or_else(wrong)?;
+            Ok(Backoff::exponential(parse_duration(base)?, parse_duration(max)?, 0.5))
+        }
+        _ => Err(wrong()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_backoff_is_written_as_its_kind_and_its_times() {
+        for good in ["fixed:5s", "list:1s,5s", "exponential:1s..1h"] {
+            assert!(parse_backoff(good).is_ok(), "{good}");
+        }
+        for bad in ["5s", "fixed:5", "list:", "exponential:1s", "random:1s"] {
+            assert!(parse_backoff(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,329 @@
+//! What is shown of jobs, queues and workers, in tables and as JSON.
+
+use base64::Engine;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use batonq_client::{Attempt, Job, JobDetail, Lease, Queue, State, WorkerInfo};
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use crate::exit::Failure;
+use crate::output::{Row, length, time};
+
+/// When a job was pushed.
+pub(super) fn pushed_at(job: &JobDetail) -> String {
+    time(job.created_at_ms)
+}
+
+/// Letters of a payload that a table shows.
+const SHOWN_MAX: usize = 60;
+
+/// The word for a state.
+pub(super) fn state(state: State) -> String {
+    let name = state.as_str_name().trim_start_matches("STATE_");
+    name.to_ascii_lowercase()
+}
+
+/// Bytes as JSON if they are, else as text, else as base64.
+pub(super) fn value(bytes: &[u8]) -> Value {
+    if let Ok(value) = serde_json::from_slice(bytes) {
+        return value;
+    }
+    match str::from_utf8(bytes) {
+        Ok(text) => text.into(),
+        Err(_) => json!({ "base64": STANDARD.encode(bytes) }),
+    }
+}
+
+/// A value in one line, cut.
+fn short(value: &Value) -> String {
+    let text = value.to_string();
+    match text.char_indices().nth(SHOWN_MAX) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text,
+    }
+}
+
+/// A lease token as text, the same as over HTTP.
+pub(super) fn lease_text(lease: &Lease) -> String {
+    URL_SAFE_NO_PAD.encode(lease.as_bytes())
+}
+
+/// The lease of a text.
+pub(super) fn parse_lease(text: &str) -> Result<Lease, Failure> {
+    let token = URL_SAFE_NO_PAD.decode(text);
+    token.map(Lease::from_bytes).map_err(|_| Failure::usage("LEASE is not a lease token"))
+}
+
+fn text_or_none(text: &str) -> Option<String> {
+    (!text.is_empty()).then(|| text.to_owned())
+}
+
+fn or_dash(text: Option<&str>) -> String {
+    text.unwrap_or("-").to_owned()
+}
+
+#[derive(Debug, Serialize)]
+pub(super) struct QueueRow {
+    name: String,
+    paused: bool,
+    scheduled: u64,
+    ready: u64,
+    leased: u64,
+    completed: u64,
+    dead: u64,
+    cancelled: u64,
+    oldest_ready_ms: Option<u64>,
+}
+
+impl From<Queue> for QueueRow {
+    fn from(queue: Queue) -> Self {
+        Self {
+            name: queue.name,
+            paused: queue.paused,
+            scheduled: queue.scheduled,
+            ready: queue.ready,
+            leased: queue.leased,
+            completed: queue.completed,
+            dead: queue.dead,
+            cancelled: queue.cancelled,
+            oldest_ready_ms: queue.oldest_ready_ms,
+        }
+    }
+}
+
+impl Row for QueueRow {
+    const HEAD: &'static [&'static str] =
+        &["QUEUE", "SCHEDULED", "READY", "LEASED", "COMPLETED", "DEAD", "CANCELLED", "OLDEST", ""];
+
+    fn cells(&self) -> Vec<String> {
+        let counts =
+            [self.scheduled, self.ready, self.leased, self.completed, self.dead, self.cancelled];
+        let mut cells = vec![self.name.clone()];
+        cells.extend(counts.map(|count| count.to_string()));
+        cells.push(self.oldest_ready_ms.map_or_else(|| "-".into(), length));
+        cells.push(if self.paused { "paused".into() } else { String::new() });
+        cells
+    }
+}
+
+/// A job in a list.
+#[derive(Debug, Serialize)]
+pub(super) struct JobRow {
+    id: u64,
+    queue: String,
+    state: String,
+    priority: i32,
+    attempts: u32,
+    max_attempts: u32,
+    reason: Option<String>,
+    created_at: String,
+    tags: Vec<String>,
+}
+
+impl From<JobDetail> for JobRow {
+    fn from(job: JobDetail) -> Self {
+        Self {
+            id: job.id,
+            state: state(job.state()),
+            queue: job.queue,
+            priority: job.priority,
+            attempts: job.attempt,
+            max_attempts: job.max_attempts,
+            reason: text_or_none(&job.reason),
+            created_at: time(job.created_at_ms),
+            tags: job.tags,
+        }
+    }
+}
+
+impl Row for JobRow {
+    const HEAD: &'static [&'static str] =
+        &["ID", "QUEUE", "STATE", "PRIORITY", "ATTEMPTS", "REASON", "CREATED", "TAGS"];
+
+    fn cells(&self) -> Vec<String> {
+        vec![
+            self.id.to_string(),
+            self.queue.clone(),
+            self.state.clone(),
+            self.priority.to_string(),
+            format!("{}/{}", self.attempts, self.max_attempts),
+            or_dash(self.reason.as_deref()),
+            self.created_at.clone(),
+            self.tags.join(" "),
+        ]
+    }
+}
+
+/// All that is known of a job, as JSON.
+pub(super) fn job_value(job: &JobDetail) -> Value {
+    let mut shown = json!({
+        "id": job.id, "queue": job.queue, "state": state(job.state()), "priority": job.priority,
+        "payload": value(&job.payload), "attempts": job.attempt, "max_attempts": job.max_attempts,
+        "deliveries": job.delivery, "crashes": job.crashes, "created_at": time(job.created_at_ms),
+        "tags": job.tags,
+    });
+    let result = (!job.result.is_empty()).then(|| value(&job.result));
+    let error = (!job.error_code.is_empty())
+        .then(|| json!({ "code": job.error_code, "message": job.error_message }));
+    let id = |id: u64| (id != 0).then_some(id);
+    for (name, value) in [
+        ("content_type", json!(text_or_none(&job.content_type))),
+        ("run_at", json!(job.run_at_ms.map(time))),
+        ("expires_at", json!(job.expires_at_ms.map(time))),
+        ("timeout_ms", json!(job.timeout_ms)),
+        ("unique_key", json!(text_or_none(&job.unique_key))),
+        ("lease_until", json!(job.lease_until_ms.map(time))),
+        ("worker", json!(text_or_none(&job.worker))),
+        ("progress_percent", json!(job.progress_percent)),
+        ("progress_message", json!(text_or_none(&job.progress_message))),
+        ("finished_at", json!(job.finished_at_ms.map(time))),
+        ("result", json!(result)),
+        ("reason", json!(text_or_none(&job.reason))),
+        ("error", json!(error)),
+        ("replay_of", json!(id(job.replay_of))),
+        ("replayed_as", json!(id(job.replayed_as))),
+    ] {
+        if !value.is_null() {
+            shown[name] = value;
+        }
+    }
+    shown
+}
+
+/// All that is known of a job, a line each.
+pub(super) fn job_lines(job: &JobDetail) -> String {
+    let Value::Object(fields) = job_value(job) else { return String::new() };
+    let line = |(name, value): (&String, &Value)| match value {
+        Value::String(text) => format!("{name:<17} {text}"),
+        value => format!("{name:<17} {value}"),
+    };
+    fields.iter().map(line).collect::<Vec<_>>().join("\n")
+}
+
+/// One lease of a job.
+#[derive(Debug, Serialize)]
+pub(super) struct AttemptRow {
+    delivery: u32,
+    attempt: u32,
+    ending: Option<String>,
+    started_at: String,
+    duration_ms: Option<i64>,
+    node: String,
+    worker: String,
+    code: Option<String>,
+    message: Option<String>,
+}
+
+impl From<Attempt> for AttemptRow {
+    fn from(attempt: Attempt) -> Self {
+        Self {
+            delivery: attempt.delivery,
+            attempt: attempt.attempt,
+            ending: text_or_none(&attempt.ending),
+            started_at: time(attempt.started_at_ms),
+            duration_ms: attempt.ended_at_ms.map(|ended| ended - attempt.started_at_ms),
+            node: attempt.node,
+            worker: attempt.worker,
+            code: text_or_none(&attempt.code),
+            message: text_or_none(&attempt.message),
+        }
+    }
+}
+
+impl Row for AttemptRow {
+    const HEAD: &'static [&'static str] =
+        &["DELIVERY", "ATTEMPT", "ENDING", "STARTED", "TOOK", "NODE", "WORKER", "CODE", "MESSAGE"];
+
+    fn cells(&self) -> Vec<String> {
+        let took = self.duration_ms.and_then(|millis| u64::try_from(millis).ok());
+        vec![
+            self.delivery.to_string(),
+            self.attempt.to_string(),
+            self.ending.clone().unwrap_or_else(|| "running".into()),
+            self.started_at.clone(),
+            took.map_or_else(|| "-".into(), length),
+            self.node.clone(),
+            self.worker.clone(),
+            or_dash(self.code.as_deref()),
+            or_dash(self.message.as_deref()),
+        ]
+    }
+}
+
+/// A job to work on.
+#[derive(Debug, Serialize)]
+pub(super) struct LeasedRow {
+    id: u64,
+    lease: String,
+    attempt: u32,
+    delivery: u32,
+    priority: i32,
+    payload: Value,
+}
+
+impl From<&Job> for LeasedRow {
+    fn from(job: &Job) -> Self {
+        Self {
+            id: job.id.0,
+            lease: lease_text(&job.lease),
+            attempt: job.attempt,
+            delivery: job.delivery,
+            priority: job.priority,
+            payload: value(&job.payload),
+        }
+    }
+}
+
+impl Row for LeasedRow {
+    const HEAD: &'static [&'static str] = &["ID", "LEASE", "ATTEMPT", "PRIORITY", "PAYLOAD"];
+
+    fn cells(&self) -> Vec<String> {
+        vec![
+            self.id.to_string(),
+            self.lease.clone(),
+            self.attempt.to_string(),
+            self.priority.to_string(),
+            short(&self.payload),
+        ]
+    }
+}
+
+/// A worker.
+#[derive(Debug, Serialize)]
+pub(super) struct WorkerRow {
+    name: String,
+    client: String,
+    address: String,
+    connected: bool,
+    connected_at: String,
+    silent_ms: u64,
+}
+
+impl From<WorkerInfo> for WorkerRow {
+    fn from(worker: WorkerInfo) -> Self {
+        Self {
+            name: worker.name,
+            client: worker.client,
+            address: worker.address,
+            connected: worker.connected,
+            connected_at: time(worker.connected_at_ms),
+            silent_ms: worker.silent_ms,
+        }
+    }
+}
+
+impl Row for WorkerRow {
+    const HEAD: &'static [&'static str] =
+        &["WORKER", "CLIENT", "ADDRESS", "CONNECTED", "HEARD FROM", ""];
+
+    fn cells(&self) -> Vec<String> {
+        vec![
+            self.name.clone(),
+            self.client.clone(),
+            self.address.clone(),
+            self.connected_at.clone(),
+            format!("{} ago", length(self.silent_ms)),
+            if self.connected { String::new() } else { "lost".into() },
+        ]
+    }
+}
