@@ -82,6 +82,8 @@ pub(crate) struct Connection {
     /// Request ids of subscribing to the subscriptions' keys.
     subscriptions: HashMap<u64, u64>,
     going_away: bool,
+    /// Room for what is taken from the inbox at once; empty in between.
+    requests: Vec<Request>,
 }
 
 #[derive(Debug)]
@@ -124,6 +126,7 @@ impl Connection {
             pending: HashMap::new(),
             subscriptions: HashMap::new(),
             going_away: false,
+            requests: Vec::new(),
             session,
         };
         connection.outbound.set_frame_bytes_max(limits.frame_bytes_max);
@@ -140,28 +143,60 @@ impl Connection {
 
     /// Serves the inbox until the connection ends.
     pub(crate) async fn serve(&mut self, inbox: &mut Inbox, closed: &CancellationToken) -> End {
-        let mut closed = std::pin::pin!(closed.cancelled());
-        let mut requests = Vec::with_capacity(REQUESTS_PER_TURN_MAX);
         if let Err(lost) = self.read_frames() {
             return End::Lost(lost);
         }
         while !self.going_away {
-            let room = self.room();
-            tokio::select! {
-                turn = self.turn() => if let Err(lost) = turn {
-                    return End::Lost(lost);
-                },
-                taken = inbox.requests.recv_many(&mut requests, room), if room > 0 => {
-                    if taken == 0 {
-                        return End::Closed;
-                    }
-                    requests.drain(..).for_each(|request| self.ask(request));
-                }
-                Some(control) = inbox.control.recv() => self.obey(control),
-                () = &mut closed => return End::Closed,
+            if let Err(end) = self.step(inbox, closed).await {
+                return end;
             }
         }
         End::GoAway
+    }
+
+    /// Serves on at a node that goes away, until there is another connection: jobs that run can
+    /// still be settled here, and there may be no other node.
+    ///
+    /// # Errors
+    ///
+    /// The end of this connection, if it comes first.
+    pub(crate) async fn serve_until<T>(
+        &mut self,
+        inbox: &mut Inbox,
+        closed: &CancellationToken,
+        moved: impl Future<Output = T>,
+    ) -> Result<T, End> {
+        let mut moved = std::pin::pin!(moved);
+        loop {
+            tokio::select! {
+                moved = &mut moved => return Ok(moved),
+                step = self.step(inbox, closed) => step?,
+            }
+        }
+    }
+
+    /// Does one thing that the inbox or the socket asks for.
+    ///
+    /// # Cancel safety
+    ///
+    /// Nothing is lost.
+    async fn step(&mut self, inbox: &mut Inbox, closed: &CancellationToken) -> Result<(), End> {
+        let room = self.room();
+        let mut requests = std::mem::take(&mut self.requests);
+        requests.reserve(REQUESTS_PER_TURN_MAX);
+        tokio::select! {
+            turn = self.turn() => turn.map_err(End::Lost)?,
+            taken = inbox.requests.recv_many(&mut requests, room), if room > 0 => {
+                if taken == 0 {
+                    return Err(End::Closed);
+                }
+                requests.drain(..).for_each(|request| self.ask(request));
+                self.requests = requests;
+            }
+            Some(control) = inbox.control.recv() => self.obey(control),
+            () = closed.cancelled() => return Err(End::Closed),
+        }
+        Ok(())
     }
 
     /// Waits for the answers that are still to come from a node that goes away.

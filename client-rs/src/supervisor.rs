@@ -29,7 +29,7 @@ pub(crate) struct Supervisor {
 
 /// How the session stands between two connections.
 struct Gap {
-    /// Connections to nodes that go away.
+    /// Connections to nodes that go away, whose last calls are still to be answered.
     draining: JoinSet<()>,
     leases: Leases,
     grace: Duration,
@@ -37,8 +37,6 @@ struct Gap {
 
 /// What becomes of the leases if there is no other connection.
 enum Leases {
-    /// They last as long as a connection to a node that goes away.
-    Drain,
     /// They last until then.
     Until(Instant),
     Lost,
@@ -85,14 +83,27 @@ impl Supervisor {
                     return Error::Closed;
                 }
                 End::GoAway => {
-                    gap.draining.spawn(connection.drain(moved.clone()));
-                    gap.leases = Leases::Drain;
+                    let dialing = dial(&mut self.dialer, &self.session, &mut pauses);
+                    let moving = connection.serve_until(&mut self.inbox, &self.closed, dialing);
+                    match moving.await {
+                        Ok(Ok(opened)) => {
+                            gap.draining.spawn(connection.drain(moved.clone()));
+                            connection = Connection::new(opened, Arc::clone(&self.session));
+                            moved.cancel();
+                            continue;
+                        }
+                        Ok(Err(error)) => {
+                            connection.lose_pending("no other node lets the client in");
+                            return error;
+                        }
+                        Err(End::Lost(Lost(reason))) => gap.lose(&mut connection, &reason),
+                        Err(End::Closed | End::GoAway) => {
+                            connection.leave(&mut self.inbox).await;
+                            return Error::Closed;
+                        }
+                    }
                 }
-                End::Lost(Lost(reason)) => {
-                    tracing::debug!(reason, "connection lost");
-                    connection.lose_pending(&reason);
-                    gap.leases = Leases::Until(Instant::now() + gap.grace);
-                }
+                End::Lost(Lost(reason)) => gap.lose(&mut connection, &reason),
             }
             if begun_at.elapsed() > self.config.reconnect_max {
                 pauses.reset();
@@ -102,7 +113,6 @@ impl Supervisor {
                 Err(error) => return error,
             };
             connection = Connection::new(opened, Arc::clone(&self.session));
-            moved.cancel();
         }
     }
 
@@ -119,16 +129,19 @@ impl Supervisor {
 }
 
 impl Gap {
+    /// The connection is lost; the leases outlive it for a while.
+    fn lose(&mut self, connection: &mut Connection, reason: &str) {
+        tracing::debug!(reason, "connection lost");
+        connection.lose_pending(reason);
+        self.leases = Leases::Until(Instant::now() + self.grace);
+    }
+
     /// Waits until the leases are lost. It ends once.
     ///
     /// # Cancel safety
     ///
     /// Nothing is forgotten.
     async fn grace_over(&mut self) {
-        if let Leases::Drain = self.leases {
-            while self.draining.join_next().await.is_some() {}
-            self.leases = Leases::Until(Instant::now() + self.grace);
-        }
         let Leases::Until(until) = self.leases else { return std::future::pending().await };
         sleep_until(until).await;
         self.leases = Leases::Lost;

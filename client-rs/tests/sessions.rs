@@ -28,6 +28,25 @@ async fn heard(client: &Client, peer: &mut Peer) {
     stats.unwrap();
 }
 
+/// Answers one question at the peer that is asked. True: it was the second.
+async fn heard_by_second(client: &Client, first: &mut Peer, second: &mut Peer) -> bool {
+    let stats = || Message::Stats(Stats::default());
+    let (asked, is_second) = tokio::join!(client.stats(), async {
+        tokio::select! {
+            (id, _) = first.expect() => {
+                first.answer(id, stats()).await;
+                false
+            }
+            (id, _) = second.expect() => {
+                second.answer(id, stats()).await;
+                true
+            }
+        }
+    });
+    asked.unwrap();
+    is_second
+}
+
 #[tokio::test]
 async fn calls_in_flight_say_whether_something_may_be_done() {
     let node = FakeNode::start().await;
@@ -157,8 +176,10 @@ async fn a_node_that_goes_away_finishes_its_calls_and_keeps_the_leases() {
         old.say(Message::GoAway(GoAway { reason: "drain".into() })).await;
         let (mut new, hello) = next.accept().await;
         assert_eq!(hello.session, SESSION);
+        // Until there is another node, the one that goes away is asked.
+        heard(&client, &mut old).await;
         new.answer(1, Message::Welcome(resumed([1]))).await;
-        heard(&client, &mut new).await;
+        while !heard_by_second(&client, &mut old, &mut new).await {}
         old.answer(asked, pushed([7])).await;
         assert!(old.next().await.is_none(), "nothing is left to be done there");
         new

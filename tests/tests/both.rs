@@ -101,7 +101,7 @@ fn conversation() -> Vec<Line> {
         Pull("q", 1),
         Ack(5, None),
         // 6: fails, is tried again, dies, goes round again, dies, is replayed as 7.
-        Push("q", Options { max_attempts: Some(2), fixed_backoff_ms: Some(0), ..plain() }),
+        Push("q", Options { max_attempts: Some(2), fixed_backoff_ms: Some(3_600_000), ..plain() }),
         Pull("q", 1),
         Fail(6, "FIRST", None, false),
         Promote(6),

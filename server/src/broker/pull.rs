@@ -30,7 +30,7 @@ pub struct Pull {
 }
 
 impl Broker {
-    /// Leases jobs. Empty: nothing came up in time, or the node is draining.
+    /// Leases jobs. Empty: nothing came up in time, or the node has begun to drain.
     ///
     /// # Cancel safety
     ///
@@ -38,8 +38,11 @@ impl Broker {
     ///
     /// # Errors
     ///
-    /// [`Error::Overloaded`], or those of the store.
+    /// [`Error::Unavailable`] if the node drains, [`Error::Overloaded`], or those of the store.
     pub async fn pull(&self, pull: Pull) -> Result<Vec<LeasedJob>, Error> {
+        if self.is_draining() {
+            return Err(Error::Unavailable("the node is about to stop: pull elsewhere".into()));
+        }
         let deadline = Instant::now() + pull.wait;
         let bell = self.0.core.queue_bells.bell(&pull.queue);
         loop {

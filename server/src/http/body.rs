@@ -1,34 +1,65 @@
 //! Bodies: read within their limits, then parsed.
 
 use std::borrow::Cow;
+use std::time::Duration;
 
-use bytes::Bytes;
-use http_body_util::{BodyExt, LengthLimitError, Limited};
+use bytes::{Bytes, BytesMut};
+use http_body_util::BodyExt;
 use hyper::body::Body;
 use serde::de::DeserializeOwned;
 
 use crate::error::Error;
 use crate::limits;
 
+/// How much of too large a body is read and forgotten, and for how long.
+const DISCARD_BYTES_MAX: usize = 4 * limits::BODY_BYTES_MAX;
+const DISCARD_TIMEOUT: Duration = Duration::from_secs(1);
+
 /// Reads a whole body.
 ///
 /// # Errors
 ///
 /// [`Error::PayloadTooLarge`], or [`Error::Invalid`] if it does not come in time or not whole.
-pub(super) async fn read<B>(body: B) -> Result<Bytes, Error>
+pub(super) async fn read<B>(mut body: B) -> Result<Bytes, Error>
 where
-    B: Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>>,
+    B: Body<Data = Bytes, Error: std::fmt::Display> + Unpin,
 {
-    let announced = body.size_hint().lower();
-    if announced > limits::BODY_BYTES_MAX as u64 {
+    let gathered = tokio::time::timeout(limits::BODY_TIMEOUT, gather(&mut body)).await;
+    let gathered = gathered.unwrap_or_else(|_| Err(Error::invalid("body", "did not come in time")));
+    if let Err(Error::PayloadTooLarge { .. }) = &gathered {
+        // A client that is still sending would not see the answer if the connection were closed.
+        let discarded = tokio::time::timeout(DISCARD_TIMEOUT, discard(&mut body)).await;
+        tracing::debug!(is_whole = discarded.is_ok(), "too large a body was discarded");
+    }
+    gathered
+}
+
+async fn gather<B>(body: &mut B) -> Result<Bytes, Error>
+where
+    B: Body<Data = Bytes, Error: std::fmt::Display> + Unpin,
+{
+    if body.size_hint().lower() > limits::BODY_BYTES_MAX as u64 {
         return Err(too_large());
     }
-    let whole = Limited::new(body, limits::BODY_BYTES_MAX).collect();
-    match tokio::time::timeout(limits::BODY_TIMEOUT, whole).await {
-        Ok(Ok(body)) => Ok(body.to_bytes()),
-        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large()),
-        Ok(Err(error)) => Err(Error::invalid("body", format!("could not be read: {error}"))),
-        Err(_) => Err(Error::invalid("body", "did not come in time")),
+    let mut bytes = BytesMut::new();
+    while let Some(frame) = body.frame().await {
+        let broken = |error| Error::invalid("body", format!("could not be read: {error}"));
+        let Ok(data) = frame.map_err(broken)?.into_data() else { continue };
+        if bytes.len() + data.len() > limits::BODY_BYTES_MAX {
+            return Err(too_large());
+        }
+        bytes.extend_from_slice(&data);
+    }
+    Ok(bytes.freeze())
+}
+
+/// Reads on without keeping anything, up to a bound.
+async fn discard<B: Body<Data = Bytes> + Unpin>(body: &mut B) {
+    let mut left = DISCARD_BYTES_MAX;
+    while left > 0
+        && let Some(Ok(frame)) = body.frame().await
+    {
+        left = left.saturating_sub(frame.data_ref().map_or(0, Bytes::len));
     }
 }
 
@@ -64,10 +95,11 @@ pub(super) fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Error> {
 /// Says which field is wrong. An unknown or missing one is named in the message only.
 fn invalid(path: &str, error: &serde_json::Error) -> Error {
     let message = error.to_string();
-    let named = ["unknown field `", "missing field `"].iter().find_map(|start| {
-        let rest = message.strip_prefix(start)?;
-        rest.split('`').next()
-    });
+    let named =
+        ["unknown field `", "missing field `", "duplicate field `"].iter().find_map(|start| {
+            let rest = message.strip_prefix(start)?;
+            rest.split('`').next()
+        });
     let path = path.trim_matches(|letter| letter == '.' || letter == '?');
     let field = match (named, path) {
         (None, "") => "body".to_owned(),

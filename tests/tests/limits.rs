@@ -1,0 +1,158 @@
+//! Each limit at its edge, through the front doors: one below, at it, one above.
+
+use batonq_protocol::Message;
+use batonq_protocol::messages as wire;
+use batonq_server::limits;
+use batonq_tests::harness::{Server, Wire, free_text};
+use bytes::Bytes;
+use serde_json::{Value, json};
+
+/// What a transport says to a value: yes, or the code.
+async fn edges(what: &str, max: usize, refused: &str, mut ask: impl AsyncFnMut(usize) -> String) {
+    for (value, expected) in [(max - 1, "OK"), (max, "OK"), (max + 1, refused)] {
+        assert_eq!(ask(value).await, expected, "{what} of {value}");
+    }
+}
+
+fn verdict(reply: &batonq_tests::harness::Reply) -> String {
+    match reply.status {
+        200..300 => "OK".into(),
+        _ => reply.json()["code"].as_str().unwrap_or_default().to_owned(),
+    }
+}
+
+fn said(message: Message) -> String {
+    match message {
+        Message::Error(error) => error.code().meaning().name.into(),
+        Message::Pushed(pushed) => match &pushed.results[0].error {
+            Some(error) => error.code().meaning().name.into(),
+            None => "OK".into(),
+        },
+        _ => "OK".into(),
+    }
+}
+
+fn job(queue: &str, payload: usize) -> wire::NewJob {
+    let payload = Bytes::from(vec![b'1'; payload]);
+    wire::NewJob { queue: queue.into(), payload, ..wire::NewJob::default() }
+}
+
+fn push(jobs: Vec<wire::NewJob>) -> Message {
+    Message::Push(wire::Push { jobs })
+}
+
+#[tokio::test]
+async fn over_tcp() {
+    let server = Server::start();
+    let mut wire = Wire::greeted(server.tcp).await;
+    edges("payload", limits::PAYLOAD_BYTES_MAX, "PAYLOAD_TOO_LARGE", async |bytes| {
+        said(wire.ask(2, push(vec![job("q", bytes)])).await)
+    })
+    .await;
+    edges("queue name", *limits::QUEUE_NAME_BYTES.end(), "INVALID", async |bytes| {
+        said(wire.ask(2, push(vec![job(&free_text(bytes), 1)])).await)
+    })
+    .await;
+    edges("batch", limits::BATCH_MAX, "INVALID", async |count| {
+        said(wire.ask(2, push(vec![job("q", 1); count])).await)
+    })
+    .await;
+    edges("count of a pull", limits::BATCH_MAX, "INVALID", async |count| {
+        let pull = wire::Pull { queue: "none".into(), count: count as u32, ..<_>::default() };
+        said(wire.ask(2, Message::Pull(pull)).await)
+    })
+    .await;
+    edges("lease", 86_400_000, "INVALID", async |lease_ms| {
+        let lease_ms = lease_ms as u64;
+        let pull = wire::Pull { queue: "none".into(), lease_ms, ..<_>::default() };
+        said(wire.ask(2, Message::Pull(pull)).await)
+    })
+    .await;
+    edges("credit", limits::CREDIT_MAX as usize, "INVALID", async |credit| {
+        let mut wire = Wire::greeted(server.tcp).await;
+        let subscribe = wire::Subscribe { queue: "none".into(), credit: credit as u32 };
+        said(wire.ask(2, Message::Subscribe(subscribe)).await)
+    })
+    .await;
+    for (wait_ms, expected) in [(60_000, "OK"), (60_001, "INVALID")] {
+        // There is a job, so that nobody has to wait.
+        said(wire.ask(2, push(vec![job("wait", 1)])).await);
+        let pull = wire::Pull { queue: "wait".into(), wait_ms, ..<_>::default() };
+        assert_eq!(said(wire.ask(2, Message::Pull(pull)).await), expected, "wait {wait_ms}");
+    }
+}
+
+#[tokio::test]
+async fn over_http() {
+    let server = Server::start();
+    let http = server.http();
+    edges("payload", limits::PAYLOAD_BYTES_MAX, "PAYLOAD_TOO_LARGE", async |bytes| {
+        let payload = free_text(bytes - 2);
+        verdict(&http.post("/v1/queues/q/jobs", json!({ "payload": payload })).await)
+    })
+    .await;
+    edges("queue name", *limits::QUEUE_NAME_BYTES.end(), "INVALID", async |bytes| {
+        let path = format!("/v1/queues/{}/jobs", free_text(bytes));
+        verdict(&http.post(&path, json!({ "payload": 1 })).await)
+    })
+    .await;
+    edges("batch", limits::BATCH_MAX, "INVALID", async |count| {
+        let jobs: Vec<Value> = vec![json!({ "payload": 1 }); count];
+        verdict(&http.post("/v1/queues/q/jobs/batch", json!({ "jobs": jobs })).await)
+    })
+    .await;
+    edges("lease", 86_400_000, "INVALID", async |lease_ms| {
+        verdict(&http.post("/v1/queues/none/pull", json!({ "lease_ms": lease_ms })).await)
+    })
+    .await;
+    for (lease_ms, expected) in [(999, "INVALID"), (1000, "OK"), (1001, "OK")] {
+        let reply = http.post("/v1/queues/none/pull", json!({ "lease_ms": lease_ms })).await;
+        assert_eq!(verdict(&reply), expected, "lease of {lease_ms}");
+    }
+    edges("tags", limits::TAGS_MAX, "INVALID", async |count| {
+        let tags: Vec<String> = (0..count).map(|number| format!("t{number}")).collect();
+        verdict(&http.post("/v1/queues/q/jobs", json!({ "payload": 1, "tags": tags })).await)
+    })
+    .await;
+    edges("unique key", *limits::UNIQUE_KEY_BYTES.end(), "INVALID", async |bytes| {
+        let unique = json!({ "key": free_text(bytes) });
+        verdict(&http.post("/v1/queues/q/jobs", json!({ "payload": 1, "unique": unique })).await)
+    })
+    .await;
+    edges("page", limits::PAGE_MAX, "INVALID", async |limit| {
+        verdict(&http.get(&format!("/v1/jobs?limit={limit}")).await)
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_large_backlog_comes_in_frames_that_fit() {
+    let server = Server::start();
+    let mut wire = Wire::greeted(server.tcp).await;
+    for _ in 0..4 {
+        let jobs = vec![job("big", limits::PAYLOAD_BYTES_MAX); 3];
+        assert_eq!(said(wire.ask(2, push(jobs)).await), "OK");
+    }
+    let mut seen = 0;
+    while seen < 12 {
+        let pull = wire::Pull { queue: "big".into(), count: 1000, ..<_>::default() };
+        let Message::Pulled(pulled) = wire.ask(3, Message::Pull(pull)).await else { panic!() };
+        assert!((1..=3).contains(&pulled.jobs.len()));
+        seen += pulled.jobs.len();
+    }
+}
+
+#[tokio::test]
+async fn too_many_waiting_pulls_of_one_connection_are_refused_and_the_rest_serve() {
+    let server = Server::start();
+    let mut wire = Wire::greeted(server.tcp).await;
+    for request_id in 2..=131 {
+        let pull = wire::Pull { queue: "none".into(), wait_ms: 30_000, ..<_>::default() };
+        wire.say(request_id, Message::Pull(pull)).await;
+    }
+    for _ in 0..2 {
+        let Message::Error(error) = wire.answer().await else { panic!("not refused") };
+        assert_eq!(error.code().meaning().name, "OVERLOADED");
+    }
+    assert_eq!(said(wire.ask(500, push(vec![job("q", 1)])).await), "OK");
+}
