@@ -362,6 +362,8 @@ pub struct Subscribe {
     #[prost(uint32, tag = "2")]
     pub credit: u32,
 }
+/// A job that was delivered over an earlier connection returns none when it is
+/// settled over this one: the client adds it.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct AddCredit {
     /// The request id of the Subscribe.

@@ -4,5 +4,6 @@
 
 pub mod conformance;
 pub mod drift;
+pub mod fuzz;
 pub mod harness;
 pub mod stores;

@@ -156,3 +156,46 @@ async fn too_many_waiting_pulls_of_one_connection_are_refused_and_the_rest_serve
     }
     assert_eq!(said(wire.ask(500, push(vec![job("q", 1)])).await), "OK");
 }
+
+#[tokio::test]
+async fn more_requests_than_may_be_in_flight_are_read_later_and_all_answered() {
+    let server = Server::start();
+    let mut wire = Wire::greeted(server.tcp).await;
+    let count = limits::IN_FLIGHT_MAX as u64 + 1;
+    let mut frames = bytes::BytesMut::new();
+    for request_id in 2..2 + count {
+        let frame = batonq_tests::harness::frame(request_id, push(vec![job("q", 1)]));
+        frames.extend_from_slice(&frame);
+    }
+    wire.send(&frames).await;
+    for _ in 0..count {
+        assert_eq!(said(wire.answer().await), "OK");
+    }
+}
+
+#[tokio::test]
+async fn one_connection_more_than_allowed_is_turned_away_and_others_stay() {
+    let server = Server::start();
+    let mut client = Wire::greeted(server.tcp).await;
+    let mut open = Vec::new();
+    // One below the limit, all but for one, there is room for another.
+    for count in 2..=limits::CONNECTIONS_MAX {
+        if count == limits::CONNECTIONS_MAX {
+            assert_eq!(server.http().get("/health").await.status, 200);
+        }
+        let opened = tokio::net::TcpStream::connect(server.tcp).await;
+        open.push(opened.expect("this test needs 10 000 file handles: ulimit -n"));
+    }
+    batonq_tests::harness::eventually("all of them are let in, and one is refused", async || {
+        let reply = server.http().get("/health").await;
+        (reply.problem() == (503, "OVERLOADED".into())).then_some(())
+    })
+    .await;
+    assert!(server.wire().await.until_closed().await.is_empty());
+    assert_eq!(said(client.ask(2, push(vec![job("q", 1)])).await), "OK");
+    open.clear();
+    batonq_tests::harness::eventually("there is room again", async || {
+        (server.http().get("/health").await.status == 200).then_some(())
+    })
+    .await;
+}

@@ -104,3 +104,19 @@ async fn a_node_that_is_stopping_says_so_and_lets_running_jobs_end() {
     assert_eq!(waiting.await.unwrap().json(), json!({ "jobs": [] }));
     client.ack(&job).await.expect("a running job may still be acked");
 }
+
+#[tokio::test]
+async fn more_jobs_than_a_duty_does_at_once_become_due_without_a_pause() {
+    let server = Server::start();
+    let client = server.client().await;
+    let count = 3 * batonq_server::store::DUTY_ROWS_MAX;
+    let delay = std::time::Duration::from_millis(300);
+    for jobs in vec![NewJob::new("due", "{}").delay(delay); count].chunks(500) {
+        client.push_batch(jobs.to_vec()).await.unwrap();
+    }
+    batonq_tests::harness::eventually("all are ready", async || {
+        let queue = client.queue("due").await.unwrap();
+        (queue.ready == count as u64).then_some(())
+    })
+    .await;
+}

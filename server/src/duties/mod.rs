@@ -33,10 +33,14 @@ pub(crate) async fn run(duty: Duty, broker: Broker, stop: CancellationToken) {
                 AFTER_FAILURE
             }
         };
+        if pause.is_zero() {
+            // There is more to do, but others want the store too.
+            tokio::task::yield_now().await;
+            continue;
+        }
         tokio::select! {
-            () = alarm.sleep(pause), if !pause.is_zero() => {}
+            () = alarm.sleep(pause) => {}
             () = stop.cancelled() => {}
-            else => {}
         }
     }
 }

@@ -285,3 +285,90 @@ impl Store for SqliteStore {
         self.writer.call(touch).await
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::clock::ManualClock;
+    use crate::job::{Payload, WorkerName};
+    use crate::store::Hold;
+
+    fn open(dir: &Path) -> Result<SqliteStore, OpenError> {
+        SqliteStore::open(Options {
+            dir: dir.to_owned(),
+            node: "n".into(),
+            clock: ManualClock::new(),
+            retention: Retention::default(),
+        })
+    }
+
+    fn job() -> NewJob {
+        let payload = Payload::new(bytes::Bytes::from_static(b"{}")).unwrap();
+        NewJob::new(QueueName::parse("q").unwrap(), payload)
+    }
+
+    fn claim() -> Claim {
+        Claim {
+            queue: QueueName::parse("q").unwrap(),
+            count: 10,
+            bytes_max: usize::MAX,
+            worker: WorkerName::parse("w").unwrap(),
+            hold: Hold::Time(Duration::from_secs(1)),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_call_that_fails_undoes_all_of_its_transaction_and_the_store_goes_on() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = open(dir.path()).unwrap();
+        store.push(vec![job()]).await.unwrap();
+        let half_done = |tables: &mut Tables| {
+            tables.push(vec![job()])?;
+            tables.claim(vec![claim()])?;
+            tables.execute("INSERT INTO nowhere VALUES (1)", [])
+        };
+        let failed = store.writer.call(half_done).await;
+        assert!(matches!(failed, Err(Error::Unavailable(_))), "{failed:?}");
+        let panicking = |_: &mut Tables| -> rusqlite::Result<()> { panic!("a bug") };
+        assert!(matches!(store.writer.call(panicking).await, Err(Error::Unavailable(_))));
+        let queue = &store.queues(None).await.unwrap()[0];
+        assert_eq!((queue.counts.ready, queue.counts.leased), (1, 0));
+        assert_eq!(store.claim(vec![claim()]).await.unwrap().jobs[0].len(), 1);
+    }
+
+    #[test]
+    fn one_process_at_a_time_has_the_files() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = open(dir.path()).unwrap();
+        assert!(matches!(open(dir.path()), Err(OpenError::InUse { .. })));
+        drop(first);
+        assert!(open(dir.path()).is_ok());
+    }
+
+    #[test]
+    fn tables_of_another_version_are_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        drop(open(dir.path()).unwrap());
+        let conn = Connection::open(dir.path().join("batonq.db")).unwrap();
+        conn.pragma_update(None, "user_version", SCHEMA_VERSION + 1).unwrap();
+        drop(conn);
+        assert!(matches!(open(dir.path()), Err(OpenError::Version { .. })));
+    }
+
+    #[tokio::test]
+    async fn every_commit_is_synced() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = open(dir.path()).unwrap();
+        let pragma = |name: &'static str| {
+            store.writer.call(move |tables| {
+                tables
+                    .conn
+                    .pragma_query_value(None, name, |row| row.get::<_, rusqlite::types::Value>(0))
+            })
+        };
+        assert_eq!(pragma("journal_mode").await.unwrap(), "wal".to_owned().into());
+        assert_eq!(pragma("synchronous").await.unwrap(), 2_i64.into(), "2 is FULL");
+    }
+}
