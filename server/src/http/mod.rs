@@ -1,6 +1,6 @@
 //! HTTP with JSON: decode, call the broker, encode.
 //!
-//! One table ([`routes`]) says for each route its operation (and so its role), the types of its
+//! One table (`routes.rs`) says for each route its operation (and so its role), the types of its
 //! body and answer, and who serves it; the router, the authorization and the description at
 //! `/openapi.json` all come from it. Errors are problems as in RFC 9457.
 

@@ -1,7 +1,7 @@
 //! The model: a store in memory, written to be obvious and not to be fast.
 //!
 //! It says what the contract means; the suite and the drift test compare the other stores with it.
-//! Everything is in one place, [`Model`], behind one lock: a call is a transaction by itself.
+//! Everything is in one place, `Model`, behind one lock: a call is a transaction by itself.
 
 mod duties;
 mod live;
