@@ -20,6 +20,9 @@ use crate::client::{Client, answer, millis};
 use crate::error::Error;
 use crate::job::JobId;
 
+/// What a node answers at most when asked for its queues.
+const QUEUES_MAX: usize = 1000;
+
 /// Looking. Nothing is changed, so each may be repeated.
 impl Client {
     /// A job as it is.
@@ -68,8 +71,17 @@ impl Client {
     /// [`Error::Refused`] if the token's roles do not allow it, or the node can not answer now;
     /// [`Error::Timeout`], [`Error::Disconnected`].
     pub async fn queues(&self) -> Result<Vec<Queue>, Error> {
-        let list = ListQueues { queue: String::new() };
-        Ok(answer!(self.call(Message::ListQueues(list)).await?, Queues)?.queues)
+        let mut all: Vec<Queue> = Vec::new();
+        loop {
+            let after = all.last().map(|queue| queue.name.clone()).unwrap_or_default();
+            let list = ListQueues { queue: String::new(), after };
+            let page = answer!(self.call(Message::ListQueues(list)).await?, Queues)?.queues;
+            let is_last = page.len() < QUEUES_MAX;
+            all.extend(page);
+            if is_last {
+                return Ok(all);
+            }
+        }
     }
 
     /// One queue.
@@ -78,7 +90,7 @@ impl Client {
     ///
     /// [`Error::Refused`] with [`ErrorCode::NotFound`] if there is none.
     pub async fn queue(&self, name: impl Into<String>) -> Result<Queue, Error> {
-        let list = ListQueues { queue: name.into() };
+        let list = ListQueues { queue: name.into(), after: String::new() };
         let queues = answer!(self.call(Message::ListQueues(list)).await?, Queues)?.queues;
         let none = || Error::refused(ErrorCode::NotFound, "there is no such queue", "queue");
         queues.into_iter().next().ok_or_else(none)

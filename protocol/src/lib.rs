@@ -91,6 +91,7 @@ mod version;
     unreachable_pub,
     reason = "generated from proto/batonq.proto, where each message is explained"
 )]
+#[rustfmt::skip]
 pub mod messages;
 
 pub use error_code::Meaning;

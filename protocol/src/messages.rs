@@ -5,10 +5,7 @@ pub struct Envelope {
     /// Chosen by the side that asks, repeated in the answer. 0: not an answer.
     #[prost(uint64, tag = "1")]
     pub request_id: u64,
-    #[prost(
-        oneof = "envelope::Message",
-        tags = "2, 3, 4, 5, 6, 7, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 30, 31, 32, 33, 34, 35, 36, 37, 38, 39, 40, 41, 42, 50, 51, 52, 53, 54, 55, 56, 57"
-    )]
+    #[prost(oneof = "envelope::Message", tags = "2, 3, 4, 5, 6, 7, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 30, 31, 32, 33, 34, 35, 36, 37, 38, 39, 40, 41, 42, 50, 51, 52, 53, 54, 55, 56, 57")]
     pub message: ::core::option::Option<envelope::Message>,
 }
 /// Nested message and enum types in `Envelope`.
@@ -179,11 +176,14 @@ pub struct Limits {
     pub credit_max: u32,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct Ping {}
+pub struct Ping {
+}
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct Pong {}
+pub struct Pong {
+}
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct Done {}
+pub struct Done {
+}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Error {
     #[prost(enumeration = "ErrorCode", tag = "1")]
@@ -506,7 +506,7 @@ pub struct Job {
     pub state: i32,
     #[prost(sint32, tag = "4")]
     pub priority: i32,
-    /// Left out in lists.
+    /// Left out in lists and timelines.
     #[prost(bytes = "bytes", tag = "5")]
     pub payload: ::prost::bytes::Bytes,
     #[prost(string, tag = "6")]
@@ -545,7 +545,7 @@ pub struct Job {
     /// Once ended.
     #[prost(int64, optional, tag = "22")]
     pub finished_at_ms: ::core::option::Option<i64>,
-    /// Left out in lists.
+    /// Left out in lists and timelines.
     #[prost(bytes = "bytes", tag = "23")]
     pub result: ::prost::bytes::Bytes,
     /// Why it is dead, as MAX_ATTEMPTS_EXCEEDED.
@@ -634,7 +634,11 @@ pub struct ListQueues {
     /// Empty: all of them.
     #[prost(string, tag = "1")]
     pub queue: ::prost::alloc::string::String,
+    /// Only those whose names come after this one.
+    #[prost(string, tag = "2")]
+    pub after: ::prost::alloc::string::String,
 }
+/// By name, at most 1000: whoever gets as many asks again, after the last one.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Queues {
     #[prost(message, repeated, tag = "1")]
@@ -666,7 +670,8 @@ pub struct Queue {
     pub oldest_ready_ms: ::core::option::Option<u64>,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct GetStats {}
+pub struct GetStats {
+}
 /// What this node did in the last 60 seconds.
 #[derive(Clone, Copy, PartialEq, ::prost::Message)]
 pub struct Stats {
@@ -698,7 +703,8 @@ pub struct Stats {
     pub uptime_s: u64,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct ListWorkers {}
+pub struct ListWorkers {
+}
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Workers {
     #[prost(message, repeated, tag = "1")]

@@ -564,7 +564,13 @@ impl Speaker for OverHttp {
             }
             Line::Get(id) => self.get(&format!("/v1/jobs/{id}"), http_job).await,
             Line::Wait(id, millis) => {
-                self.get(&format!("/v1/jobs/{id}/wait?timeout_ms={millis}"), http_job).await
+                let path = format!("/v1/jobs/{id}/wait?timeout_ms={millis}");
+                let mut said = self.get(&path, http_job).await;
+                // The one field that has another name here.
+                if said["field"] == "timeout_ms" {
+                    said["field"] = "wait_ms".into();
+                }
+                said
             }
             Line::Timeline(id) => {
                 let show = |attempt: &Value| {

@@ -201,6 +201,10 @@ async fn a_bad_request_is_answered_and_the_connection_stays() {
         let Message::Error(error) = wire.ask(9, message).await else { panic!("{what}") };
         assert_eq!((error.code(), error.field.as_str()), (ErrorCode::Invalid, field), "{what}");
     }
+    let items = vec![wire::ExtendItem { lease: bad_lease, lease_ms: 1000 }];
+    let extend = Message::Extend(wire::Extend { items });
+    let Message::Settled(settled) = wire.ask(9, extend).await else { panic!("no answer") };
+    assert_eq!(settled.results[0].error.as_ref().map(|error| error.field.as_str()), Some("lease"));
     // An envelope with a message of a later version.
     wire.send(&[0, 0, 0, 5, 0x08, 0x09, 0xfa, 0x3f, 0x00]).await;
     assert!(

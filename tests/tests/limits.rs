@@ -175,17 +175,24 @@ async fn more_requests_than_may_be_in_flight_are_read_later_and_all_answered() {
 
 #[tokio::test]
 async fn one_connection_more_than_allowed_is_turned_away_and_others_stay() {
-    let server = Server::start();
+    // However long it takes to connect them all, none is cut off for its silence.
+    let server = Server::with().env("BATONQ_HEARTBEAT_TIMEOUT", "10m").start();
     let mut client = Wire::greeted(server.tcp).await;
     let mut open = Vec::new();
     // One below the limit, all but for one, there is room for another.
-    for count in 2..=limits::CONNECTIONS_MAX {
-        if count == limits::CONNECTIONS_MAX {
-            assert_eq!(server.http().get("/health").await.status, 200);
-        }
-        let opened = tokio::net::TcpStream::connect(server.tcp).await;
-        open.push(opened.expect("this test needs 10 000 file handles: ulimit -n"));
+    for _ in 2..limits::CONNECTIONS_MAX {
+        // This test needs 10 000 file handles here and there: `ulimit -n`.
+        open.push(Wire::greeted(server.tcp).await);
     }
+    assert_eq!(server.http().get("/health").await.status, 200);
+    let last =
+        batonq_tests::harness::eventually("that one has gone, the last is let in", async || {
+            let mut last = server.wire().await;
+            last.send(&batonq_protocol::PREFACE).await;
+            last.say(1, Message::Hello(batonq_tests::harness::hello(""))).await;
+            last.hear().await.map(|_| last)
+        });
+    open.push(last.await);
     batonq_tests::harness::eventually("all of them are let in, and one is refused", async || {
         let reply = server.http().get("/health").await;
         (reply.problem() == (503, "OVERLOADED".into())).then_some(())
@@ -198,4 +205,22 @@ async fn one_connection_more_than_allowed_is_turned_away_and_others_stay() {
         (server.http().get("/health").await.status == 200).then_some(())
     })
     .await;
+}
+
+#[tokio::test]
+async fn more_queues_than_fit_into_an_answer_are_listed_in_parts() {
+    let server = Server::start();
+    let client = server.client().await;
+    let count = limits::PAGE_MAX * 2 + 1;
+    let name = |number: usize| format!("{}-{number:05}", free_text(240));
+    let jobs: Vec<_> =
+        (0..count).map(|number| batonq_client::NewJob::new(name(number), "{}")).collect();
+    for jobs in jobs.chunks(500) {
+        client.push_batch(jobs.to_vec()).await.unwrap();
+    }
+    let queues = client.queues().await.unwrap();
+    assert_eq!(queues.len(), count);
+    assert!(queues.iter().enumerate().all(|(number, queue)| queue.name == name(number)));
+    let listed = server.http().get("/v1/queues").await.json();
+    assert_eq!(listed["queues"].as_array().unwrap().len(), count);
 }

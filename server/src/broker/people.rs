@@ -42,9 +42,11 @@ impl Broker {
         self.store().jobs(filter).await
     }
 
-    /// A job and its attempts, oldest first.
+    /// A job without its payload and result, and its attempts, oldest first.
     pub async fn timeline(&self, id: JobId) -> Result<(Job, Vec<Attempt>), Error> {
-        self.store().timeline(id).await?.ok_or_else(|| no_job(id))
+        let (job, attempts) = self.store().timeline(id).await?.ok_or_else(|| no_job(id))?;
+        // Together with many long messages they would not fit into a frame.
+        Ok((Job { payload: None, result: None, ..job }, attempts))
     }
 
     /// All queues, by name.

@@ -1,7 +1,6 @@
 //! Ending leases, or keeping them.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio::time::Instant;
 
@@ -42,7 +41,9 @@ impl Broker {
     ) -> Result<Vec<Option<Timestamp>>, Error> {
         let soonest = extensions.iter().map(|extension| extension.hold).min();
         let extended = self.store().extend(extensions).await?;
-        self.alarms().of(Duty::Expiry).set(soonest.unwrap_or(Duration::MAX / 4));
+        if let Some(soonest) = soonest {
+            self.alarms().of(Duty::Expiry).set(soonest);
+        }
         Ok(extended)
     }
 

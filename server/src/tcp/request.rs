@@ -201,7 +201,8 @@ impl Asker {
                     Some(name) => vec![broker.queue(name).await?],
                     None => broker.queues().await?,
                 };
-                let queues = queues.into_iter().map(convert::queue).collect();
+                let after = queues.into_iter().filter(|queue| queue.name.as_str() > &*list.after);
+                let queues = after.take(limits::PAGE_MAX).map(convert::queue).collect();
                 Message::Queues(wire::Queues { queues })
             }
             Message::ListWorkers(_) => {

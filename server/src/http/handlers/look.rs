@@ -21,7 +21,7 @@ pub(in crate::http) async fn job(call: Call, _: NoBody) -> Answered<JobBody> {
 
 pub(in crate::http) async fn wait(call: Call, _: NoBody) -> Answered<WaitedBody> {
     let wait = Duration::from_millis(call.query.number("timeout_ms")?.unwrap_or(0));
-    let wait = check_wait("wait_ms", wait)?;
+    let wait = check_wait("timeout_ms", wait)?;
     ok(call.door.broker.wait_job(call.job()?, wait).await?.into())
 }
 

@@ -19,7 +19,7 @@ pub(in crate::http) struct JobBody {
     queue: String,
     state: &'static str,
     priority: i32,
-    /// If it is JSON. Left out in lists.
+    /// If it is JSON. Left out in lists and timelines.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<Value>")]
     payload: Option<Box<RawValue>>,
@@ -60,7 +60,7 @@ pub(in crate::http) struct JobBody {
     progress: Option<ProgressShown>,
     #[serde(skip_serializing_if = "Option::is_none")]
     finished_at: Option<String>,
-    /// Once completed, if it is JSON. Left out in lists.
+    /// Once completed, if it is JSON. Left out in lists and timelines.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<Value>")]
     result: Option<Box<RawValue>>,
