@@ -1,5 +1,7 @@
 //! Errors as problems (RFC 9457).
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER};
@@ -8,9 +10,9 @@ use schemars::JsonSchema;
 use serde::Serialize;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
 
 use crate::error::Error;
-use crate::limits;
 
 /// What an answer says that is none.
 #[derive(Debug, Serialize, JsonSchema)]
@@ -65,8 +67,15 @@ impl Problem {
     }
 }
 
-/// Tells a client that there is no room for it. Nothing is read.
+/// Clients that are being turned away at the same time; more are dropped without a word.
+static TURNING_AWAY: Semaphore = Semaphore::const_new(100);
+
+/// How long a client that is turned away may take to leave.
+const LEAVE_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Tells a client that there is no room for it.
 pub(super) async fn turn_away(mut stream: TcpStream) {
+    let Ok(_place) = TURNING_AWAY.try_acquire() else { return };
     let problem = Problem::new(&Error::Overloaded("too many connections: try again later"));
     let body = serde_json::to_string(&problem).unwrap_or_default();
     let answer = format!(
@@ -74,8 +83,13 @@ pub(super) async fn turn_away(mut stream: TcpStream) {
          content-length: {}\r\nretry-after: 1\r\nconnection: close\r\n\r\n{body}",
         body.len()
     );
-    let sent = stream.write_all(answer.as_bytes());
-    if tokio::time::timeout(limits::HANDSHAKE_TIMEOUT, sent).await.is_err() {
+    let told = async {
+        stream.write_all(answer.as_bytes()).await?;
+        stream.shutdown().await?;
+        // What has been sent and is not read would make the answer be lost with a reset.
+        tokio::io::copy(&mut stream, &mut tokio::io::sink()).await
+    };
+    if !matches!(tokio::time::timeout(LEAVE_TIMEOUT, told).await, Ok(Ok(_))) {
         tracing::debug!("a client did not read that there is no room");
     }
 }
