@@ -32,7 +32,7 @@ impl<K: Eq + Hash + Clone> Bells<K> {
     /// The bell for `key`.
     pub(super) fn bell(&self, key: &K) -> Bell<K> {
         let notify = Arc::clone(self.bells.entry(key.clone()).or_default().value());
-        Bell { notify, key: key.clone(), bells: Arc::clone(&self.bells) }
+        Bell { notify: Some(notify), key: key.clone(), bells: Arc::clone(&self.bells) }
     }
 
     /// Wakes `count` of those who wait for `key`, those first who have waited longest.
@@ -59,7 +59,8 @@ impl<K: Eq + Hash + Clone> Bells<K> {
 
 /// A place in the line of those who wait for one thing.
 pub(super) struct Bell<K: Eq + Hash> {
-    notify: Arc<Notify>,
+    /// `None` only while it is dropped.
+    notify: Option<Arc<Notify>>,
     key: K,
     bells: Arc<DashMap<K, Arc<Notify>>>,
 }
@@ -71,14 +72,16 @@ impl<K: Eq + Hash> Bell<K> {
     ///
     /// A ring that reached a dropped future is passed on to the next in line.
     pub(super) fn rung(&self) -> Notified<'_> {
-        self.notify.notified()
+        self.notify.as_ref().expect("it is not being dropped").notified()
     }
 }
 
 impl<K: Eq + Hash> Drop for Bell<K> {
     fn drop(&mut self) {
-        // Two handles: the map's and this one. Nobody can get another while the entry is locked.
-        self.bells.remove_if(&self.key, |_, notify| Arc::strong_count(notify) <= 2);
+        // This handle goes first, so that of two that are dropped at once one sees that the map's
+        // is the last. Nobody can get another while the entry is locked.
+        drop(self.notify.take());
+        self.bells.remove_if(&self.key, |_, notify| Arc::strong_count(notify) == 1);
     }
 }
 
