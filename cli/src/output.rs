@@ -94,20 +94,9 @@ pub(crate) fn length(millis: u64) -> String {
 
 /// A length of time as people write it: a number and its unit.
 pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
-    let wrong =
-        || format!("{text:?} is no time: write a number and its unit, as 500ms, 10s, 2m, 24h");
-    let unit_at = text.find(|letter: char| !letter.is_ascii_digit()).ok_or_else(wrong)?;
-    let (number, unit) = text.split_at(unit_at);
-    let number: u64 = number.parse().map_err(|_| wrong())?;
-    let millis = match unit {
-        "ms" => 1,
-        "s" => 1000,
-        "m" => 60_000,
-        "h" => 3_600_000,
-        "d" => 86_400_000,
-        _ => return Err(wrong()),
-    };
-    number.checked_mul(millis).map(Duration::from_millis).ok_or_else(wrong)
+    batonq_server::config::parse_duration(text).ok_or_else(|| {
+        format!("{text:?} is no time: write a number and its unit, as 500ms, 10s, 2m, 24h")
+    })
 }
 
 #[cfg(test)]

@@ -450,7 +450,8 @@ fn patience(values: &Values) -> Result<Patience, ConfigError> {
     Ok(patience)
 }
 
-fn parse_duration(text: &str) -> Option<Duration> {
+/// A number and its unit, as `500ms`, `10s`, `2m`, `24h` or `30d`.
+pub fn parse_duration(text: &str) -> Option<Duration> {
     let unit_at = text.find(|letter: char| !letter.is_ascii_digit())?;
     let (number, unit) = text.split_at(unit_at);
     let number: u64 = number.parse().ok()?;

@@ -1,8 +1,11 @@
 //! What every transport needs to let clients in.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
-use tokio::sync::Semaphore;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -26,6 +29,49 @@ pub struct Door {
     pub stop: CancellationToken,
     /// Knows all connections, so that stopping can wait for them.
     pub tasks: TaskTracker,
+}
+
+/// After the system refused a connection (no file handles left), the next try comes this much
+/// later.
+const AFTER_FAILURE: Duration = Duration::from_millis(100);
+
+impl Door {
+    /// Lets clients in until `stop`. Each is attended in a task of its own, as long as its permit
+    /// lasts; one for which there is no room is turned away.
+    pub async fn let_in<A, T>(
+        &self,
+        listener: TcpListener,
+        attend: impl Fn(TcpStream, SocketAddr, OwnedSemaphorePermit) -> A,
+        turn_away: impl Fn(TcpStream) -> T,
+    ) where
+        A: Future<Output = ()> + Send + 'static,
+        T: Future<Output = ()> + Send + 'static,
+    {
+        loop {
+            let accepted = tokio::select! {
+                accepted = listener.accept() => accepted,
+                () = self.stop.cancelled() => return,
+            };
+            let (stream, address) = match accepted {
+                Ok(accepted) => accepted,
+                Err(error) => {
+                    tracing::warn!(%error, "accept failed");
+                    tokio::time::sleep(AFTER_FAILURE).await;
+                    continue;
+                }
+            };
+            if let Err(error) = stream.set_nodelay(true) {
+                tracing::debug!(%address, %error, "no TCP_NODELAY");
+            }
+            match Arc::clone(&self.connections).try_acquire_owned() {
+                Ok(permit) => drop(self.tasks.spawn(attend(stream, address, permit))),
+                Err(_) => {
+                    tracing::warn!(%address, "too many connections");
+                    self.tasks.spawn(turn_away(stream));
+                }
+            }
+        }
+    }
 }
 
 /// The version of this build, in answers and logs.

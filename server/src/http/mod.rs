@@ -15,7 +15,6 @@ mod service;
 
 use std::convert::Infallible;
 use std::sync::Arc;
-use std::time::Duration;
 
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -30,10 +29,6 @@ use crate::limits;
 #[doc(hidden)]
 pub use self::body::fuzz as fuzz_bodies;
 
-/// After the system refused a connection (no file handles left), the next try comes this much
-/// later.
-const AFTER_FAILURE: Duration = Duration::from_millis(100);
-
 /// The head of a request may have so many bytes.
 const HEAD_BYTES_MAX: usize = 64 * 1024;
 
@@ -43,35 +38,13 @@ const HEADERS_MAX: usize = 100;
 /// Lets clients in until the door's `stop`.
 pub async fn serve(listener: TcpListener, door: Door) {
     let service = Arc::new(Service::new(door.clone()));
-    loop {
-        let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
-            () = door.stop.cancelled() => return,
-        };
-        match accepted {
-            Ok((stream, address)) => {
-                let permit = Arc::clone(&door.connections).try_acquire_owned();
-                let Ok(permit) = permit else {
-                    tracing::warn!(%address, "too many connections");
-                    door.tasks.spawn(problem::turn_away(stream));
-                    continue;
-                };
-                door.tasks.spawn(attend(stream, Arc::clone(&service), permit));
-            }
-            Err(error) => {
-                tracing::warn!(%error, "accept failed");
-                tokio::time::sleep(AFTER_FAILURE).await;
-            }
-        }
-    }
+    let attend = |stream, _, permit| attend(stream, Arc::clone(&service), permit);
+    door.let_in(listener, attend, problem::turn_away).await;
 }
 
 /// Serves one connection until it ends, is idle for too long, or the node stops.
 async fn attend(stream: TcpStream, service: Arc<Service>, _permit: OwnedSemaphorePermit) {
     let _connected = service.door().broker.metrics().connected("http");
-    if let Err(error) = stream.set_nodelay(true) {
-        tracing::debug!(%error, "no TCP_NODELAY");
-    }
     let stop = service.door().stop.clone();
     let serve = service_fn(move |request| {
         let service = Arc::clone(&service);

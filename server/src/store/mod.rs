@@ -535,6 +535,20 @@ pub struct Counts {
     pub cancelled: u64,
 }
 
+impl Counts {
+    /// How many jobs are in `state`, to be changed. Blocked jobs are counted as scheduled.
+    pub(crate) fn of(&mut self, state: State) -> &mut u64 {
+        match state {
+            State::Scheduled | State::Blocked => &mut self.scheduled,
+            State::Ready => &mut self.ready,
+            State::Leased => &mut self.leased,
+            State::Completed => &mut self.completed,
+            State::Dead => &mut self.dead,
+            State::Cancelled => &mut self.cancelled,
+        }
+    }
+}
+
 /// Whether a queue gives out jobs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Pausing {

@@ -167,14 +167,7 @@ impl Model {
     fn counts(&self, queue: &QueueName) -> Counts {
         let mut counts = Counts::default();
         for record in self.jobs.values().filter(|record| record.job.queue == *queue) {
-            *match record.state() {
-                State::Scheduled | State::Blocked => &mut counts.scheduled,
-                State::Ready => &mut counts.ready,
-                State::Leased => &mut counts.leased,
-                State::Completed => &mut counts.completed,
-                State::Dead => &mut counts.dead,
-                State::Cancelled => &mut counts.cancelled,
-            } += 1;
+            *counts.of(record.state()) += 1;
         }
         counts
     }

@@ -215,15 +215,7 @@ impl Tables {
     /// How many jobs of the queue are in `state`, to be changed.
     pub(super) fn count(&mut self, id: QueueId, state: State) -> &mut u64 {
         let details = self.details.get_mut(&id).expect("see `details`");
-        let counts = &mut details.counts;
-        match state {
-            State::Scheduled | State::Blocked => &mut counts.scheduled,
-            State::Ready => &mut counts.ready,
-            State::Leased => &mut counts.leased,
-            State::Completed => &mut counts.completed,
-            State::Dead => &mut counts.dead,
-            State::Cancelled => &mut counts.cancelled,
-        }
+        details.counts.of(state)
     }
 
     /// A job went from one state to another.
