@@ -180,3 +180,29 @@ async fn an_attempt_that_runs_too_long_is_charged_and_its_worker_is_told() {
         ("MAX_ATTEMPTS_EXCEEDED", "TIMEOUT")
     );
 }
+
+#[tokio::test]
+async fn an_http_client_that_leaves_while_it_waits_takes_no_job_with_it() {
+    use tokio::io::AsyncWriteExt;
+    let server = Server::start();
+    let http = server.http();
+    let connections = async || {
+        let text = http.get("/metrics").await.text;
+        let line = "batonq_connections{transport=\"http\"} ";
+        text.lines().find_map(|found| found.strip_prefix(line)?.parse::<u32>().ok())
+    };
+    let body = "{\"wait_ms\":60000}";
+    let request = format!(
+        "POST /v1/queues/q/pull HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n\
+         content-length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    let mut leaver = tokio::net::TcpStream::connect(http.address).await.unwrap();
+    leaver.write_all(request.as_bytes()).await.unwrap();
+    eventually("it waits", async || (connections().await == Some(2)).then_some(())).await;
+    drop(leaver);
+    eventually("it has left", async || (connections().await == Some(1)).then_some(())).await;
+    http.post("/v1/queues/q/jobs", json!({ "payload": 1 })).await;
+    let pulled = http.post("/v1/queues/q/pull", json!({ "wait_ms": 5_000 })).await.json();
+    assert_eq!(pulled["jobs"][0]["delivery"], 1);
+}
