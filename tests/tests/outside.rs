@@ -75,6 +75,24 @@ async fn logs_are_json_if_asked_for() {
 }
 
 #[tokio::test]
+async fn a_request_can_be_found_in_the_log_by_its_id() {
+    let server = Server::with().env("BATONQ_LOG", "debug").start();
+    let headers = [("x-request-id", "find-me-42")];
+    server.http().send(hyper::Method::GET, "/v1/jobs/999", None, &headers).await;
+    let client = server.client().await;
+    client.job(999).await.unwrap_err();
+    batonq_tests::harness::eventually("both are there", async || {
+        let log = server.log();
+        let over_http = log.contains("find-me-42");
+        let over_tcp = log.lines().any(|line| {
+            line.contains("conn{address=127.0.0.1") && line.contains("request{request_id=")
+        });
+        (over_http && over_tcp).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn http_can_be_turned_off() {
     let server = Server::with().env("HTTP", "0").start();
     assert!(server.client().await.queues().await.unwrap().is_empty());

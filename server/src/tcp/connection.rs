@@ -19,6 +19,7 @@ use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::time::Instant;
 use tokio_util::codec::{Decoder, Encoder};
+use tracing::Instrument;
 
 use super::convert;
 use super::handshake::Guest;
@@ -244,14 +245,21 @@ impl Connection {
             }
             _ => Some(Arc::clone(&self.looks)),
         };
-        self.requests.push(Box::pin(async move {
+        let kind = operation.name();
+        let span = tracing::debug_span!("request", request_id, kind);
+        let serving = async move {
             let _look = match &looks {
                 // The semaphore is never closed.
                 Some(looks) => looks.acquire().await.ok(),
                 None => None,
             };
-            (request_id, operation, answer.await)
-        }));
+            let answer = answer.await;
+            if let Message::Error(error) = &answer.message {
+                tracing::debug!(code = error.code().meaning().name, error.detail, "refused");
+            }
+            (request_id, operation, answer)
+        };
+        self.requests.push(Box::pin(serving.instrument(span)));
         Ok(())
     }
 

@@ -12,13 +12,15 @@ mod request;
 
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::OwnedSemaphorePermit;
+use tracing::Instrument;
 
 use crate::door::Door;
 
 /// Lets clients in until the door's `stop`. One for which there is no room is cut off.
 pub async fn serve(listener: TcpListener, door: Door) {
     let attend = |stream, address: std::net::SocketAddr, permit| {
-        attend(stream, address.to_string(), door.clone(), permit)
+        let span = tracing::debug_span!("conn", %address);
+        attend(stream, address.to_string(), door.clone(), permit).instrument(span)
     };
     door.let_in(listener, attend, |stream| async move { drop(stream) }).await;
 }
