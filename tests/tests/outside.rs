@@ -67,9 +67,11 @@ async fn the_description_is_of_the_version_that_answers() {
 #[tokio::test]
 async fn logs_are_json_if_asked_for() {
     let server = Server::with().env("BATONQ_LOG_FORMAT", "json").start();
-    let log = server.log();
-    let started = log.lines().find(|line| line.contains("\"started\"")).expect("it says so");
-    let line: serde_json::Value = serde_json::from_str(started).unwrap();
+    let started = batonq_tests::harness::eventually("it says so", async || {
+        let log = server.log();
+        log.lines().find(|line| line.contains("\"started\"")).map(str::to_owned)
+    });
+    let line: serde_json::Value = serde_json::from_str(&started.await).unwrap();
     assert_eq!(line["message"], "started");
     assert!(line["tcp"].is_string());
 }

@@ -4,7 +4,7 @@ use std::io::Write;
 use std::process::Stdio;
 
 use batonq_client::NewJob;
-use batonq_tests::harness::{Server, batonq};
+use batonq_tests::harness::{Server, batonq, eventually};
 use serde_json::Value;
 
 fn said(output: &std::process::Output) -> (i32, String, String) {
@@ -75,7 +75,7 @@ async fn a_node_that_is_told_to_stop_ends_well_and_keeps_everything() {
     drop(client);
     server.signal("-TERM");
     assert_eq!(server.wait(), 0);
-    assert!(server.log().contains("stopped"), "{}", server.log());
+    eventually("it says so", async || server.log().contains("stopped").then_some(())).await;
     let server = server.restart();
     assert!(server.client().await.job(id).await.is_ok());
 }
