@@ -37,7 +37,7 @@ use bytes::Bytes;
 use crate::error::Error;
 use crate::job::{
     self, Backoff, FailureCode, JobId, Lease, LeaseKey, NewJob, Payload, QueueName, Reason, State,
-    Tag, Timestamp, UniqueKey, WorkerName,
+    Tag, Timestamp, UniqueKey, When, WorkerName,
 };
 
 /// The contract. See the [module](self) for what holds for all calls.
@@ -427,6 +427,26 @@ pub struct Job {
     pub replay_of: Option<JobId>,
     /// The latest copy of this job.
     pub replayed_as: Option<JobId>,
+}
+
+impl Job {
+    /// What is pushed to replay this job: ready now, its time to live anew. `None` if the payload
+    /// was left out.
+    pub(crate) fn copy(self) -> Option<NewJob> {
+        Some(NewJob {
+            queue: self.queue,
+            payload: self.payload?,
+            priority: self.priority,
+            when: When::Now,
+            ttl: self.expires_at.map(|at| at.since(self.created_at)),
+            max_attempts: self.max_attempts,
+            backoff: self.backoff,
+            timeout: self.timeout,
+            unique: self.unique,
+            tags: self.tags,
+            replay_of: Some(self.id),
+        })
+    }
 }
 
 /// One lease of a job, and how it ended.

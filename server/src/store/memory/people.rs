@@ -1,7 +1,7 @@
 //! Looking, and what people change.
 
 use super::{Model, Place, Record};
-use crate::job::{JobId, NewJob, QueueName, State, When};
+use crate::job::{JobId, QueueName, State};
 use crate::limits;
 use crate::store::{Attempt, Changed, DeadFilter, Effect, Job, JobFilter, JobPage, Pushed, Queue};
 
@@ -74,25 +74,14 @@ impl Model {
             return Changed::WrongState(record.state());
         }
         let job = record.job.clone();
-        let copy = NewJob {
-            queue: job.queue.clone(),
-            payload: job.payload.expect("a record has its payload"),
-            priority: job.priority,
-            when: When::Now,
-            ttl: job.expires_at.map(|at| at.since(job.created_at)),
-            max_attempts: job.max_attempts,
-            backoff: job.backoff,
-            timeout: job.timeout,
-            unique: job.unique,
-            tags: job.tags,
-            replay_of: Some(original),
-        };
+        let queue = job.queue.clone();
+        let copy = job.copy().expect("a record has its payload");
         match self.push(&copy) {
             Pushed::Duplicate { id, .. } => Changed::Duplicate(id),
             Pushed::Inserted { id, .. } => {
                 self.record(original).job.replayed_as = Some(id);
                 let to = crate::store::Destination::Ready;
-                Changed::Done(Effect { job: id, queue: job.queue, to })
+                Changed::Done(Effect { job: id, queue, to })
             }
         }
     }

@@ -4,7 +4,7 @@ use rusqlite::params;
 
 use super::row::{job_id, sql_id};
 use super::tables::Tables;
-use crate::job::{JobId, NewJob, QueueName, State, When};
+use crate::job::{JobId, QueueName, State};
 use crate::store::{Changed, DeadFilter, Destination, Effect, Pausing, Pushed};
 
 const REVIVE: &str = "
@@ -63,26 +63,14 @@ impl Tables {
         if !job.state.is_final() {
             return Ok(Changed::WrongState(job.state));
         }
-        let Some(payload) = job.payload else { return Ok(Changed::NotFound) };
-        let copy = NewJob {
-            queue: job.queue.clone(),
-            payload,
-            priority: job.priority,
-            when: When::Now,
-            ttl: job.expires_at.map(|at| at.since(job.created_at)),
-            max_attempts: job.max_attempts,
-            backoff: job.backoff,
-            timeout: job.timeout,
-            unique: job.unique,
-            tags: job.tags,
-            replay_of: Some(original),
-        };
+        let queue = job.queue.clone();
+        let Some(copy) = job.copy() else { return Ok(Changed::NotFound) };
         match self.push_one(&copy)? {
             Pushed::Duplicate { id, .. } => Ok(Changed::Duplicate(id)),
             Pushed::Inserted { id, .. } => {
                 let sql = "UPDATE finished SET replayed_as = ?2 WHERE id = ?1";
                 self.execute(sql, params![sql_id(original), sql_id(id)])?;
-                Ok(Changed::Done(Effect { job: id, queue: job.queue, to: Destination::Ready }))
+                Ok(Changed::Done(Effect { job: id, queue, to: Destination::Ready }))
             }
         }
     }
