@@ -55,6 +55,10 @@ pub enum Step {
     Promote(JobId),
     /// Jobs are listed.
     List(JobFilter),
+    /// A job is looked at.
+    Look(JobId),
+    /// A queue is looked at.
+    LookAt(QueueName),
     /// Time passes.
     Pass(Duration),
     /// The store is closed and opened again.
@@ -212,6 +216,8 @@ pub fn step() -> impl Strategy<Value = Step> {
         1 => job_id().prop_map(Step::Cancel),
         1 => job_id().prop_map(Step::Promote),
         2 => filter().prop_map(Step::List),
+        1 => job_id().prop_map(Step::Look),
+        1 => queue().prop_map(Step::LookAt),
         6 => prop_oneof![
             (1..9_000_u64).prop_map(Duration::from_millis),
             seconds(40),
@@ -236,7 +242,8 @@ struct Run<M: Maker> {
     /// `None` only while it is opened again.
     store: Option<Arc<dyn Store>>,
     given: Vec<Lease>,
-    pushed: u64,
+    /// The newest job that has been seen.
+    newest: u64,
 }
 
 /// Does the steps on both.
@@ -253,7 +260,7 @@ pub async fn run<M: Maker>(steps: Vec<Step>) {
         home,
         clock,
         given: Vec::new(),
-        pushed: 0,
+        newest: 0,
     };
     for (number, step) in steps.into_iter().enumerate() {
         let what = format!("step {number}: {step:?}");
@@ -287,10 +294,7 @@ impl<M: Maker> Run<M> {
 
     async fn step(&mut self, step: Step, what: &str) {
         match step {
-            Step::Push(jobs) => {
-                self.pushed += jobs.len() as u64;
-                both!(self, what, |store| store.push(jobs.clone()));
-            }
+            Step::Push(jobs) => drop(both!(self, what, |store| store.push(jobs.clone()))),
             Step::Claim(claims) => {
                 let claimed = both!(self, what, |store| store.claim(claims.clone()));
                 self.given.extend(claimed.jobs.iter().flatten().map(|job| job.lease));
@@ -319,8 +323,10 @@ impl<M: Maker> Run<M> {
             Step::Duty(duty) => drop(both!(self, what, |store| store.run_duty(duty))),
             Step::Pass(time) => self.clock.advance(time),
             Step::Reopen => {
-                drop(self.store.take());
-                self.store = Some(M::open(&self.home, &self.clock, RETENTION));
+                let key = self.store.take().map(|store| store.lease_key());
+                let store = M::open(&self.home, &self.clock, RETENTION);
+                assert_eq!(Some(store.lease_key()), key, "{what}");
+                self.store = Some(store);
             }
             step => self.step_of_people(step, what).await,
         }
@@ -332,26 +338,29 @@ impl<M: Maker> Run<M> {
                 both!(self, what, |store| store.set_paused(queue.clone(), pausing));
             }
             Step::Retry(id) => drop(both!(self, what, |store| store.retry(id))),
-            Step::Replay(id) => {
-                self.pushed += 1;
-                both!(self, what, |store| store.replay(id));
-            }
+            Step::Replay(id) => drop(both!(self, what, |store| store.replay(id))),
             Step::ReplayDead(filter) => {
-                self.pushed += filter.limit as u64;
                 both!(self, what, |store| store.replay_dead(filter.clone()));
             }
             Step::Cancel(id) => drop(both!(self, what, |store| store.cancel(id))),
             Step::Promote(id) => drop(both!(self, what, |store| store.promote(id))),
             Step::List(filter) => drop(both!(self, what, |store| store.jobs(filter.clone()))),
+            Step::Look(id) => drop(both!(self, what, |store| store.job(id))),
+            Step::LookAt(queue) => {
+                both!(self, what, |store| store.queues(Some(queue.clone())));
+            }
             other => unreachable!("{other:?} is served elsewhere"),
         }
     }
 
     /// After each step, everything that can be seen must be the same.
-    async fn look(&self, what: &str) {
+    async fn look(&mut self, what: &str) {
         both!(self, what, |store| store.queues(None));
-        // Due jobs use up numbers too.
-        for id in 1..=self.pushed * 2 {
+        let all = JobFilter { limit: 10_000, ..JobFilter::default() };
+        let page = both!(self, what, |store| store.jobs(all.clone()));
+        self.newest = page.jobs.first().map_or(self.newest, |job| self.newest.max(job.id.0));
+        // Those that are forgotten must be so in both.
+        for id in 1..=self.newest {
             both!(self, what, |store| store.timeline(JobId(id)));
         }
     }

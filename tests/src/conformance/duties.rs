@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use batonq_server::job::{NewJob, Reason, State};
-use batonq_server::store::{DUTY_ROWS_MAX, Destination, Duty, Verdict};
+use batonq_server::job::{Backoff, NewJob, Reason, State};
+use batonq_server::store::{DUTY_ROWS_MAX, Destination, Duty, Hold, SESSION_LEASE, Verdict};
 
-use super::given::{SECOND, SESSION, ack, in_time, job};
+use super::given::{Jobs, SECOND, SESSION, ack, fail, in_time, job, named};
 use super::rules;
 
 rules! {
@@ -15,8 +15,7 @@ rules! {
         let later = given.push(in_time(9 * SECOND)).await;
         given.pass(3 * SECOND);
         let report = given.duty(Duty::Due).await;
-        let jobs: Vec<_> = report.effects.iter().map(|effect| effect.job).collect();
-        assert_eq!(jobs, [early, late]);
+        assert_eq!(report.effects.jobs(), [early, late]);
         assert_eq!(report.next, Some(6 * SECOND));
         assert_eq!(given.state(later).await, State::Scheduled);
     }
@@ -79,9 +78,8 @@ rules! {
             given.push(NewJob { ttl: Some(6 * SECOND), ..in_time(60 * SECOND) }).await;
         given.pass(6 * SECOND);
         let report = given.duty(Duty::Ttl).await;
-        let jobs: Vec<_> = report.effects.iter().map(|effect| effect.job).collect();
-        assert_eq!(jobs, [ready, scheduled]);
-        for id in jobs {
+        assert_eq!(report.effects.jobs(), [ready, scheduled]);
+        for id in [ready, scheduled] {
             assert_eq!(given.job(id).await.reason, Some(Reason::Expired));
         }
         assert_eq!(given.claim(10).await, []);
@@ -116,5 +114,117 @@ rules! {
         assert_eq!(given.counts().await.completed, 10);
         assert_eq!(given.store.job(ids[1]).await.unwrap(), None);
         assert_eq!(given.state(ids[2]).await, State::Completed);
+    }
+
+    async fn jobs_that_are_due_at_once_become_ready_in_the_order_of_their_ids(given: Given<M>) {
+        let ids =
+            [given.push(in_time(SECOND)).await, given.push(in_time(SECOND)).await];
+        given.pass(SECOND);
+        assert_eq!(given.duty(Duty::Due).await.effects.jobs(), ids);
+    }
+
+    async fn leases_that_run_out_are_told_by_job(given: Given<M>) {
+        let ids = given.ready_jobs(2).await;
+        given.claim_as(1, Hold::Time(3 * SECOND)).await;
+        given.claim_as(1, Hold::Time(2 * SECOND)).await;
+        given.pass(SECOND);
+        assert_eq!(given.duty(Duty::Expiry).await.next, Some(SECOND));
+        given.pass(2 * SECOND);
+        assert_eq!(given.duty(Duty::Expiry).await.effects.jobs(), ids);
+    }
+
+    async fn attempts_time_out_in_the_order_of_their_ends(given: Given<M>) {
+        let timed = |timeout| NewJob { timeout: Some(timeout), ..job() };
+        let late = given.push(timed(3 * SECOND)).await;
+        let early = given.push(timed(2 * SECOND)).await;
+        let held = given.claim(2).await;
+        given.pass(3 * SECOND);
+        let report = given.duty(Duty::Timeouts).await;
+        assert_eq!(report.effects.jobs(), [early, late]);
+        assert_eq!(report.lost, [(SESSION, held[1].lease), (SESSION, held[0].lease)]);
+    }
+
+    async fn the_last_attempt_that_times_out_is_the_end(given: Given<M>) {
+        let id =
+            given.push(NewJob { timeout: Some(SECOND), max_attempts: 1, ..job() }).await;
+        given.lease().await;
+        given.pass(SECOND);
+        given.duty(Duty::Timeouts).await;
+        assert_eq!(given.job(id).await.reason, Some(Reason::MaxAttemptsExceeded));
+    }
+
+    async fn a_retry_that_no_worker_asked_for_has_an_even_chance(given: Given<M>) {
+        let backoff =
+            Some(Backoff::Exponential { base: 8 * SECOND, max: 8 * SECOND, jitter: 0.5 });
+        given.push(NewJob { backoff, timeout: Some(SECOND), ..job() }).await;
+        given.lease().await;
+        given.pass(SECOND);
+        let report = given.duty(Duty::Timeouts).await;
+        assert_eq!(report.effects[0].to, Destination::Scheduled(given.now() + 6 * SECOND));
+    }
+
+    async fn jobs_expire_in_the_order_of_their_times(given: Given<M>) {
+        let living = |ttl| NewJob { ttl: Some(ttl), ..job() };
+        let late = given.push(living(3 * SECOND)).await;
+        let early = given.push(living(2 * SECOND)).await;
+        given.push(living(9 * SECOND)).await;
+        given.pass(3 * SECOND);
+        let report = given.duty(Duty::Ttl).await;
+        assert_eq!(report.effects.jobs(), [early, late]);
+        assert_eq!(report.next, Some(6 * SECOND));
+    }
+
+    async fn a_job_that_waits_again_can_expire_again(given: Given<M>) {
+        let id = given.push(NewJob { ttl: Some(60 * SECOND), ..job() }).await;
+        given.end(given.lease().await, fail()).await;
+        assert_eq!(given.duty(Duty::Ttl).await.next, Some(60 * SECOND));
+        given.pass(60 * SECOND);
+        assert_eq!(given.duty(Duty::Ttl).await.effects.jobs(), [id]);
+        let job = given.job(id).await;
+        assert_eq!((job.reason, job.deliveries), (Some(Reason::Expired), 1));
+    }
+
+    async fn a_session_that_lives_is_no_reason_to_look_again_soon(given: Given<M>) {
+        given.ready_jobs(1).await;
+        given.claim(1).await;
+        given.pass(10 * SECOND);
+        given.store.renew(vec![SESSION]).await.unwrap();
+        assert_eq!(given.duty(Duty::Expiry).await.next, Some(SESSION_LEASE));
+    }
+
+    async fn completed_and_cancelled_jobs_of_all_queues_are_counted_together(given: Given<M>) {
+        let dead = given.dead_job(job()).await;
+        let oldest = given.push(job()).await;
+        given.end(given.lease().await, ack()).await;
+        for _ in 0..10 {
+            given.pass(SECOND);
+            let id = given.push(NewJob { queue: named("other"), ..job() }).await;
+            given.store.cancel(id).await.unwrap();
+        }
+        given.duty(Duty::Retention).await;
+        assert_eq!(given.store.job(oldest).await.unwrap(), None);
+        assert_eq!(given.counts().await.completed, 0);
+        assert_eq!(given.state(dead).await, State::Dead);
+    }
+
+    async fn finished_jobs_are_looked_at_every_minute_as_long_as_there_are_any(given: Given<M>) {
+        given.push(job()).await;
+        assert_eq!(given.duty(Duty::Retention).await.next, None);
+        given.end(given.lease().await, ack()).await;
+        assert_eq!(given.duty(Duty::Retention).await.next, Some(60 * SECOND));
+        given.pass(60 * SECOND);
+        assert_eq!(given.duty(Duty::Retention).await.next, None);
+    }
+
+    async fn a_bounded_number_is_forgotten_at_once(given: Given<M>) {
+        given.store.push(vec![NewJob { ttl: Some(SECOND), ..job() }; DUTY_ROWS_MAX + 1]).await.unwrap();
+        given.pass(SECOND);
+        given.duty(Duty::Ttl).await;
+        given.duty(Duty::Ttl).await;
+        given.pass(3600 * SECOND);
+        assert_eq!(given.duty(Duty::Retention).await.next, Some(Duration::ZERO));
+        assert_eq!(given.counts().await.dead, 1);
+        assert_eq!(given.duty(Duty::Retention).await.next, None);
+        assert_eq!(given.counts().await.dead, 0);
     }
 }

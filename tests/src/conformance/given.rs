@@ -9,8 +9,8 @@ use batonq_server::job::{
     WorkerName,
 };
 use batonq_server::store::{
-    Claim, Counts, Destination, Duty, DutyReport, Hold, Job, LeasedJob, Pushed, Queue, Retention,
-    Retry, SessionId, Settled, Settlement, Store, Verdict,
+    Claim, Counts, Destination, Duty, DutyReport, Effect, Hold, Job, LeasedJob, Pushed, Queue,
+    Retention, Retry, SessionId, Settled, Settlement, Store, Verdict,
 };
 use bytes::Bytes;
 
@@ -22,11 +22,18 @@ pub(super) const SECOND: Duration = Duration::from_secs(1);
 /// The session that [`Given::claim`] claims for.
 pub(super) const SESSION: SessionId = SessionId(7);
 
+/// Finished jobs are kept for a minute, ten at most; dead ones for an hour.
+const RETENTION: Retention = Retention {
+    completed: Duration::from_secs(60),
+    completed_max: 10,
+    dead: Duration::from_secs(3600),
+};
+
 /// An empty store on a clock that stands still.
 pub struct Given<M: Maker> {
     pub(super) store: Arc<dyn Store>,
     clock: Arc<ManualClock>,
-    _home: M::Home,
+    home: M::Home,
 }
 
 impl<M: Maker> std::fmt::Debug for Given<M> {
@@ -54,6 +61,23 @@ pub(super) fn in_time(delay: Duration) -> NewJob {
     NewJob { when: When::After(delay), ..job() }
 }
 
+/// What effects or leased jobs are about, in their order.
+pub(super) trait Jobs {
+    fn jobs(&self) -> Vec<JobId>;
+}
+
+impl Jobs for [Effect] {
+    fn jobs(&self) -> Vec<JobId> {
+        self.iter().map(|effect| effect.job).collect()
+    }
+}
+
+impl Jobs for [LeasedJob] {
+    fn jobs(&self) -> Vec<JobId> {
+        self.iter().map(|job| job.lease.job).collect()
+    }
+}
+
 pub(super) fn ack() -> Verdict {
     Verdict::Ack { result: None }
 }
@@ -68,12 +92,16 @@ pub(super) fn fail_with(retry: Retry) -> Verdict {
 }
 
 impl<M: Maker> Given<M> {
-    /// An empty store that keeps finished jobs for a minute, ten at most; dead ones for an hour.
     pub(super) fn empty() -> Self {
         let (clock, home) = (ManualClock::new(), M::home());
-        let retention =
-            Retention { completed: 60 * SECOND, completed_max: 10, dead: 3600 * SECOND };
-        Self { store: M::open(&home, &clock, retention), clock, _home: home }
+        Self { store: M::open(&home, &clock, RETENTION), clock, home }
+    }
+
+    /// The store is closed, and another one opened in its place.
+    pub(super) fn reopened(self) -> Self {
+        let Self { store, clock, home } = self;
+        drop(store);
+        Self { store: M::open(&home, &clock, RETENTION), clock, home }
     }
 
     pub(super) fn pass(&self, time: Duration) {

@@ -1,7 +1,8 @@
 //! What can be seen.
 
-use batonq_server::job::{JobId, NewJob, State, Tag};
-use batonq_server::store::{Counts, Duty, JobFilter, Verdict};
+use batonq_server::job::{JobId, NewJob, Reason, State, Tag};
+use batonq_server::limits::TIMELINE_MAX;
+use batonq_server::store::{Counts, Duty, JobFilter, Pausing, Progress, Verdict};
 
 use super::given::{SECOND, ack, fail, in_time, job, named};
 use super::rules;
@@ -109,5 +110,108 @@ rules! {
         let page = given.store.jobs(both).await.unwrap();
         assert_eq!(page.jobs.iter().map(|job| job.id).collect::<Vec<_>>(), [wanted]);
         assert_eq!(page.jobs[0].payload, None, "lists leave payloads out");
+    }
+
+    async fn a_timeline_is_of_the_last_attempts(given: Given<M>) {
+        let id = given.push(job()).await;
+        for _ in 0..=TIMELINE_MAX {
+            given.end(given.lease().await, Verdict::Release).await;
+        }
+        let (job, attempts) = given.store.timeline(id).await.unwrap().unwrap();
+        assert_eq!((attempts.len(), attempts[0].delivery), (TIMELINE_MAX, 2));
+        assert_eq!(job.deliveries as usize, TIMELINE_MAX + 1);
+        given.end(given.lease().await, ack()).await;
+        let (_, attempts) = given.store.timeline(id).await.unwrap().unwrap();
+        assert_eq!((attempts.len(), attempts[0].delivery), (TIMELINE_MAX, 3));
+    }
+
+    async fn the_last_error_is_shown_until_there_is_another(given: Given<M>) {
+        let id = given.push(job()).await;
+        assert_eq!(given.job(id).await.error, None);
+        given.end(given.lease().await, fail()).await;
+        given.pass(10 * SECOND);
+        given.duty(Duty::Due).await;
+        given.end(given.lease().await, Verdict::Release).await;
+        let said = Some(("NO".into(), "it went wrong".into()));
+        assert_eq!(given.job(id).await.error, said);
+        given.claim(1).await;
+        given.store.give_back(super::given::SESSION).await.unwrap();
+        assert_eq!(given.job(id).await.error.unwrap().0, "CRASH");
+        given.end(given.lease().await, ack()).await;
+        assert_eq!(given.job(id).await.error.unwrap().0, "CRASH");
+    }
+
+    async fn lists_leave_out_what_is_large_or_changes(given: Given<M>) {
+        given.ready_jobs(2).await;
+        let lease = given.lease().await;
+        given.end(lease, Verdict::Ack { result: Some("{}".into()) }).await;
+        let lease = given.lease().await;
+        given.end(lease, Verdict::Release).await;
+        given.claim(1).await;
+        given.store.give_back(super::given::SESSION).await.unwrap();
+        let lease = given.lease().await;
+        let progress = Progress { percent: 1, message: String::new() };
+        given.store.progress(lease, progress).await.unwrap();
+        let jobs = given.store.jobs(filter()).await.unwrap().jobs;
+        let states: Vec<State> = jobs.iter().map(|job| job.state).collect();
+        assert_eq!(states, [State::Leased, State::Completed]);
+        for job in jobs {
+            assert_eq!((job.payload, job.result, job.error), (None, None, None));
+            assert_eq!((job.worker, job.lease_until, job.progress), (None, None, None));
+        }
+    }
+
+    async fn a_page_that_ends_with_the_last_job_says_so(given: Given<M>) {
+        let ids = given.ready_jobs(4).await;
+        let page = |before| given.store.jobs(JobFilter { limit: 2, before, ..filter() });
+        assert_eq!(page(None).await.unwrap().next, Some(ids[2]));
+        assert_eq!(page(Some(ids[2])).await.unwrap().next, None);
+    }
+
+    async fn lists_are_filtered_by_the_reason_of_death(given: Given<M>) {
+        let rejected = given.dead_job(job()).await;
+        let retried = given.dead_job(job()).await;
+        given.store.retry(retried).await.unwrap();
+        for (reason, expected) in [(Reason::Rejected, vec![rejected]), (Reason::Poison, vec![])] {
+            let of_reason = JobFilter { reason: Some(reason), ..filter() };
+            let page = given.store.jobs(of_reason).await.unwrap();
+            assert_eq!(page.jobs.iter().map(|job| job.id).collect::<Vec<_>>(), expected);
+        }
+    }
+
+    async fn queues_come_by_name(given: Given<M>) {
+        for name in ["b", "a:1", "B", "a"] {
+            given.push(NewJob { queue: named(name), ..job() }).await;
+        }
+        let queues = given.store.queues(None).await.unwrap();
+        let names: Vec<&str> = queues.iter().map(|queue| queue.name.as_str()).collect();
+        assert_eq!(names, ["B", "a", "a:1", "b"]);
+        let one = given.store.queues(Some(named("a"))).await.unwrap();
+        assert_eq!(one, queues[1..2]);
+        assert_eq!(given.store.queues(Some(named("c"))).await.unwrap(), []);
+    }
+
+    async fn a_queue_comes_into_being_when_it_is_paused_or_resumed(given: Given<M>) {
+        for (name, pausing) in [("a", Pausing::Pause), ("b", Pausing::Resume)] {
+            given.store.set_paused(named(name), pausing).await.unwrap();
+            let queues = given.store.queues(Some(named(name))).await.unwrap();
+            assert_eq!(queues[0].counts, Counts::default());
+        }
+    }
+
+    async fn a_job_that_comes_back_waits_anew(given: Given<M>) {
+        given.ready_jobs(1).await;
+        given.pass(5 * SECOND);
+        given.end(given.lease().await, Verdict::Release).await;
+        given.pass(SECOND);
+        assert_eq!(given.queue().await.oldest_ready, Some(SECOND));
+    }
+
+    async fn of_each_priority_the_first_job_is_looked_at(given: Given<M>) {
+        given.ready_jobs(2).await;
+        given.pass(5 * SECOND);
+        given.end(given.lease().await, Verdict::Release).await;
+        // The second has waited for five seconds, but it is not the first.
+        assert_eq!(given.queue().await.oldest_ready, Some(std::time::Duration::ZERO));
     }
 }

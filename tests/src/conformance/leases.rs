@@ -1,11 +1,11 @@
 //! Keeping leases, and losing them.
 
-use batonq_server::job::State;
+use batonq_server::job::{NewJob, State};
 use batonq_server::store::{
     Destination, Duty, Extension, Hold, Progress, SESSION_LEASE, SessionId, Settled, Verdict,
 };
 
-use super::given::{SECOND, SESSION, ack, job};
+use super::given::{Jobs, SECOND, SESSION, ack, job};
 use super::rules;
 
 rules! {
@@ -54,8 +54,7 @@ rules! {
         assert_eq!(given.job(ids[0]).await.lease_until, Some(given.now() + 100 * SECOND));
         // It no longer hangs on the session.
         let given_back = given.store.give_back(SESSION).await.unwrap();
-        let jobs: Vec<_> = given_back.iter().map(|effect| effect.job).collect();
-        assert_eq!(jobs, ids[1..]);
+        assert_eq!(given_back.jobs(), ids[1..]);
         given.end(held[0].lease, ack()).await;
     }
 
@@ -99,5 +98,54 @@ rules! {
         assert!(!given.store.progress(lease, progress).await.unwrap());
         given.lease().await;
         assert_eq!(given.job(id).await.progress, None);
+    }
+
+    async fn renewing_a_session_keeps_no_other(given: Given<M>) {
+        given.ready_jobs(2).await;
+        given.claim(1).await;
+        let other = given.claim_as(1, Hold::Session(SessionId(8))).await;
+        given.pass(SESSION_LEASE - SECOND);
+        given.store.renew(vec![SESSION]).await.unwrap();
+        given.pass(SECOND);
+        let report = given.duty(Duty::Expiry).await;
+        assert_eq!(report.lost, [(SessionId(8), other[0].lease)]);
+    }
+
+    async fn extending_a_lease_does_not_give_its_attempt_more_time(given: Given<M>) {
+        given.push(NewJob { timeout: Some(5 * SECOND), ..job() }).await;
+        let lease = given.lease().await;
+        given.pass(3 * SECOND);
+        given.store.extend(vec![Extension { lease, hold: 100 * SECOND }]).await.unwrap();
+        assert_eq!(given.duty(Duty::Timeouts).await.next, Some(2 * SECOND));
+        given.pass(2 * SECOND);
+        let report = given.duty(Duty::Timeouts).await;
+        assert_eq!((report.effects.len(), report.lost.len()), (1, 0), "no session holds it");
+    }
+
+    async fn a_lease_beyond_its_time_is_extended_if_nobody_has_taken_it(given: Given<M>) {
+        given.ready_jobs(1).await;
+        let lease = given.claim_as(1, Hold::Time(SECOND)).await[0].lease;
+        given.pass(5 * SECOND);
+        let extended = given.store.extend(vec![Extension { lease, hold: SECOND }]).await.unwrap();
+        assert_eq!(extended, [Some(given.now() + SECOND)]);
+        assert_eq!(given.duty(Duty::Expiry).await.effects, []);
+    }
+
+    async fn what_is_given_back_is_told_by_job(given: Given<M>) {
+        let low = given.push(job()).await;
+        let high = given.push(NewJob { priority: 5, ..job() }).await;
+        assert_eq!(given.claim(1).await.jobs(), [high]);
+        assert_eq!(given.claim(1).await.jobs(), [low]);
+        assert_eq!(given.store.give_back(SESSION).await.unwrap().jobs(), [low, high]);
+    }
+
+    async fn one_lease_of_a_claim_ends_without_the_others(given: Given<M>) {
+        given.ready_jobs(3).await;
+        let held = given.claim(3).await;
+        given.end(held[1].lease, Verdict::Release).await;
+        let again = given.claim_as(1, Hold::Session(SessionId(8))).await;
+        assert_eq!(again[0].lease.job, held[1].lease.job);
+        assert_eq!(given.store.give_back(SESSION).await.unwrap().len(), 2);
+        given.end(again[0].lease, ack()).await;
     }
 }

@@ -4,6 +4,7 @@
 //! written is run: the macro that defines it lists it too.
 
 mod claim;
+mod durable;
 mod duties;
 mod given;
 mod inspect;
@@ -44,6 +45,7 @@ pub fn all<M: Maker + 'static>() -> Vec<Rule> {
         settle::rules::<M>(),
         leases::rules::<M>(),
         duties::rules::<M>(),
+        durable::rules::<M>(),
         people::rules::<M>(),
         inspect::rules::<M>(),
     ]

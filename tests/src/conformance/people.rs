@@ -1,9 +1,9 @@
 //! What people change.
 
-use batonq_server::job::{NewJob, Reason, State};
-use batonq_server::store::{Changed, DeadFilter, Duty, Pausing};
+use batonq_server::job::{JobId, NewJob, Reason, State, Tag, When};
+use batonq_server::store::{CRASHES_MAX, Changed, DeadFilter, Duty, Pausing};
 
-use super::given::{SECOND, ack, fail, in_time, job, named, queue};
+use super::given::{Jobs, SECOND, SESSION, ack, fail, in_time, job, named, queue};
 use super::rules;
 
 rules! {
@@ -92,5 +92,96 @@ rules! {
         assert_eq!(given.queue().await.paused_at, Some(since));
         given.store.set_paused(queue(), Pausing::Resume).await.unwrap();
         assert_eq!(given.queue().await.paused_at, None);
+    }
+
+    async fn nothing_is_done_to_a_job_that_never_was(given: Given<M>) {
+        let nobody = JobId(99);
+        assert_eq!(given.store.retry(nobody).await.unwrap(), Changed::NotFound);
+        assert_eq!(given.store.replay(nobody).await.unwrap(), Changed::NotFound);
+        assert_eq!(given.store.cancel(nobody).await.unwrap(), Changed::NotFound);
+        assert_eq!(given.store.promote(nobody).await.unwrap(), Changed::NotFound);
+    }
+
+    async fn retried_and_promoted_jobs_stand_behind_those_in_line(given: Given<M>) {
+        let dead = given.dead_job(job()).await;
+        let scheduled = given.push(in_time(SECOND)).await;
+        let waiting = given.push(job()).await;
+        given.store.promote(scheduled).await.unwrap();
+        given.store.retry(dead).await.unwrap();
+        assert_eq!(given.claim(3).await.jobs(), [waiting, scheduled, dead]);
+    }
+
+    async fn a_retried_job_is_forgiven_its_crashes(given: Given<M>) {
+        let id = given.push(job()).await;
+        for _ in 0..CRASHES_MAX {
+            given.lease().await;
+            given.store.give_back(SESSION).await.unwrap();
+        }
+        given.store.retry(id).await.unwrap();
+        given.lease().await;
+        given.store.give_back(SESSION).await.unwrap();
+        let job = given.job(id).await;
+        assert_eq!((job.state, job.crashes, job.deliveries), (State::Ready, 1, CRASHES_MAX + 1));
+    }
+
+    async fn a_retried_job_still_points_to_its_copy(given: Given<M>) {
+        let id = given.dead_job(job()).await;
+        let Changed::Done(copy) = given.store.replay(id).await.unwrap() else { panic!() };
+        given.store.retry(id).await.unwrap();
+        assert_eq!(given.job(id).await.replayed_as, Some(copy.job));
+    }
+
+    async fn a_copy_is_pushed_with_what_its_original_was_pushed_with(given: Given<M>) {
+        let payload = job().payload.with_content_type("text/plain").unwrap();
+        let new = NewJob {
+            payload: payload.clone(),
+            when: When::After(SECOND),
+            ttl: Some(70 * SECOND),
+            max_attempts: 3,
+            timeout: Some(5 * SECOND),
+            tags: vec![Tag::parse("t").unwrap()],
+            ..job()
+        };
+        let original = given.push(new.clone()).await;
+        given.store.cancel(original).await.unwrap();
+        given.pass(50 * SECOND);
+        let Changed::Done(effect) = given.store.replay(original).await.unwrap() else { panic!() };
+        let copy = given.job(effect.job).await;
+        assert_eq!((copy.state, copy.payload, copy.tags), (State::Ready, Some(payload), new.tags));
+        assert_eq!((copy.max_attempts, copy.timeout), (3, new.timeout));
+        assert_eq!((copy.backoff, copy.created_at), (new.backoff, given.now()));
+        assert_eq!(copy.expires_at, Some(given.now() + 70 * SECOND));
+    }
+
+    async fn a_second_copy_takes_the_place_of_the_first(given: Given<M>) {
+        let original = given.dead_job(job()).await;
+        given.store.replay(original).await.unwrap();
+        let Changed::Done(second) = given.store.replay(original).await.unwrap() else { panic!() };
+        assert_eq!(given.job(original).await.replayed_as, Some(second.job));
+    }
+
+    async fn only_an_ended_job_is_copied(given: Given<M>) {
+        let id = given.push(in_time(SECOND)).await;
+        assert_eq!(given.store.replay(id).await.unwrap(), Changed::WrongState(State::Scheduled));
+        given.store.promote(id).await.unwrap();
+        assert_eq!(given.store.replay(id).await.unwrap(), Changed::WrongState(State::Ready));
+        let lease = given.lease().await;
+        assert_eq!(given.store.replay(id).await.unwrap(), Changed::WrongState(State::Leased));
+        given.end(lease, ack()).await;
+        assert!(matches!(given.store.replay(id).await.unwrap(), Changed::Done(_)));
+    }
+
+    async fn only_a_scheduled_job_is_promoted(given: Given<M>) {
+        let id = given.push(job()).await;
+        assert_eq!(given.store.promote(id).await.unwrap(), Changed::WrongState(State::Ready));
+        let lease = given.lease().await;
+        assert_eq!(given.store.promote(id).await.unwrap(), Changed::WrongState(State::Leased));
+        given.end(lease, ack()).await;
+        assert_eq!(given.store.promote(id).await.unwrap(), Changed::WrongState(State::Completed));
+    }
+
+    async fn an_ended_job_is_not_cancelled(given: Given<M>) {
+        let id = given.dead_job(job()).await;
+        assert_eq!(given.store.cancel(id).await.unwrap(), Changed::WrongState(State::Dead));
     }
 }

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use batonq_server::job::{NewJob, State, Timestamp, When};
-use batonq_server::store::Pushed;
+use batonq_server::job::{Backoff, NewJob, State, Tag, Timestamp, UniqueKey, When};
+use batonq_server::store::{Pausing, Pushed};
 
 use super::given::{SECOND, in_time, job, queue};
 use super::rules;
@@ -51,5 +51,38 @@ rules! {
 
     async fn nothing_is_pushed_by_an_empty_call(given: Given<M>) {
         assert_eq!(given.store.push(vec![]).await.unwrap(), []);
+    }
+
+    async fn a_job_keeps_all_that_it_was_pushed_with(given: Given<M>) {
+        let payload = job().payload.with_content_type("text/plain").unwrap();
+        let backoff = Backoff::Exponential { base: SECOND, max: 9 * SECOND, jitter: 0.25 };
+        let new = NewJob {
+            payload: payload.clone(),
+            ttl: Some(70 * SECOND),
+            max_attempts: 3,
+            backoff: Some(backoff.clone()),
+            timeout: Some(5 * SECOND),
+            unique: Some(UniqueKey::parse("k").unwrap()),
+            tags: vec![Tag::parse("s").unwrap(), Tag::parse("t").unwrap()],
+            ..job()
+        };
+        let stored = given.job(given.push(new.clone()).await).await;
+        assert_eq!(stored.payload, Some(payload));
+        assert_eq!(stored.expires_at, Some(given.now() + 70 * SECOND));
+        assert_eq!((stored.max_attempts, stored.backoff), (3, Some(backoff)));
+        assert_eq!((stored.timeout, stored.unique), (Some(5 * SECOND), new.unique));
+        assert_eq!((stored.tags, stored.replay_of), (new.tags, None));
+    }
+
+    async fn a_scheduled_job_does_not_say_when_it_runs_once_it_is_ready(given: Given<M>) {
+        let id = given.push(in_time(SECOND)).await;
+        given.store.promote(id).await.unwrap();
+        assert_eq!(given.job(id).await.run_at, None);
+    }
+
+    async fn a_paused_queue_takes_jobs(given: Given<M>) {
+        given.store.set_paused(queue(), Pausing::Pause).await.unwrap();
+        let id = given.push(job()).await;
+        assert_eq!(given.state(id).await, State::Ready);
     }
 }

@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use batonq_server::job::{Backoff, Lease, NewJob, Reason, State};
-use batonq_server::store::{CRASHES_MAX, Destination, Duty, Retry, Settled, Settlement, Verdict};
+use batonq_server::store::{
+    CRASHES_MAX, Destination, Duty, Hold, Retry, Settled, Settlement, Verdict,
+};
 use bytes::Bytes;
 
 use super::given::{SECOND, SESSION, ack, fail, fail_with, job};
@@ -38,12 +40,39 @@ rules! {
             given.ready_jobs(1).await;
             let lease = given.lease().await;
             given.end(lease, verdict.clone()).await;
-            assert_eq!(given.settle(lease, verdict.clone()).await, Settled::Repeated);
-            // Not so after somebody else has got it.
-            if let Verdict::Release = verdict {
-                given.end(given.lease().await, ack()).await;
-            }
+            assert_eq!(given.settle(lease, verdict).await, Settled::Repeated);
         }
+    }
+
+    async fn it_is_so_also_while_somebody_else_has_the_job(given: Given<M>) {
+        for verdict in [fail(), Verdict::Release] {
+            given.ready_jobs(1).await;
+            let lease = given.lease().await;
+            given.end(lease, verdict.clone()).await;
+            given.pass(10 * SECOND);
+            given.duty(Duty::Due).await;
+            let held = given.lease().await;
+            assert_eq!((held.job, held.delivery), (lease.job, 2));
+            assert_eq!(given.settle(lease, verdict).await, Settled::Repeated);
+            given.end(held, ack()).await;
+        }
+    }
+
+    async fn it_is_so_also_after_the_last_attempt(given: Given<M>) {
+        let id = given.push(NewJob { max_attempts: 1, ..job() }).await;
+        let lease = given.lease().await;
+        given.end(lease, fail()).await;
+        assert_eq!(given.state(id).await, State::Dead);
+        assert_eq!(given.settle(lease, fail()).await, Settled::Repeated);
+    }
+
+    async fn it_is_so_whenever_the_worker_wants_the_retry(given: Given<M>) {
+        given.ready_jobs(1).await;
+        let lease = given.lease().await;
+        given.end(lease, fail()).await;
+        let later = fail_with(Retry::After(SECOND));
+        assert_eq!(given.settle(lease, later).await, Settled::Repeated);
+        assert_eq!(given.settle(lease, fail_with(Retry::Reject)).await, Settled::LeaseLost);
     }
 
     async fn another_settlement_afterwards_is_not(given: Given<M>) {
@@ -124,7 +153,8 @@ rules! {
 
     async fn a_rejected_job_is_dead_at_once(given: Given<M>) {
         let id = given.dead_job(job()).await;
-        assert_eq!(given.job(id).await.reason, Some(Reason::Rejected));
+        let job = given.job(id).await;
+        assert_eq!((job.reason, job.attempts), (Some(Reason::Rejected), 1));
     }
 
     async fn a_released_job_is_not_charged(given: Given<M>) {
@@ -162,5 +192,55 @@ rules! {
         assert_eq!(given.duty(Duty::Ttl).await.effects, []);
         given.end(lease, ack()).await;
         assert_eq!(given.state(id).await, State::Completed);
+    }
+
+    async fn a_lease_that_was_never_given_is_lost(given: Given<M>) {
+        let id = given.push(job()).await;
+        let first = Lease { job: id, delivery: 1 };
+        assert_eq!(given.settle(first, ack()).await, Settled::LeaseLost);
+        given.lease().await;
+        let second = Lease { job: id, delivery: 2 };
+        assert_eq!(given.settle(second, ack()).await, Settled::LeaseLost);
+        assert_eq!(given.state(id).await, State::Leased);
+    }
+
+    async fn nothing_is_known_of_a_job_that_was_forgotten(given: Given<M>) {
+        given.push(job()).await;
+        let lease = given.lease().await;
+        given.end(lease, ack()).await;
+        given.pass(60 * SECOND);
+        given.duty(Duty::Retention).await;
+        assert_eq!(given.settle(lease, ack()).await, Settled::Unknown);
+    }
+
+    async fn a_lease_beyond_its_time_is_good_until_it_is_taken_away(given: Given<M>) {
+        given.ready_jobs(1).await;
+        let lease = given.claim_as(1, Hold::Time(SECOND)).await[0].lease;
+        given.pass(5 * SECOND);
+        assert_eq!(given.end(lease, ack()).await, Destination::Finished(State::Completed));
+    }
+
+    async fn a_verdict_on_a_lease_that_was_taken_away_is_too_late(given: Given<M>) {
+        given.push(NewJob { timeout: Some(SECOND), ..job() }).await;
+        let lease = given.lease().await;
+        given.pass(SECOND);
+        given.duty(Duty::Timeouts).await;
+        for verdict in [ack(), fail(), Verdict::Release] {
+            assert_eq!(given.settle(lease, verdict).await, Settled::LeaseLost);
+        }
+    }
+
+    async fn the_delay_of_a_failure_is_left_to_its_chance(given: Given<M>) {
+        let backoff =
+            Some(Backoff::Exponential { base: 8 * SECOND, max: 8 * SECOND, jitter: 0.5 });
+        for (chance, delay) in [(0.0, 8 * SECOND), (0.5, 6 * SECOND), (1.0, 4 * SECOND)] {
+            given.push(NewJob { backoff: backoff.clone(), ..job() }).await;
+            let mut verdict = fail();
+            if let Verdict::Fail { chance: its, .. } = &mut verdict {
+                *its = chance;
+            }
+            let to = given.end(given.lease().await, verdict).await;
+            assert_eq!(to, Destination::Scheduled(given.now() + delay), "{chance}");
+        }
     }
 }

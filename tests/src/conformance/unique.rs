@@ -1,7 +1,7 @@
 //! Unique keys.
 
 use batonq_server::job::{NewJob, State, UniqueKey};
-use batonq_server::store::{Changed, Pushed, Retry};
+use batonq_server::store::{Changed, DeadFilter, Pushed, Retry};
 
 use super::given::{SECOND, ack, fail, fail_with, job, named};
 use super::rules;
@@ -58,5 +58,28 @@ rules! {
         assert_eq!(given.store.retry(dead).await.unwrap(), Changed::Duplicate(live));
         assert_eq!(given.store.replay(dead).await.unwrap(), Changed::Duplicate(live));
         assert_eq!(given.state(dead).await, State::Dead);
+    }
+
+    async fn a_retried_job_has_its_key_again(given: Given<M>) {
+        let id = given.dead_job(keyed()).await;
+        given.store.retry(id).await.unwrap();
+        let pushed = given.store.push(vec![keyed()]).await.unwrap();
+        assert_eq!(pushed, [Pushed::Duplicate { id, state: State::Ready }]);
+    }
+
+    async fn a_copy_has_the_key_of_its_original(given: Given<M>) {
+        let dead = given.dead_job(keyed()).await;
+        let Changed::Done(copy) = given.store.replay(dead).await.unwrap() else { panic!() };
+        let pushed = given.store.push(vec![keyed()]).await.unwrap();
+        assert_eq!(pushed, [Pushed::Duplicate { id: copy.job, state: State::Ready }]);
+    }
+
+    async fn a_dead_job_whose_key_is_taken_is_passed_over(given: Given<M>) {
+        given.dead_job(keyed()).await;
+        let free = given.dead_job(job()).await;
+        given.push(keyed()).await;
+        let filter = DeadFilter { limit: 1, ..DeadFilter::default() };
+        let copies = given.store.replay_dead(filter).await.unwrap();
+        assert_eq!(given.job(copies[0].job).await.replay_of, Some(free));
     }
 }
