@@ -255,8 +255,8 @@ pub async fn run<M: Maker>(steps: Vec<Step>) {
     let clock = ManualClock::new();
     let home = M::home();
     let mut run = Run::<M> {
-        model: Memory::open(&Memory::home(), &clock, RETENTION),
-        store: Some(M::open(&home, &clock, RETENTION)),
+        model: Memory::open(&Memory::home(), &clock, RETENTION).await,
+        store: Some(M::open(&home, &clock, RETENTION).await),
         home,
         clock,
         given: Vec::new(),
@@ -320,11 +320,14 @@ impl<M: Maker> Run<M> {
             Step::Renew(sessions) => both!(self, what, |store| store.renew(sessions.clone())),
             Step::Adopt(session) => drop(both!(self, what, |store| store.adopt(session))),
             Step::GiveBack(session) => drop(both!(self, what, |store| store.give_back(session))),
-            Step::Duty(duty) => drop(both!(self, what, |store| store.run_duty(duty))),
-            Step::Pass(time) => self.clock.advance(time),
+            Step::Duty(duty) => {
+                let term = M::term(&self.home);
+                drop(both!(self, what, |store| store.run_duty(&term, duty)));
+            }
+            Step::Pass(time) => M::pass(&self.home, &self.clock, time),
             Step::Reopen => {
                 let key = self.store.take().map(|store| store.lease_key());
-                let store = M::open(&self.home, &self.clock, RETENTION);
+                let store = M::open(&self.home, &self.clock, RETENTION).await;
                 assert_eq!(Some(store.lease_key()), key, "{what}");
                 self.store = Some(store);
             }

@@ -1,7 +1,8 @@
 //! No store drifts from the model.
 
 use batonq_tests::drift;
-use batonq_tests::stores::{Maker, Sqlite};
+use batonq_tests::harness::Postgres;
+use batonq_tests::stores::{Maker, Shared, Sqlite};
 use proptest::test_runner::{Config, TestRunner};
 
 /// Sequences for each store: some seconds.
@@ -23,4 +24,10 @@ fn drift<M: Maker>() {
 #[test]
 fn sqlite_answers_like_the_model() {
     drift::<Sqlite>();
+}
+
+#[test]
+fn postgres_answers_like_the_model() {
+    let _all_cases_share_it = Postgres::shared();
+    drift::<Shared>();
 }

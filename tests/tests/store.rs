@@ -1,11 +1,13 @@
 //! The conformance suite on every store: same rules, no skips.
 
 use batonq_tests::conformance;
-use batonq_tests::stores::{Memory, Sqlite};
+use batonq_tests::stores::{Memory, Shared, Sqlite};
 use libtest_mimic::{Arguments, Trial};
 
 fn main() {
-    let rules = [conformance::all::<Memory>(), conformance::all::<Sqlite>()].concat();
+    let rules =
+        [conformance::all::<Memory>(), conformance::all::<Sqlite>(), conformance::all::<Shared>()]
+            .concat();
     let trials = rules.into_iter().map(|rule| {
         Trial::test(rule.name, move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;

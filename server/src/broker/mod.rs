@@ -42,6 +42,7 @@ use crate::limits;
 use crate::metrics::Metrics;
 use crate::store::{
     Claim, Destination, Duty, Effect, LeasedJob, Pushed, SessionId, Settled, Settlement, Store,
+    Term,
 };
 
 /// The broker of a node. Cheap to clone: all clones are one.
@@ -183,7 +184,7 @@ impl Broker {
     /// Those of the store.
     pub(crate) async fn run_duty(&self, duty: Duty) -> Result<Option<std::time::Duration>, Error> {
         let core = &self.0.core;
-        let report = core.store.run_duty(duty).await?;
+        let report = core.store.run_duty(&Term::SOLE, duty).await?;
         core.announce(&report.effects);
         core.tell_lost(report.lost);
         core.metrics.duty_done(duty, core.clock.now().0 / 1000);

@@ -26,7 +26,9 @@
 //!
 //! Stores: [`sqlite`], and [`memory`], the model that all others are compared with.
 
+mod columns;
 pub mod memory;
+pub mod postgres;
 pub mod sqlite;
 
 use std::time::Duration;
@@ -85,8 +87,9 @@ pub trait Store: Send + Sync + 'static {
     async fn give_back(&self, session: SessionId) -> Result<Vec<Effect>, Error>;
 
     /// Does a bounded part of a duty. Idempotent: doing it twice, or twice at once, changes
-    /// nothing more.
-    async fn run_duty(&self, duty: Duty) -> Result<DutyReport, Error>;
+    /// nothing more. A shared store refuses it, with [`Error::Unavailable`] and nothing done, if
+    /// another node was elected after `term` began.
+    async fn run_duty(&self, term: &Term, duty: Duty) -> Result<DutyReport, Error>;
 
     /// A job with its payload and result.
     async fn job(&self, id: JobId) -> Result<Option<Job>, Error>;
@@ -131,6 +134,9 @@ pub const SESSION_LEASE: Duration = Duration::from_secs(30);
 
 /// A job that keeps killing its workers is set aside after so many.
 pub const CRASHES_MAX: u32 = 5;
+
+/// The chance for the jitter of a retry that no worker asked for.
+const EVEN_CHANCE: f64 = 0.5;
 
 /// Rows that one call of [`Store::run_duty`] touches at most.
 pub const DUTY_ROWS_MAX: usize = 500;
@@ -359,6 +365,26 @@ impl Duty {
             Self::Ttl => "ttl",
             Self::Retention => "retention",
         }
+    }
+}
+
+/// One reign of one leader: the permission to do duties.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Term {
+    /// Its number, for people: each election of a cluster adds one.
+    pub epoch: u64,
+    /// What the store compares: drawn anew for each election, so that it is unlike all others even
+    /// if a database that was restored counts the same epoch twice.
+    pub token: u128,
+}
+
+impl Term {
+    /// Of a node that has its store to itself and was never elected.
+    pub const SOLE: Self = Self { epoch: 0, token: 0 };
+
+    /// The token as a UUID.
+    pub fn token_text(&self) -> String {
+        format!("{:032x}", self.token)
     }
 }
 

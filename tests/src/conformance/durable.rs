@@ -9,7 +9,7 @@ use super::rules;
 rules! {
     async fn the_lease_key_stays_the_same(given: Given<M>) {
         let key = given.store.lease_key();
-        assert_eq!(given.reopened().store.lease_key(), key);
+        assert_eq!(given.reopened().await.store.lease_key(), key);
     }
 
     async fn every_job_is_where_it_was(given: Given<M>) {
@@ -25,7 +25,7 @@ rules! {
             before.push(given.store.timeline(*id).await.unwrap());
         }
 
-        let given = given.reopened();
+        let given = given.reopened().await;
 
         for (id, before) in ids.iter().chain([&delayed]).zip(before) {
             assert_eq!(given.store.timeline(*id).await.unwrap(), before);
@@ -41,7 +41,7 @@ rules! {
         let progress = Progress { percent: 40, message: "on".into() };
         given.store.progress(held[0].lease, progress.clone()).await.unwrap();
 
-        let given = given.reopened();
+        let given = given.reopened().await;
 
         assert_eq!(given.job(held[0].lease.job).await.progress, Some(progress));
         given.end(held[0].lease, ack()).await;
@@ -56,18 +56,18 @@ rules! {
         given.pass(60 * SECOND);
         given.duty(Duty::Retention).await;
         assert_eq!(given.store.job(first).await.unwrap(), None);
-        let given = given.reopened();
+        let given = given.reopened().await;
         assert!(given.push(job()).await > first);
     }
 
     async fn the_line_is_as_it_was(given: Given<M>) {
         let delayed = given.push(in_time(SECOND)).await;
         let waiting = given.push(job()).await;
-        let given = given.reopened();
+        let given = given.reopened().await;
         given.pass(SECOND);
         given.duty(Duty::Due).await;
         let newest = given.push(job()).await;
-        let given = given.reopened();
+        let given = given.reopened().await;
         assert_eq!(given.claim(3).await.jobs(), [waiting, delayed, newest]);
     }
 
@@ -75,7 +75,7 @@ rules! {
         given.push(job()).await;
         given.store.set_paused(queue(), Pausing::Pause).await.unwrap();
         let since = given.now();
-        let given = given.reopened();
+        let given = given.reopened().await;
         assert_eq!(given.queue().await.paused_at, Some(since));
         assert_eq!(given.claim(1).await, []);
     }

@@ -92,20 +92,20 @@ pub(super) fn fail_with(retry: Retry) -> Verdict {
 }
 
 impl<M: Maker> Given<M> {
-    pub(super) fn empty() -> Self {
+    pub(super) async fn empty() -> Self {
         let (clock, home) = (ManualClock::new(), M::home());
-        Self { store: M::open(&home, &clock, RETENTION), clock, home }
+        Self { store: M::open(&home, &clock, RETENTION).await, clock, home }
     }
 
     /// The store is closed, and another one opened in its place.
-    pub(super) fn reopened(self) -> Self {
+    pub(super) async fn reopened(self) -> Self {
         let Self { store, clock, home } = self;
         drop(store);
-        Self { store: M::open(&home, &clock, RETENTION), clock, home }
+        Self { store: M::open(&home, &clock, RETENTION).await, clock, home }
     }
 
     pub(super) fn pass(&self, time: Duration) {
-        self.clock.advance(time);
+        M::pass(&self.home, &self.clock, time);
     }
 
     pub(super) fn now(&self) -> Timestamp {
@@ -163,7 +163,7 @@ impl<M: Maker> Given<M> {
     }
 
     pub(super) async fn duty(&self, duty: Duty) -> DutyReport {
-        self.store.run_duty(duty).await.expect("it works")
+        self.store.run_duty(&M::term(&self.home), duty).await.expect("it works")
     }
 
     pub(super) async fn job(&self, id: JobId) -> Job {

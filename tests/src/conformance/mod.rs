@@ -64,7 +64,9 @@ macro_rules! rules {
             vec![$(
                 crate::conformance::Rule {
                     name: format!("{}::{topic}::{}", M::NAME, stringify!($name)),
-                    check: || Box::pin($name::<M>(crate::conformance::Given::empty())),
+                    check: || Box::pin(async {
+                        $name::<M>(crate::conformance::Given::empty().await).await;
+                    }),
                 },
             )*]
         }

@@ -5,10 +5,12 @@
 //! line by line; the Rust client is what users have.
 
 mod http;
+mod postgres;
 mod server;
 mod wire;
 
 pub use http::{Http, Reply};
+pub use postgres::{Postgres, free_port};
 pub use server::{Server, ServerBuilder, batonq, free_text};
 pub use wire::{Wire, frame, hello};
 

@@ -16,7 +16,7 @@ use parking_lot::Mutex;
 use super::{
     Attempt, Changed, Claim, Claimed, Counts, DeadFilter, Duty, DutyReport, Effect, Extension, Job,
     JobFilter, JobPage, Pausing, Progress, Pushed, Queue, Retention, SessionId, Settled,
-    Settlement, Store,
+    Settlement, Store, Term,
 };
 use crate::clock::Clock;
 use crate::error::Error;
@@ -214,7 +214,7 @@ impl Store for MemoryStore {
         self.transaction(|model| model.give_back(session))
     }
 
-    async fn run_duty(&self, duty: Duty) -> Result<DutyReport, Error> {
+    async fn run_duty(&self, _: &Term, duty: Duty) -> Result<DutyReport, Error> {
         self.transaction(|model| model.run_duty(duty))
     }
 

@@ -5,6 +5,7 @@ use rusqlite::params;
 use super::row;
 use super::tables::{QueueId, Tables};
 use crate::job::{Lease, Reason, State, Timestamp};
+use crate::store::columns::sql_id;
 use crate::store::{Claim, Claimed, Effect, Hold, LeasedJob, SESSION_LEASE};
 
 /// In the order of claims. The caller stops reading when it has enough.
@@ -118,7 +119,7 @@ impl Tables {
 
     /// A waiting job's clock stops, a running one's starts.
     fn begin_attempt(&self, found: &Found) -> rusqlite::Result<()> {
-        let id = row::sql_id(found.job.lease.job);
+        let id = sql_id(found.job.lease.job);
         if let Some(expires_at) = found.expires_at {
             self.delete_ttl(id, expires_at)?;
         }

@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use rusqlite::params;
 
-use super::row::{job_id, sql_id, sql_millis};
+use super::row::job_id;
 use super::tables::{QueueId, Tables};
 use crate::job::{Ending, JobId, Lease, Reason, State, Timestamp};
+use crate::store::columns::{sql_id, sql_millis};
 use crate::store::{DUTY_ROWS_MAX, Destination, Duty, DutyReport, Effect, SessionId};
 
 /// How long until finished jobs are looked at again.

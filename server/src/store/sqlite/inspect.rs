@@ -3,10 +3,11 @@
 use rusqlite::types::ToSql;
 use rusqlite::{Connection, Row, params};
 
-use super::row::{self, sql_id};
+use super::row;
 use super::tables::{QueueId, Tables};
 use crate::job::{JobId, QueueName, Reason, State, Timestamp, UniqueKey, WorkerName};
 use crate::limits;
+use crate::store::columns::sql_id;
 use crate::store::{Attempt, Job, JobFilter, JobPage, Progress, Queue};
 
 /// Both tables in the same columns; [`read_job`] reads them. No payload, no result.

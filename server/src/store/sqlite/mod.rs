@@ -38,7 +38,7 @@ use self::writer::Writer;
 use super::{
     Attempt, Changed, Claim, Claimed, DeadFilter, Duty, DutyReport, Effect, Extension, Job,
     JobFilter, JobPage, Pausing, Progress, Pushed, Queue, Retention, SessionId, Settled,
-    Settlement, Store,
+    Settlement, Store, Term,
 };
 use crate::clock::Clock;
 use crate::error::Error;
@@ -227,7 +227,7 @@ impl Store for SqliteStore {
         self.writer.call(move |tables| tables.give_back(session)).await
     }
 
-    async fn run_duty(&self, duty: Duty) -> Result<DutyReport, Error> {
+    async fn run_duty(&self, _: &Term, duty: Duty) -> Result<DutyReport, Error> {
         self.writer.call(move |tables| tables.run_duty(duty)).await
     }
 

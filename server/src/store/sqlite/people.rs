@@ -2,9 +2,10 @@
 
 use rusqlite::params;
 
-use super::row::{job_id, sql_id};
+use super::row::job_id;
 use super::tables::Tables;
 use crate::job::{JobId, QueueName, State};
+use crate::store::columns::sql_id;
 use crate::store::{Changed, DeadFilter, Destination, Effect, Pausing, Pushed};
 
 const REVIVE: &str = "

@@ -2,10 +2,11 @@
 
 use rusqlite::params;
 
-use super::row::{job_id, sql_backoff, sql_id, sql_millis, sql_tags};
+use super::row::job_id;
 use super::tables::{QueueId, Tables};
 use crate::job::{JobId, NewJob, State, Timestamp, When};
 use crate::store::Pushed;
+use crate::store::columns::{sql_backoff, sql_id, sql_millis, sql_tags};
 
 const INSERT_JOB: &str = "
     INSERT INTO job (

@@ -4,11 +4,13 @@ use bytes::Bytes;
 use rusqlite::params;
 
 use super::leases::Held;
-use super::row::{self, sql_id};
+use super::row;
 use super::tables::{QueueId, Tables};
 use crate::job::{self, Charges, Ending, JobId, Lease, Next, Reason, Rules, State, Timestamp};
+use crate::store::columns::sql_id;
 use crate::store::{
-    CRASHES_MAX, Destination, Effect, Progress, Retry, Settled, Settlement, Verdict, verdict_of,
+    CRASHES_MAX, Destination, EVEN_CHANCE, Effect, Progress, Retry, Settled, Settlement, Verdict,
+    verdict_of,
 };
 
 const INSERT_FINISHED: &str = "
@@ -29,9 +31,6 @@ const INSERT_ATTEMPT: &str = "
         job_id, delivery, attempt, node, worker, started_at, ended_at, ending, code, message
     )
     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)";
-
-/// The chance for the jitter of a retry that no worker asked for.
-const EVEN_CHANCE: f64 = 0.5;
 
 /// The part of a job's row that decides how it goes on.
 struct Standing {

@@ -1,0 +1,463 @@
+//! What happens by time, in bounded parts.
+//!
+//! Each part is a transaction that begins by asking for the fence: the leader's row with the token
+//! of this term, locked against the next election. A node that has been deposed without knowing
+//! it finds no such row; one that is in the middle of a part makes the election wait for its end.
+//! What a part changed is noted in `audit`, by token.
+
+use std::time::Duration;
+
+use tokio_postgres::Row;
+
+use super::lane::{Failure, Tx};
+use super::leases::{self, LiveRow};
+use super::row::{count, get, job_id, now};
+use super::settle::{Ended, end_badly, finish_waiting};
+use super::{PostgresStore, retrying};
+use crate::job::{Ending, JobId, Lease, Reason, State, Timestamp};
+use crate::store::columns::{sql_id, sql_millis};
+use crate::store::{DUTY_ROWS_MAX, Destination, Duty, DutyReport, Effect, SessionId, Term};
+
+/// How long until finished jobs are looked at again.
+const RETENTION_EVERY: Duration = Duration::from_secs(60);
+
+/// How long it is remembered what leaders did.
+const AUDIT_KEPT: Duration = Duration::from_secs(24 * 3600);
+
+/// The row lock is what counts: without it, a statement that began before an election would still
+/// be carried out after it.
+pub(super) const FENCE: &str = "
+    SELECT now_ms() AS now
+    FROM leader
+    WHERE token = $1::text::uuid
+    FOR SHARE";
+
+/// Scheduled jobs go to the end of their lines, in the order in which the first part finds them.
+macro_rules! make_ready {
+    ($which:literal) => {
+        concat!(
+            "
+    WITH clock AS MATERIALIZED (SELECT now_ms() AS now),
+    due AS MATERIALIZED (
+        SELECT ctid AS tid, job_id
+        FROM scheduled ",
+            $which,
+            "
+        FOR UPDATE SKIP LOCKED
+    ),
+    gone AS (
+        DELETE FROM scheduled
+        WHERE ctid = ANY(ARRAY(SELECT tid FROM due))
+    ),
+    placed AS MATERIALIZED (
+        SELECT d.job_id, j.*, nextval('number') AS new_place
+        FROM due d
+        CROSS JOIN LATERAL (
+            SELECT
+                ctid AS job_tid, queue_id, priority, delivery, length(payload) AS bytes,
+                expires_at, timeout_ms
+            FROM job
+            WHERE id = d.job_id
+            OFFSET 0
+        ) j
+    ),
+    line AS (
+        INSERT INTO ready (
+            queue_id, priority, place, job_id, delivery, bytes, ready_at, expires_at, timeout_ms
+        )
+        SELECT
+            queue_id, priority, new_place, job_id, delivery, bytes, (SELECT now FROM clock),
+            expires_at, timeout_ms
+        FROM placed
+    ),
+    moved AS (
+        UPDATE job
+        SET run_at = NULL, place = p.new_place
+        FROM placed p
+        WHERE job.ctid = p.job_tid
+    )
+    SELECT job_id, queue_id, priority, new_place
+    FROM placed
+    ORDER BY new_place"
+        )
+    };
+}
+
+const DUE: &str = make_ready!(
+    "
+        WHERE run_at <= (SELECT now FROM clock)
+        ORDER BY run_at, job_id
+        LIMIT $1"
+);
+
+const PROMOTE: &str = make_ready!(
+    "
+        WHERE run_at = (SELECT run_at FROM job WHERE id = $1) AND job_id = $1"
+);
+
+const RUN_OUT: &str = "
+    SELECT id
+    FROM lease
+    WHERE expires_at <= $1
+    ORDER BY expires_at, id
+    LIMIT $2
+    FOR UPDATE SKIP LOCKED";
+
+const OVERDUE: &str = "
+    SELECT at, job_id, delivery
+    FROM deadline
+    WHERE at <= $1
+    ORDER BY at, job_id
+    LIMIT $2";
+
+const DELETE_DEADLINES: &str = "
+    DELETE FROM deadline
+    WHERE ctid = ANY(ARRAY(
+        SELECT d.ctid
+        FROM unnest($1::bigint[], $2::bigint[]) AS u (at, job_id)
+        CROSS JOIN LATERAL (
+            SELECT ctid FROM deadline WHERE at = u.at AND job_id = u.job_id OFFSET 0
+        ) d
+    ))";
+
+const EXPIRED: &str = "
+    SELECT expires_at, job_id
+    FROM ttl
+    WHERE expires_at <= $1
+    ORDER BY expires_at, job_id
+    LIMIT $2";
+
+/// Takes waiting jobs out of their places. Those that are not there any more are somebody else's.
+pub(super) const LEAVE_PLACES: &str = "
+    WITH waiting AS MATERIALIZED (
+        SELECT u.id, j.*
+        FROM unnest($1::bigint[]) AS u (id)
+        CROSS JOIN LATERAL (
+            SELECT queue_id, priority, place, run_at FROM job WHERE id = u.id OFFSET 0
+        ) j
+    ),
+    unscheduled AS (
+        DELETE FROM scheduled
+        WHERE ctid = ANY(ARRAY(
+            SELECT s.ctid
+            FROM waiting w
+            CROSS JOIN LATERAL (
+                SELECT ctid FROM scheduled WHERE run_at = w.run_at AND job_id = w.id OFFSET 0
+            ) s
+            WHERE w.run_at IS NOT NULL
+        ))
+        RETURNING job_id
+    ),
+    unready AS (
+        DELETE FROM ready
+        WHERE ctid = ANY(ARRAY(
+            SELECT r.ctid
+            FROM waiting w
+            CROSS JOIN LATERAL (
+                SELECT ctid FROM ready
+                WHERE queue_id = w.queue_id AND priority = w.priority AND place = w.place
+                OFFSET 0
+            ) r
+            WHERE w.run_at IS NULL
+        ))
+        RETURNING job_id
+    )
+    SELECT job_id FROM unscheduled
+    UNION ALL
+    SELECT job_id FROM unready";
+
+const OLD_KEPT: &str = "
+    SELECT id
+    FROM finished
+    WHERE state <> 'dead' AND finished_at <= $1
+    ORDER BY finished_at, id
+    LIMIT $2
+    FOR UPDATE SKIP LOCKED";
+
+const OLD_DEAD: &str = "
+    SELECT id
+    FROM finished
+    WHERE state = 'dead' AND finished_at <= $1
+    ORDER BY finished_at, id
+    LIMIT $2
+    FOR UPDATE SKIP LOCKED";
+
+const OLDEST_KEPT: &str = "
+    SELECT id
+    FROM finished
+    WHERE state <> 'dead'
+    ORDER BY finished_at, id
+    LIMIT $1
+    FOR UPDATE SKIP LOCKED";
+
+const FORGET: &str = "
+    WITH gone AS (
+        DELETE FROM finished
+        WHERE id = ANY($1::bigint[])
+        RETURNING id, tags
+    ),
+    logs AS (
+        DELETE FROM attempt_log
+        WHERE job_id = ANY($1::bigint[])
+    ),
+    progresses AS (
+        DELETE FROM progress
+        WHERE job_id = ANY($1::bigint[])
+    )
+    DELETE FROM job_tag
+    WHERE ctid = ANY(ARRAY(
+        SELECT t.ctid
+        FROM gone g
+        CROSS JOIN LATERAL string_to_table(g.tags, E'\\n') AS one (tag)
+        CROSS JOIN LATERAL (
+            SELECT ctid FROM job_tag WHERE job_tag.tag = one.tag AND job_id = g.id OFFSET 0
+        ) t
+        WHERE g.tags IS NOT NULL
+    ))";
+
+const FORGET_AUDIT: &str = "
+    DELETE FROM audit
+    WHERE id = ANY(ARRAY(SELECT id FROM audit WHERE at < $1 ORDER BY id LIMIT $2))";
+
+const DONE: &str = "
+    INSERT INTO duty (name, epoch, node, succeeded_at)
+    VALUES ($1, $2, $3, $4)
+    ON CONFLICT (name) DO UPDATE
+    SET epoch = excluded.epoch, node = excluded.node, succeeded_at = excluded.succeeded_at";
+
+const AUDIT: &str = "
+    INSERT INTO audit (at, epoch, token, node, duty, count)
+    VALUES ($1, $2, $3::text::uuid, $4, $5, $6)";
+
+/// A part of a duty, before it is committed.
+#[derive(Default)]
+struct Part {
+    report: DutyReport,
+    /// Rows changed.
+    count: usize,
+    notes: Vec<super::settle::Note>,
+    /// Leases that have ended.
+    ended: Vec<Lease>,
+}
+
+fn rows_max() -> i64 {
+    DUTY_ROWS_MAX as i64
+}
+
+impl PostgresStore {
+    pub(super) async fn do_duty(&self, term: &Term, duty: Duty) -> Result<DutyReport, Failure> {
+        retrying!(self.try_duty(term, duty))
+    }
+
+    async fn try_duty(&self, term: &Term, duty: Duty) -> Result<DutyReport, Failure> {
+        let mut tx = self.duty_lane.begin().await?;
+        let now = fence(&mut tx, term).await?;
+        let part = match duty {
+            Duty::Due => self.due(&mut tx, now).await,
+            Duty::Expiry => self.expiry(&mut tx, now).await,
+            Duty::Timeouts => self.timeouts(&mut tx, now).await,
+            Duty::Ttl => self.ttl(&mut tx, now).await,
+            Duty::Retention => self.retention(&mut tx, now).await,
+        }?;
+        self.finish_part(tx, term, duty.name(), part.count, now).await?;
+        self.leases.end(part.ended.into_iter());
+        self.note_all(part.notes);
+        Ok(part.report)
+    }
+
+    /// Notes what was done, and commits.
+    pub(super) async fn finish_part(
+        &self,
+        tx: Tx<'_>,
+        term: &Term,
+        duty: &'static str,
+        count: usize,
+        now: Timestamp,
+    ) -> Result<(), Failure> {
+        let epoch = i64::try_from(term.epoch).unwrap_or(i64::MAX);
+        let (node, token) = (&self.node.id, term.token_text());
+        let rows = i32::try_from(count).unwrap_or(i32::MAX);
+        let done: [&(dyn tokio_postgres::types::ToSql + Sync); 4] = [&duty, &epoch, node, &now.0];
+        let audit: [&(dyn tokio_postgres::types::ToSql + Sync); 6] =
+            [&now.0, &epoch, &token, node, &duty, &rows];
+        let calls = [(DONE, &done[..]), (AUDIT, &audit[..])];
+        tx.commit(if count > 0 { &calls } else { &calls[..1] }).await.map(drop)
+    }
+
+    async fn effects(
+        &self,
+        rows: &[Row],
+        notes: &mut Vec<super::settle::Note>,
+    ) -> Result<Vec<Effect>, Failure> {
+        let mut effects = Vec::with_capacity(rows.len());
+        for row in rows {
+            let queue = get(row, "queue_id");
+            notes.push((queue, get(row, "priority"), get(row, "new_place")));
+            let queue = self.queues.name(&self.pool, queue).await?;
+            effects.push(Effect { job: job_id(row, "job_id"), queue, to: Destination::Ready });
+        }
+        Ok(effects)
+    }
+
+    async fn due(&self, tx: &mut Tx<'_>, now: Timestamp) -> Result<Part, Failure> {
+        let rows = tx.query(DUE, &[&rows_max()]).await?;
+        let mut notes = Vec::new();
+        let effects = self.effects(&rows, &mut notes).await?;
+        let sql = "SELECT run_at AS next FROM scheduled ORDER BY run_at, job_id LIMIT 1";
+        let next = next(effects.len(), earliest(tx, sql).await?, now);
+        let count = effects.len();
+        let report = DutyReport { effects, lost: Vec::new(), next };
+        Ok(Part { report, count, notes, ended: Vec::new() })
+    }
+
+    /// A scheduled job becomes ready, behind those that are. `None`: it is not scheduled.
+    pub(super) async fn make_ready(
+        &self,
+        tx: &mut Tx<'_>,
+        job: JobId,
+        notes: &mut Vec<super::settle::Note>,
+    ) -> Result<Option<Effect>, Failure> {
+        let rows = tx.query(PROMOTE, &[&sql_id(job)]).await?;
+        Ok(self.effects(&rows, notes).await?.pop())
+    }
+
+    async fn expiry(&self, tx: &mut Tx<'_>, now: Timestamp) -> Result<Part, Failure> {
+        let run_out = tx.query(RUN_OUT, &[&now.0, &rows_max()]).await?;
+        let ids: Vec<leases::LeaseId> = run_out.iter().map(|row| get(row, "id")).collect();
+        let mut jobs = 0;
+        let mut rows = leases::live(tx, &ids).await?;
+        rows.retain(|row| {
+            let has_room = jobs < DUTY_ROWS_MAX;
+            jobs += row.leases.len();
+            has_room
+        });
+        let mut part = self.take_rows(tx, &rows).await?;
+        let gone: Vec<leases::LeaseId> = rows.iter().map(|row| row.id).collect();
+        tx.query(leases::DELETE, &[&gone]).await?;
+        let sql = "SELECT expires_at AS next FROM lease ORDER BY expires_at LIMIT 1";
+        let next_at = earliest(tx, sql).await?;
+        part.report.next = next(part.report.effects.len(), next_at, now);
+        Ok(part)
+    }
+
+    async fn take_rows(&self, tx: &mut Tx<'_>, rows: &[LiveRow]) -> Result<Part, Failure> {
+        let mut ended: Vec<(Ended<'_>, Option<SessionId>)> = Vec::new();
+        for row in rows {
+            let session = row.given.session;
+            let ending = if session.is_some() { Ending::NodeLost } else { Ending::Expired };
+            ended.extend(row.ended(ending).map(|ended| (ended, session)));
+        }
+        ended.sort_unstable_by_key(|(ended, _)| ended.lease);
+        let lost = ended.iter().filter_map(|(ended, session)| Some(((*session)?, ended.lease)));
+        let lost = lost.collect();
+        let ended: Vec<Ended<'_>> = ended.into_iter().map(|(ended, _)| ended).collect();
+        let (effects, notes) = end_badly(self, tx, &ended).await?;
+        let report = DutyReport { effects, lost, next: None };
+        let ended = ended.iter().map(|ended| ended.lease).collect();
+        Ok(Part { count: report.effects.len(), report, notes, ended })
+    }
+
+    async fn timeouts(&self, tx: &mut Tx<'_>, now: Timestamp) -> Result<Part, Failure> {
+        // Not locked: who settles such a job has its row first and this one then.
+        let overdue = tx.query(OVERDUE, &[&now.0, &rows_max()]).await?;
+        let held: Vec<Lease> = overdue
+            .iter()
+            .map(|row| Lease { job: job_id(row, "job_id"), delivery: count(row, "delivery") })
+            .collect();
+        let rows = leases::find(tx, &held).await?;
+        let row_of = |lease: &Lease| rows.iter().find(|row| row.leases.contains(lease));
+        let mut ended = Vec::new();
+        let mut lost = Vec::new();
+        for lease in &held {
+            let Some(row) = row_of(lease) else { continue };
+            lost.extend(row.given.session.map(|session| (session, *lease)));
+            ended.push(Ended::by_us(*lease, Ending::TimedOut, row.given.clone()));
+        }
+        let (effects, notes) = end_badly(self, tx, &ended).await?;
+        leases::leave(tx, &rows, |lease| held.contains(lease)).await?;
+        let at: Vec<i64> = overdue.iter().map(|row| get(row, "at")).collect();
+        let jobs: Vec<i64> = overdue.iter().map(|row| get(row, "job_id")).collect();
+        tx.query(DELETE_DEADLINES, &[&at, &jobs]).await?;
+        let sql = "SELECT at AS next FROM deadline ORDER BY at, job_id LIMIT 1";
+        let next = next(overdue.len(), earliest(tx, sql).await?, now);
+        let ended = ended.iter().map(|ended| ended.lease).collect();
+        let count = effects.len();
+        Ok(Part { report: DutyReport { effects, lost, next }, count, notes, ended })
+    }
+
+    async fn ttl(&self, tx: &mut Tx<'_>, now: Timestamp) -> Result<Part, Failure> {
+        let over = tx.query(EXPIRED, &[&now.0, &rows_max()]).await?;
+        let ids: Vec<i64> = over.iter().map(|row| get(row, "job_id")).collect();
+        let left = tx.query(LEAVE_PLACES, &[&ids]).await?;
+        let left: Vec<i64> = left.iter().map(|row| get(row, "job_id")).collect();
+        let jobs: Vec<JobId> =
+            ids.iter().filter(|id| left.contains(id)).map(|id| JobId(id.cast_unsigned())).collect();
+        let expired = Some(Reason::Expired);
+        let effects = finish_waiting(self, tx, &jobs, State::Dead, expired, now).await?;
+        let sql = "SELECT expires_at AS next FROM ttl ORDER BY expires_at, job_id LIMIT 1";
+        let next = next(effects.len(), earliest(tx, sql).await?, now);
+        let count = effects.len();
+        let report = DutyReport { effects, lost: Vec::new(), next };
+        Ok(Part { report, count, ..Part::default() })
+    }
+
+    async fn retention(&self, tx: &mut Tx<'_>, now: Timestamp) -> Result<Part, Failure> {
+        let mut done = 0;
+        for (sql, keep) in [(OLD_KEPT, self.retention.completed), (OLD_DEAD, self.retention.dead)] {
+            let until = now.0.saturating_sub(sql_millis(keep));
+            let room = rows_max() - done;
+            done += forget(tx, sql, &[&until, &room]).await?;
+        }
+        let sql = "SELECT count(*) AS count FROM finished WHERE state <> 'dead'";
+        let kept: i64 = get(&tx.query(sql, &[]).await?[0], "count");
+        let most = i64::try_from(self.retention.completed_max).unwrap_or(i64::MAX);
+        let excess = (kept - most).min(rows_max() - done);
+        if excess > 0 {
+            done += forget(tx, OLDEST_KEPT, &[&excess]).await?;
+        }
+        let old = now.0.saturating_sub(sql_millis(AUDIT_KEPT));
+        tx.query(FORGET_AUDIT, &[&old, &rows_max()]).await?;
+        let sql = "SELECT 1 FROM finished LIMIT 1";
+        let is_some_left = !tx.query(sql, &[]).await?.is_empty();
+        let next = match done >= rows_max() {
+            true => Some(Duration::ZERO),
+            false => is_some_left.then_some(RETENTION_EVERY),
+        };
+        let report = DutyReport { next, ..DutyReport::default() };
+        Ok(Part { report, count: usize::try_from(done).unwrap_or(0), ..Part::default() })
+    }
+}
+
+/// Asks for the fence. The answer: the database's time.
+pub(super) async fn fence(tx: &mut Tx<'_>, term: &Term) -> Result<Timestamp, Failure> {
+    let rows = tx.query(FENCE, &[&term.token_text()]).await?;
+    let deposed = || Failure::NotDone("another node leads by now".into());
+    rows.first().map(now).ok_or_else(deposed)
+}
+
+/// Deletes all that is known of the finished jobs that `sql` finds.
+async fn forget(
+    tx: &mut Tx<'_>,
+    sql: &'static str,
+    params: &[&(dyn tokio_postgres::types::ToSql + Sync)],
+) -> Result<i64, Failure> {
+    let rows = tx.query(sql, params).await?;
+    let ids: Vec<i64> = rows.iter().map(|row| get(row, "id")).collect();
+    if !ids.is_empty() {
+        tx.query(FORGET, &[&ids]).await?;
+    }
+    Ok(i64::try_from(ids.len()).unwrap_or(i64::MAX))
+}
+
+async fn earliest(tx: &mut Tx<'_>, sql: &'static str) -> Result<Option<Timestamp>, Failure> {
+    let rows = tx.query(sql, &[]).await?;
+    Ok(rows.first().map(|row| Timestamp(get(row, "next"))))
+}
+
+/// When to come back, if `done` rows were done now and the rest is next due at `next`.
+fn next(done: usize, next: Option<Timestamp>, now: Timestamp) -> Option<Duration> {
+    match done >= DUTY_ROWS_MAX {
+        true => Some(Duration::ZERO),
+        false => next.map(|at| at.since(now)),
+    }
+}

@@ -1,0 +1,415 @@
+//! Looking at jobs and queues.
+
+use tokio_postgres::Row;
+use tokio_postgres::types::ToSql;
+
+use super::lane::{Failure, Tx};
+use super::row::{self, count, get, job_id, maybe_job_id, parsed, time};
+use super::{PostgresStore, QueueId};
+use crate::job::{Ending, JobId, QueueName, Reason, State, Timestamp, UniqueKey, WorkerName};
+use crate::limits;
+use crate::store::columns::{parse_backoff, parse_tags, sql_id};
+use crate::store::{Attempt, Counts, Job, JobFilter, JobPage, Progress, Queue};
+
+/// Both tables in the same columns; [`read`] reads them. No payload, no result.
+macro_rules! live_columns {
+    () => {
+        "
+        j.id, j.queue_id,
+        CASE
+            WHEN j.run_at IS NOT NULL THEN 'scheduled'
+            WHEN EXISTS (
+                SELECT 1 FROM ready r
+                WHERE r.queue_id = j.queue_id AND r.priority = j.priority AND r.place = j.place
+            ) THEN 'ready'
+            ELSE 'leased'
+        END AS state,
+        NULL::text AS reason, j.priority, j.created_at, NULL::bigint AS finished_at,
+        j.max_attempts, j.attempts, j.delivery AS deliveries, j.crashes, j.run_at, j.expires_at,
+        j.timeout_ms, j.replay_of, j.replayed_as, j.backoff, j.unique_key, j.tags"
+    };
+}
+
+macro_rules! finished_columns {
+    () => {
+        "
+        j.id, j.queue_id, j.state, j.reason, j.priority, j.created_at, j.finished_at,
+        j.max_attempts, j.attempts, j.deliveries, j.crashes, NULL::bigint AS run_at, j.expires_at,
+        j.timeout_ms, j.replay_of, j.replayed_as, j.backoff, j.unique_key, j.tags"
+    };
+}
+
+const JOB: &str = concat!(
+    "SELECT a.*, e.code AS error_code, e.message AS error_message
+     FROM (
+         SELECT ",
+    live_columns!(),
+    ", j.content_type, j.payload, NULL::bytea AS result, NULL::text AS node,
+             NULL::text AS worker, NULL::bigint AS started_at
+         FROM job j
+         WHERE j.id = $1
+         UNION ALL
+         SELECT ",
+    finished_columns!(),
+    ", j.content_type, j.payload, j.result, j.node, j.worker, j.started_at
+         FROM finished j
+         WHERE j.id = $1
+     ) a
+     LEFT JOIN LATERAL (
+         SELECT code, message
+         FROM attempt_log
+         WHERE job_id = a.id AND ending <> 'released'
+         ORDER BY delivery DESC
+         LIMIT 1
+     ) e ON true"
+);
+
+/// Where a leased job stands, and how far its worker is.
+const LEASE: &str = "
+    SELECT l.node, l.worker, l.started_at, l.expires_at, p.percent, p.message
+    FROM lease l
+    LEFT JOIN LATERAL (
+        SELECT percent, message FROM progress WHERE job_id = $1 AND delivery = $2 OFFSET 0
+    ) p ON true
+    WHERE l.job_ids @> ARRAY[$1::bigint]
+    AND EXISTS (
+        SELECT 1 FROM unnest(l.job_ids, l.deliveries) AS u (job_id, delivery)
+        WHERE u.job_id = $1 AND u.delivery = $2
+    )";
+
+const ATTEMPTS: &str = "
+    SELECT delivery, attempt, node, worker, started_at, ended_at, ending, code, message
+    FROM attempt_log
+    WHERE job_id = $1
+    ORDER BY delivery DESC
+    LIMIT $2";
+
+/// Counts, and how long the first job of each priority has been ready.
+const QUEUES: &str = "
+    WITH asked AS MATERIALIZED (
+        SELECT id, name, paused_at
+        FROM queue
+        WHERE $1::text IS NULL OR name = $1
+    ),
+    counted AS (
+        SELECT queue_id, 'scheduled' AS state, count(*) AS count
+        FROM scheduled
+        WHERE queue_id = ANY(ARRAY(SELECT id FROM asked))
+        GROUP BY queue_id
+        UNION ALL
+        SELECT queue_id, 'ready', count(*)
+        FROM ready
+        WHERE queue_id = ANY(ARRAY(SELECT id FROM asked))
+        GROUP BY queue_id
+        UNION ALL
+        SELECT j.queue_id, 'leased', count(*)
+        FROM lease l
+        CROSS JOIN LATERAL unnest(l.job_ids, l.deliveries) AS u (job_id, delivery)
+        CROSS JOIN LATERAL (
+            SELECT queue_id FROM job WHERE id = u.job_id AND delivery = u.delivery OFFSET 0
+        ) j
+        WHERE j.queue_id = ANY(ARRAY(SELECT id FROM asked))
+        GROUP BY j.queue_id
+        UNION ALL
+        SELECT queue_id, state, count(*)
+        FROM finished
+        WHERE queue_id = ANY(ARRAY(SELECT id FROM asked))
+        GROUP BY queue_id, state
+    )
+    SELECT
+        q.id, q.name, q.paused_at, now_ms() - o.ready_at AS waited,
+        ARRAY(SELECT c.state FROM counted c WHERE c.queue_id = q.id ORDER BY c.state) AS states,
+        ARRAY(SELECT c.count FROM counted c WHERE c.queue_id = q.id ORDER BY c.state) AS counts
+    FROM asked q
+    CROSS JOIN LATERAL (
+        WITH RECURSIVE head AS (
+            (
+                SELECT r.priority, r.ready_at
+                FROM ready r
+                WHERE r.queue_id = q.id
+                ORDER BY r.priority DESC, r.place
+                LIMIT 1
+            )
+            UNION ALL
+            SELECT n.priority, n.ready_at
+            FROM head
+            CROSS JOIN LATERAL (
+                SELECT r.priority, r.ready_at
+                FROM ready r
+                WHERE r.queue_id = q.id AND r.priority < head.priority
+                ORDER BY r.priority DESC, r.place
+                LIMIT 1
+            ) n
+        )
+        SELECT min(ready_at) AS ready_at
+        FROM (SELECT ready_at FROM head LIMIT 100) h
+    ) o
+    ORDER BY q.name";
+
+const STATE: &str = concat!(
+    "SELECT state FROM finished WHERE id = $1
+     UNION ALL
+     SELECT state FROM (SELECT ",
+    live_columns!(),
+    " FROM job j WHERE j.id = $1) l"
+);
+
+fn damaged(what: &str) -> Failure {
+    Failure::NotDone(format!("the tables are damaged: {what}"))
+}
+
+fn parse_state(name: &str) -> Result<State, ()> {
+    State::parse(name).ok_or(())
+}
+
+/// Where a job is; `None`: there is no such job.
+pub(super) async fn state(tx: &mut Tx<'_>, id: JobId) -> Result<Option<State>, Failure> {
+    let rows = tx.query(STATE, &[&sql_id(id)]).await?;
+    rows.first().map_or(Ok(None), |row| parsed(row, "state", parse_state))
+}
+
+/// A job with everything but what belongs to its lease.
+pub(super) async fn read_job(
+    store: &PostgresStore,
+    tx: &mut Tx<'_>,
+    id: JobId,
+) -> Result<Option<Job>, Failure> {
+    Ok(read_with_end(store, tx, id).await?.map(|(job, _)| job))
+}
+
+/// A job, and the attempt that completed it.
+async fn read_with_end(
+    store: &PostgresStore,
+    tx: &mut Tx<'_>,
+    id: JobId,
+) -> Result<Option<(Job, Option<Attempt>)>, Failure> {
+    let rows = tx.query(JOB, &[&sql_id(id)]).await?;
+    let Some(row) = rows.first() else { return Ok(None) };
+    let queue = store.queues.name(&store.pool, get(row, "queue_id")).await?;
+    let mut job = read(row, queue)?;
+    job.payload = Some(row::payload(row));
+    job.result = get::<Option<&[u8]>>(row, "result").map(bytes::Bytes::copy_from_slice);
+    let code: Option<&str> = get(row, "error_code");
+    job.error = code.map(|code| (code.to_owned(), get(row, "error_message")));
+    let last = (job.state == State::Completed).then(|| last_attempt(&job, row));
+    let last = last.transpose()?.map(|last| Attempt {
+        ended_at: job.finished_at,
+        ending: Ending::Completed.name().into(),
+        ..last
+    });
+    Ok(Some((job, last)))
+}
+
+/// The attempt of a job's latest lease, from a row that says who had it.
+fn last_attempt(job: &Job, row: &Row) -> Result<Attempt, Failure> {
+    let worker = parsed(row, "worker", WorkerName::parse)?;
+    Ok(Attempt {
+        delivery: job.deliveries,
+        attempt: job.attempts + 1,
+        node: get(row, "node"),
+        worker: worker.ok_or_else(|| damaged("no worker"))?,
+        started_at: time(row, "started_at").ok_or_else(|| damaged("no start"))?,
+        ended_at: None,
+        ending: String::new(),
+        code: String::new(),
+        message: String::new(),
+    })
+}
+
+fn read(row: &Row, queue: QueueName) -> Result<Job, Failure> {
+    let state = parsed(row, "state", parse_state)?.ok_or_else(|| damaged("no state"))?;
+    let deliveries = count(row, "deliveries");
+    let is_waiting = matches!(state, State::Scheduled | State::Ready);
+    Ok(Job {
+        id: job_id(row, "id"),
+        queue,
+        state,
+        reason: parsed(row, "reason", |name| Reason::parse(name).ok_or(()))?,
+        priority: get(row, "priority"),
+        created_at: Timestamp(get(row, "created_at")),
+        finished_at: time(row, "finished_at"),
+        max_attempts: count(row, "max_attempts"),
+        attempts: count(row, "attempts"),
+        // A waiting job has the number of its next lease.
+        deliveries: if is_waiting { deliveries - 1 } else { deliveries },
+        crashes: count(row, "crashes"),
+        run_at: time(row, "run_at"),
+        expires_at: time(row, "expires_at"),
+        timeout: row::duration(row, "timeout_ms"),
+        replay_of: maybe_job_id(row, "replay_of"),
+        replayed_as: maybe_job_id(row, "replayed_as"),
+        backoff: parsed(row, "backoff", parse_backoff)?,
+        unique: parsed(row, "unique_key", UniqueKey::parse)?,
+        tags: parsed(row, "tags", parse_tags)?.unwrap_or_default(),
+        payload: None,
+        lease_until: None,
+        worker: None,
+        progress: None,
+        result: None,
+        error: None,
+    })
+}
+
+fn read_attempt(row: &Row) -> Result<Attempt, Failure> {
+    let worker = parsed(row, "worker", WorkerName::parse)?;
+    Ok(Attempt {
+        delivery: count(row, "delivery"),
+        attempt: count(row, "attempt"),
+        node: get(row, "node"),
+        worker: worker.ok_or_else(|| damaged("no worker"))?,
+        started_at: Timestamp(get(row, "started_at")),
+        ended_at: time(row, "ended_at"),
+        ending: get(row, "ending"),
+        code: get(row, "code"),
+        message: get(row, "message"),
+    })
+}
+
+impl PostgresStore {
+    pub(super) async fn find_job(&self, id: JobId) -> Result<Option<Job>, Failure> {
+        let mut tx = self.pool.begin().await?;
+        let found = self.find_with_last(&mut tx, id).await?;
+        tx.commit(&[]).await?;
+        Ok(found.map(|(job, _)| job))
+    }
+
+    /// A job, and the attempt that runs or that completed it.
+    async fn find_with_last(
+        &self,
+        tx: &mut Tx<'_>,
+        id: JobId,
+    ) -> Result<Option<(Job, Option<Attempt>)>, Failure> {
+        let Some((mut job, mut last)) = read_with_end(self, tx, id).await? else {
+            return Ok(None);
+        };
+        if job.state != State::Leased {
+            return Ok(Some((job, last)));
+        }
+        let delivery = job.deliveries.cast_signed();
+        if let Some(row) = tx.query(LEASE, &[&sql_id(id), &delivery]).await?.first() {
+            let running = last_attempt(&job, row)?;
+            job.lease_until = time(row, "expires_at");
+            job.worker = Some(running.worker.clone());
+            job.progress = get::<Option<i16>>(row, "percent").map(|percent| Progress {
+                percent: u8::try_from(percent).unwrap_or(0),
+                message: get(row, "message"),
+            });
+            last = Some(running);
+        }
+        Ok(Some((job, last)))
+    }
+
+    pub(super) async fn find_timeline(
+        &self,
+        id: JobId,
+    ) -> Result<Option<(Job, Vec<Attempt>)>, Failure> {
+        let mut tx = self.pool.begin().await?;
+        let found = self.find_with_last(&mut tx, id).await?;
+        let Some((job, last)) = found else { return Ok(None) };
+        let mut attempts: Vec<Attempt> = last.into_iter().collect();
+        let earlier = i64::try_from(limits::TIMELINE_MAX - attempts.len()).unwrap_or(i64::MAX);
+        let id = sql_id(id);
+        let rows = tx.commit(&[(ATTEMPTS, &[&id, &earlier])]).await?;
+        for row in &rows[0] {
+            attempts.push(read_attempt(row)?);
+        }
+        attempts.reverse();
+        Ok(Some((job, attempts)))
+    }
+
+    pub(super) async fn list_queues(
+        &self,
+        only: Option<&QueueName>,
+    ) -> Result<Vec<Queue>, Failure> {
+        let only = only.map(QueueName::as_str);
+        let rows = self.pool.read((QUEUES, &[&only])).await?;
+        rows.iter().map(read_queue).collect()
+    }
+
+    pub(super) async fn list_jobs(&self, filter: &JobFilter) -> Result<JobPage, Failure> {
+        let sql = list_sql(filter);
+        let queue: Option<QueueId> = match &filter.queue {
+            None => None,
+            Some(name) => match self.queues.find_all(&self.pool, std::iter::once(name)).await? {
+                found if found.is_empty() => return Ok(JobPage::default()),
+                found => Some(found[name]),
+            },
+        };
+        let before = filter.before.map_or(i64::MAX, sql_id);
+        let limit = i64::try_from(filter.limit + 1).unwrap_or(i64::MAX);
+        let tag = filter.tag.as_ref().map(|tag| tag.as_str());
+        let (state, reason) = (filter.state.map(State::name), filter.reason.map(Reason::name));
+        let params: [&(dyn ToSql + Sync); 6] = [&before, &limit, &queue, &tag, &state, &reason];
+        let mut tx = self.pool.begin().await?;
+        let rows = tx.query_text(&sql, &params).await?;
+        tx.commit(&[]).await?;
+        let mut page = JobPage::default();
+        for row in &rows {
+            if page.jobs.len() == filter.limit {
+                page.next = page.jobs.last().map(|job| job.id);
+                break;
+            }
+            let name = self.queues.name(&self.pool, get(row, "queue_id")).await?;
+            page.jobs.push(read(row, name)?);
+        }
+        Ok(page)
+    }
+}
+
+fn read_queue(row: &Row) -> Result<Queue, Failure> {
+    let name = parsed(row, "name", QueueName::parse)?;
+    let mut counts = Counts::default();
+    let (states, numbers): (Vec<&str>, Vec<i64>) = (get(row, "states"), get(row, "counts"));
+    for (state, number) in states.iter().zip(numbers) {
+        if let Some(state) = State::parse(state) {
+            *counts.of(state) = u64::try_from(number).unwrap_or(0);
+        }
+    }
+    Ok(Queue {
+        name: name.ok_or_else(|| damaged("a queue without a name"))?,
+        paused_at: time(row, "paused_at"),
+        counts,
+        oldest_ready: row::duration(row, "waited"),
+    })
+}
+
+/// Both tables, newest first. All parameters are named in it, used or not, so that their types are
+/// known.
+fn list_sql(filter: &JobFilter) -> String {
+    let (live, finished) = (conditions(filter, true), conditions(filter, false));
+    format!(
+        "SELECT *
+         FROM (
+             (SELECT * FROM (SELECT {} FROM job j) j WHERE {live} ORDER BY id DESC LIMIT $2)
+             UNION ALL
+             (SELECT * FROM (SELECT {} FROM finished j) j WHERE {finished}
+              ORDER BY id DESC LIMIT $2)
+         ) a
+         WHERE ($3::bigint, $4::text, $5::text, $6::text) IS NOT DISTINCT FROM ($3, $4, $5, $6)
+         ORDER BY id DESC
+         LIMIT $2::bigint",
+        live_columns!(),
+        finished_columns!(),
+    )
+}
+
+fn conditions(filter: &JobFilter, is_live: bool) -> String {
+    let mut conditions = vec!["j.id < $1::bigint"];
+    if filter.queue.is_some() {
+        conditions.push("j.queue_id = $3");
+    }
+    if filter.tag.is_some() {
+        conditions.push("j.id = ANY(ARRAY(SELECT job_id FROM job_tag WHERE tag = $4))");
+    }
+    if let Some(state) = filter.state {
+        // A state that the table can not hold lets the other one be read alone.
+        conditions.push(match state.is_final() != is_live {
+            true => "j.state = $5",
+            false => "FALSE",
+        });
+    }
+    if filter.reason.is_some() {
+        conditions.push(if is_live { "FALSE" } else { "j.reason = $6" });
+    }
+    conditions.join(" AND ")
+}

@@ -1,0 +1,514 @@
+//! Live leases: keeping them, moving them, taking them away.
+//!
+//! The rows of `lease` are the truth. What this node has given out it also remembers, so that an
+//! ack that comes back to it need not look for its row; a lease that it does not remember (given
+//! by another node, or before a restart) is found in the table. Nothing is decided by memory: each
+//! change compares (job, delivery) with the job's row.
+//!
+//! Locks are taken in one order everywhere: first the row that says where a job stands (`lease`,
+//! `ready`, `scheduled`), those of one table by id, then jobs by id.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::time::Instant;
+use tokio_postgres::Row;
+
+use super::lane::{Failure, Tx};
+use super::row::{get, now, parsed};
+use super::settle::{Ended, end_badly};
+use super::{PostgresStore, retrying};
+use crate::job::{Ending, JobId, Lease, Timestamp, WorkerName};
+use crate::store::columns::{sql_id, sql_millis};
+use crate::store::{Effect, Extension, Progress, SESSION_LEASE, SessionId};
+
+pub(super) type LeaseId = i64;
+
+/// A new row's id: drawn by the node, so that it can ask for the row after a commit whose answer
+/// was lost.
+pub(super) fn new_id() -> LeaseId {
+    (rand::random::<u64>() >> 1).cast_signed()
+}
+
+/// How long beyond its end a lease is remembered that nobody has settled here.
+const REMEMBERED_BEYOND: Duration = Duration::from_secs(5);
+
+/// What a row says beside its jobs.
+#[derive(Debug, Clone)]
+pub(super) struct Given {
+    pub(super) node: String,
+    pub(super) worker: WorkerName,
+    pub(super) session: Option<SessionId>,
+    pub(super) started_at: Timestamp,
+}
+
+/// What this node remembers of the leases it gave.
+#[derive(Debug, Default)]
+pub(super) struct Memory(Mutex<Rows>);
+
+#[derive(Debug, Default)]
+struct Rows {
+    rows: HashMap<LeaseId, Remembered>,
+    jobs: HashMap<JobId, Held>,
+    /// Rows whose commit nobody answered.
+    doubtful: Vec<LeaseId>,
+}
+
+#[derive(Debug)]
+struct Remembered {
+    given: Given,
+    left: usize,
+    until: Instant,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Held {
+    row: LeaseId,
+    delivery: u32,
+    is_plain: bool,
+}
+
+/// A lease that is remembered.
+#[derive(Debug, Clone)]
+pub(super) struct Known {
+    pub(super) given: Given,
+    /// The job uses nothing that must be tidied up when it is completed.
+    pub(super) is_plain: bool,
+}
+
+impl Memory {
+    /// Remembers a row; of each lease whether its job is plain.
+    pub(super) fn insert(
+        &self,
+        id: LeaseId,
+        given: Given,
+        held: &[(Lease, bool)],
+        lasts: Duration,
+    ) {
+        let mut rows = self.0.lock();
+        for (lease, is_plain) in held {
+            let held = Held { row: id, delivery: lease.delivery, is_plain: *is_plain };
+            if let Some(old) = rows.jobs.insert(lease.job, held) {
+                rows.leave(old.row);
+            }
+        }
+        let until = Instant::now() + lasts + REMEMBERED_BEYOND;
+        rows.rows.insert(id, Remembered { given, left: held.len(), until });
+    }
+
+    /// The lease, if it is remembered.
+    pub(super) fn known(&self, lease: Lease) -> Option<Known> {
+        let rows = self.0.lock();
+        let held = rows.jobs.get(&lease.job).filter(|held| held.delivery == lease.delivery)?;
+        let given = rows.rows.get(&held.row)?.given.clone();
+        Some(Known { given, is_plain: held.is_plain })
+    }
+
+    /// Forgets leases that have ended. The answer: rows of which nothing is left.
+    pub(super) fn end(&self, leases: impl Iterator<Item = Lease>) -> Vec<LeaseId> {
+        let mut rows = self.0.lock();
+        let mut empty = Vec::new();
+        for lease in leases {
+            let is_it = rows.jobs.get(&lease.job).is_some_and(|it| it.delivery == lease.delivery);
+            if is_it && let Some(held) = rows.jobs.remove(&lease.job) {
+                empty.extend(rows.leave(held.row));
+            }
+        }
+        empty
+    }
+
+    /// The rows that would be empty if these leases had ended.
+    pub(super) fn emptied_by(&self, leases: impl Iterator<Item = Lease>) -> Vec<LeaseId> {
+        let rows = self.0.lock();
+        let mut ended: HashMap<LeaseId, usize> = HashMap::new();
+        for lease in leases {
+            if let Some(held) = rows.jobs.get(&lease.job)
+                && held.delivery == lease.delivery
+            {
+                *ended.entry(held.row).or_default() += 1;
+            }
+        }
+        let is_empty = |(row, count): &(LeaseId, usize)| {
+            rows.rows.get(row).is_some_and(|row| row.left <= *count)
+        };
+        ended.into_iter().filter(is_empty).map(|(row, _)| row).collect()
+    }
+
+    /// A row's jobs are remembered longer.
+    fn renew(&self, sessions: &[SessionId]) {
+        let until = Instant::now() + SESSION_LEASE + REMEMBERED_BEYOND;
+        for row in self.0.lock().rows.values_mut() {
+            if row.given.session.is_some_and(|session| sessions.contains(&session)) {
+                row.until = until;
+            }
+        }
+    }
+
+    /// Forgets rows that have ended elsewhere.
+    pub(super) fn prune(&self) {
+        let now = Instant::now();
+        let mut rows = self.0.lock();
+        let Rows { rows, jobs, .. } = &mut *rows;
+        rows.retain(|_, row| row.until > now);
+        jobs.retain(|_, held| rows.contains_key(&held.row));
+    }
+
+    /// Nobody knows whether these rows were written: nobody has been given their jobs.
+    pub(super) fn doubt(&self, rows: Vec<LeaseId>) {
+        self.0.lock().doubtful.extend(rows);
+    }
+
+    fn doubtful(&self) -> Vec<LeaseId> {
+        self.0.lock().doubtful.clone()
+    }
+
+    fn resolved(&self, resolved: &[LeaseId]) {
+        self.0.lock().doubtful.retain(|id| !resolved.contains(id));
+    }
+}
+
+impl Rows {
+    /// A job left its row. The row's id, if it was the last one.
+    fn leave(&mut self, id: LeaseId) -> Option<LeaseId> {
+        let row = self.rows.get_mut(&id)?;
+        row.left = row.left.saturating_sub(1);
+        (row.left == 0).then(|| {
+            self.rows.remove(&id);
+            id
+        })
+    }
+}
+
+/// A row of `lease` with those of its jobs that still belong to it.
+#[derive(Debug)]
+pub(super) struct LiveRow {
+    pub(super) id: LeaseId,
+    pub(super) given: Given,
+    pub(super) leases: Vec<Lease>,
+}
+
+impl LiveRow {
+    /// Its leases as ended ones.
+    pub(super) fn ended(&self, ending: Ending) -> impl Iterator<Item = Ended<'static>> {
+        let ended = move |lease: &Lease| Ended::by_us(*lease, ending, self.given.clone());
+        self.leases.iter().map(ended)
+    }
+}
+
+/// Rows and their live jobs, by row and then by job. The rows must be locked.
+const LIVE: &str = "
+    SELECT
+        l.id, l.node, l.worker, l.session, l.started_at,
+        p.job_id, p.delivery
+    FROM unnest($1::bigint[]) AS u (id)
+    CROSS JOIN LATERAL (SELECT * FROM lease WHERE id = u.id OFFSET 0) l
+    LEFT JOIN LATERAL (
+        SELECT a.job_id, a.delivery
+        FROM unnest(l.job_ids, l.deliveries) AS a (job_id, delivery)
+        CROSS JOIN LATERAL (
+            SELECT 1 FROM job WHERE id = a.job_id AND delivery = a.delivery OFFSET 0
+        ) j
+    ) p ON true";
+
+/// The rows that jobs stand in, without an index: there is one row for each claim that is being
+/// worked on, and only leases of other nodes are looked for.
+const FIND: &str = "
+    SELECT id
+    FROM lease
+    WHERE job_ids && $1::bigint[]
+    ORDER BY id";
+
+const LOCK: &str = "
+    SELECT id
+    FROM lease
+    WHERE id = ANY($1::bigint[])
+    ORDER BY id
+    FOR UPDATE";
+
+pub(super) const DELETE: &str = "DELETE FROM lease WHERE id = ANY($1::bigint[])";
+
+/// Rows that somebody has locked are left to them.
+pub(super) const DELETE_IF_FREE: &str = "
+    DELETE FROM lease
+    WHERE ctid = ANY(ARRAY(
+        SELECT ctid FROM lease WHERE id = ANY($1::bigint[]) FOR UPDATE SKIP LOCKED
+    ))";
+
+const INSERT: &str = "
+    INSERT INTO lease (
+        id, node, incarnation, worker, session, started_at, expires_at, job_ids, deliveries
+    )
+    VALUES ($1, $2, $3, $4, NULL, $5, $6, ARRAY[$7::bigint], ARRAY[$8::integer])";
+
+const REWRITE: &str = "UPDATE lease SET job_ids = $2, deliveries = $3 WHERE id = $1";
+
+const RENEW: &str = "
+    UPDATE lease
+    SET expires_at = now_ms() + $2
+    WHERE id = ANY(ARRAY(
+        SELECT id FROM lease WHERE session = ANY($1::bigint[]) ORDER BY id FOR UPDATE
+    ))";
+
+const ADOPT: &str = "
+    UPDATE lease
+    SET expires_at = now_ms() + $2, node = $3, incarnation = $4
+    WHERE id = ANY(ARRAY(SELECT id FROM lease WHERE session = $1 ORDER BY id FOR UPDATE))
+    RETURNING id";
+
+/// Not those that another node has adopted.
+const LOCK_OURS: &str = "
+    SELECT id
+    FROM lease
+    WHERE session = $1 AND node = $2
+    ORDER BY id
+    FOR UPDATE";
+
+const PROGRESS: &str = "
+    INSERT INTO progress (job_id, delivery, percent, message)
+    SELECT id, delivery, $3, $4
+    FROM job
+    WHERE id = $1 AND delivery = $2
+    ON CONFLICT (job_id) DO UPDATE
+    SET delivery = excluded.delivery, percent = excluded.percent, message = excluded.message
+    RETURNING job_id";
+
+/// The live jobs of rows that the transaction has locked.
+pub(super) async fn live(tx: &mut Tx<'_>, ids: &[LeaseId]) -> Result<Vec<LiveRow>, Failure> {
+    let mut live: Vec<LiveRow> = Vec::new();
+    if ids.is_empty() {
+        return Ok(live);
+    }
+    for row in tx.query(LIVE, &[&ids]).await? {
+        let id = get(&row, "id");
+        if live.last().is_none_or(|last| last.id != id) {
+            let (given, leases) = (given(&row)?, Vec::new());
+            live.push(LiveRow { id, given, leases });
+        }
+        let job: Option<i64> = get(&row, "job_id");
+        if let (Some(job), Some(last)) = (job, live.last_mut()) {
+            let delivery = super::row::count(&row, "delivery");
+            last.leases.push(Lease { job: JobId(job.cast_unsigned()), delivery });
+        }
+    }
+    Ok(live)
+}
+
+fn given(row: &Row) -> Result<Given, Failure> {
+    let worker = parsed(row, "worker", WorkerName::parse)?;
+    Ok(Given {
+        node: get(row, "node"),
+        worker: worker.ok_or_else(|| Failure::NotDone("the tables are damaged".into()))?,
+        session: get::<Option<i64>>(row, "session").map(|id| SessionId(id.cast_unsigned())),
+        started_at: Timestamp(get(row, "started_at")),
+    })
+}
+
+fn ids(rows: &[Row]) -> Vec<LeaseId> {
+    rows.iter().map(|row| get(row, "id")).collect()
+}
+
+/// How often rows are looked for. A lease can move to another row between the look and the lock.
+const FIND_TRIES: usize = 2;
+
+/// The rows that these leases stand in, locked. A lease that is in none of them is lost.
+pub(super) async fn find(tx: &mut Tx<'_>, leases: &[Lease]) -> Result<Vec<LiveRow>, Failure> {
+    let mut rows: Vec<LiveRow> = Vec::new();
+    for _ in 0..FIND_TRIES {
+        let is_missing = |lease: &&Lease| !rows.iter().any(|row| row.leases.contains(lease));
+        let missing: Vec<i64> =
+            leases.iter().filter(is_missing).map(|lease| sql_id(lease.job)).collect();
+        if missing.is_empty() {
+            break;
+        }
+        let found = ids(&tx.query(FIND, &[&missing]).await?);
+        let new = |id: &LeaseId| !rows.iter().any(|row| row.id == *id);
+        let found: Vec<LeaseId> = found.into_iter().filter(new).collect();
+        if found.is_empty() {
+            break;
+        }
+        let locked = ids(&tx.query(LOCK, &[&found]).await?);
+        rows.extend(live(tx, &locked).await?);
+    }
+    Ok(rows)
+}
+
+/// Takes jobs out of rows that the transaction has locked; `ended` says which.
+pub(super) async fn leave(
+    tx: &mut Tx<'_>,
+    rows: &[LiveRow],
+    has_left: impl Fn(&Lease) -> bool,
+) -> Result<(), Failure> {
+    let mut empty = Vec::new();
+    for row in rows {
+        let left: Vec<&Lease> = row.leases.iter().filter(|lease| !has_left(lease)).collect();
+        if left.is_empty() {
+            empty.push(row.id);
+        } else if left.len() < row.leases.len() {
+            let jobs: Vec<i64> = left.iter().map(|lease| sql_id(lease.job)).collect();
+            let deliveries: Vec<i32> =
+                left.iter().map(|lease| lease.delivery.cast_signed()).collect();
+            tx.query(REWRITE, &[&row.id, &jobs, &deliveries]).await?;
+        }
+    }
+    if !empty.is_empty() {
+        tx.query(DELETE, &[&empty]).await?;
+    }
+    Ok(())
+}
+
+impl PostgresStore {
+    pub(super) async fn extend_leases(
+        &self,
+        extensions: &[Extension],
+    ) -> Result<Vec<Option<Timestamp>>, Failure> {
+        retrying!(self.try_extend(extensions))
+    }
+
+    async fn try_extend(
+        &self,
+        extensions: &[Extension],
+    ) -> Result<Vec<Option<Timestamp>>, Failure> {
+        let mut tx = self.keep_lane.begin().await?;
+        let clock = tx.query("SELECT now_ms() AS now", &[]).await?;
+        let now = now(&clock[0]);
+        let leases: Vec<Lease> = extensions.iter().map(|extension| extension.lease).collect();
+        let mut rows = find(&mut tx, &leases).await?;
+        let mut until = Vec::with_capacity(extensions.len());
+        for extension in extensions {
+            until.push(self.extend_one(&mut tx, &mut rows, *extension, now).await?);
+        }
+        tx.commit(&[]).await?;
+        // What it remembers of them is no longer so: they are looked for when they are settled.
+        self.leases.end(extensions.iter().map(|extension| extension.lease));
+        Ok(until)
+    }
+
+    async fn extend_one(
+        &self,
+        tx: &mut Tx<'_>,
+        rows: &mut Vec<LiveRow>,
+        Extension { lease, hold }: Extension,
+        now: Timestamp,
+    ) -> Result<Option<Timestamp>, Failure> {
+        let until = now + hold;
+        let Some(row) = rows.iter_mut().find(|row| row.leases.contains(&lease)) else {
+            return Ok(None);
+        };
+        if row.leases.len() == 1 && row.given.session.is_none() {
+            let sql = "UPDATE lease SET expires_at = $2 WHERE id = $1";
+            tx.query(sql, &[&row.id, &until.0]).await?;
+            return Ok(Some(until));
+        }
+        // A lease of its own, so that whoever takes the old row away does not take this job.
+        leave(tx, std::slice::from_ref(row), |other| *other == lease).await?;
+        row.leases.retain(|other| *other != lease);
+        let id = new_id();
+        let given = Given { session: None, ..row.given.clone() };
+        let (job, delivery) = (sql_id(lease.job), lease.delivery.cast_signed());
+        let worker = given.worker.as_str();
+        let started_at = given.started_at.0;
+        let node = &self.node;
+        tx.query(
+            INSERT,
+            &[&id, &node.id, &node.incarnation, &worker, &started_at, &until.0, &job, &delivery],
+        )
+        .await?;
+        rows.push(LiveRow { id, given, leases: vec![lease] });
+        Ok(Some(until))
+    }
+
+    pub(super) async fn note_progress(
+        &self,
+        lease: Lease,
+        progress: &Progress,
+    ) -> Result<bool, Failure> {
+        let mut tx = self.keep_lane.begin().await?;
+        if self.leases.known(lease).is_none() {
+            let rows = find(&mut tx, &[lease]).await?;
+            if !rows.iter().any(|row| row.leases.contains(&lease)) {
+                return Ok(false);
+            }
+        }
+        let percent = i16::from(progress.percent);
+        let (job, delivery) = (sql_id(lease.job), lease.delivery.cast_signed());
+        let noted = tx.query(PROGRESS, &[&job, &delivery, &percent, &progress.message]).await?;
+        tx.commit(&[]).await?;
+        Ok(!noted.is_empty())
+    }
+
+    pub(super) async fn renew_sessions(&self, sessions: &[SessionId]) -> Result<(), Failure> {
+        let ids: Vec<i64> = sessions.iter().map(|session| session.0.cast_signed()).collect();
+        self.keep_lane.once((RENEW, &[&ids, &sql_millis(SESSION_LEASE)])).await?;
+        self.leases.renew(sessions);
+        Ok(())
+    }
+
+    pub(super) async fn adopt_session(&self, session: SessionId) -> Result<Vec<Lease>, Failure> {
+        let mut tx = self.keep_lane.begin().await?;
+        let (id, lasts, node) = (session.0.cast_signed(), sql_millis(SESSION_LEASE), &self.node);
+        let adopted = tx.query(ADOPT, &[&id, &lasts, &node.id, &node.incarnation]).await?;
+        let rows = live(&mut tx, &ids(&adopted)).await?;
+        tx.commit(&[]).await?;
+        for row in &rows {
+            let held: Vec<(Lease, bool)> = row.leases.iter().map(|it| (*it, false)).collect();
+            if !held.is_empty() {
+                self.leases.insert(row.id, row.given.clone(), &held, SESSION_LEASE);
+            }
+        }
+        let mut leases: Vec<Lease> = rows.into_iter().flat_map(|row| row.leases).collect();
+        leases.sort_unstable();
+        Ok(leases)
+    }
+
+    pub(super) async fn give_back_session(
+        &self,
+        session: SessionId,
+    ) -> Result<Vec<Effect>, Failure> {
+        retrying!(self.try_give_back(session))
+    }
+
+    async fn try_give_back(&self, session: SessionId) -> Result<Vec<Effect>, Failure> {
+        let mut tx = self.keep_lane.begin().await?;
+        let id = session.0.cast_signed();
+        let locked = tx.query(LOCK_OURS, &[&id, &self.node.id]).await?;
+        let rows = live(&mut tx, &ids(&locked)).await?;
+        self.take_away(tx, &rows, Ending::Crashed).await
+    }
+
+    /// Ends all leases of rows that the transaction has locked, by job, and commits.
+    pub(super) async fn take_away(
+        &self,
+        mut tx: Tx<'_>,
+        rows: &[LiveRow],
+        ending: Ending,
+    ) -> Result<Vec<Effect>, Failure> {
+        let mut ended: Vec<Ended<'_>> = rows.iter().flat_map(|row| row.ended(ending)).collect();
+        ended.sort_unstable_by_key(|ended| ended.lease);
+        let (effects, notes) = end_badly(self, &mut tx, &ended).await?;
+        let gone: Vec<LeaseId> = rows.iter().map(|row| row.id).collect();
+        tx.commit(&[(DELETE, &[&gone])]).await?;
+        self.leases.end(ended.iter().map(|ended| ended.lease));
+        self.note_all(notes);
+        Ok(effects)
+    }
+
+    /// Undoes claims whose commit may or may not have happened: nobody was given their jobs.
+    pub(super) async fn release_doubtful(&self, tx: &mut Tx<'_>) -> Result<(), Failure> {
+        let doubtful = self.leases.doubtful();
+        if doubtful.is_empty() {
+            return Ok(());
+        }
+        let locked = ids(&tx.query(LOCK, &[&doubtful]).await?);
+        let rows = live(tx, &locked).await?;
+        let ended: Vec<Ended<'_>> =
+            rows.iter().flat_map(|row| row.ended(Ending::NodeLost)).collect();
+        let (_, notes) = end_badly(self, tx, &ended).await?;
+        tx.query(DELETE, &[&locked]).await?;
+        tracing::warn!(count = ended.len(), "claims of unknown outcome were taken back");
+        // A claim follows in the same transaction; if that fails they are undone once more.
+        self.leases.resolved(&doubtful);
+        self.note_all(notes);
+        Ok(())
+    }
+}

@@ -1,0 +1,262 @@
+//! The shared store: one Postgres, any number of nodes.
+//!
+//! ```text
+//!   callers ──▶ lane.rs: one connection for each kind of work, a pool for the rest
+//!                  │
+//!     push.rs  claim.rs  settle.rs  leases.rs  duties.rs  people.rs  inspect.rs
+//!                  │
+//!   cursors.rs: where claims begin      leases.rs: what this node has given out
+//! ```
+//!
+//! The tables are the truth and every decision compares with them; what a node keeps in memory are
+//! hints that make this fast. So any node may ack what any other gave out, and a node that is
+//! killed takes nothing with it. Time is the database's ([`migrate`] has `now_ms()`); what is said
+//! of time is said in SQL.
+//!
+//! What each failure means: a connection that breaks before the commit was asked for has done
+//! nothing (`UNAVAILABLE`, to be tried again, also elsewhere); one that breaks afterwards may have
+//! (`OUTCOME_UNKNOWN`). A claim of unknown outcome has given its jobs to nobody; it is undone
+//! before the next claim of this node, or runs out.
+
+mod claim;
+mod cursors;
+mod dsn;
+mod duties;
+mod inspect;
+mod lane;
+mod leases;
+pub mod migrate;
+mod people;
+mod push;
+mod queues;
+mod row;
+mod settle;
+
+pub use dsn::Dsn;
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+
+use self::cursors::Cursors;
+use self::lane::{Connector, Lane, Pool};
+use self::leases::Memory;
+use self::queues::Queues;
+use super::{
+    Attempt, Changed, Claim, Claimed, DeadFilter, Duty, DutyReport, Effect, Extension, Job,
+    JobFilter, JobPage, Pausing, Progress, Pushed, Queue, Retention, SessionId, Settled,
+    Settlement, Store, Term,
+};
+use crate::error::Error;
+use crate::job::{JobId, Lease, LeaseKey, NewJob, QueueName, Timestamp};
+
+/// A queue's key in the tables.
+type QueueId = i64;
+
+/// How often a transaction is done again that met others on the same rows.
+const CONFLICTS_MAX: u32 = 5;
+
+/// Does it again if others were in the way.
+macro_rules! retrying {
+    ($call:expr) => {{
+        let mut tries = 0;
+        loop {
+            match $call.await {
+                Err($crate::store::postgres::lane::Failure::Conflict(error))
+                    if tries < $crate::store::postgres::CONFLICTS_MAX =>
+                {
+                    tries += 1;
+                    tracing::debug!(error, tries, "transaction is done again");
+                }
+                done => break done,
+            }
+        }
+    }};
+}
+use retrying;
+
+/// Who this node is in the tables.
+#[derive(Debug, Clone)]
+pub struct Identity {
+    /// Its name.
+    pub id: String,
+    /// Which life of it.
+    pub incarnation: i64,
+}
+
+/// Where the store is, and how it behaves.
+#[derive(Debug)]
+pub struct Options {
+    /// The database.
+    pub dsn: Dsn,
+    /// The schema of the tables.
+    pub schema: String,
+    /// This node.
+    pub node: Identity,
+    /// Connections of the pool; [`LANES`] more are used by the store for itself.
+    pub pool_connections_max: u32,
+    /// How long finished jobs are kept.
+    pub retention: Retention,
+}
+
+/// Connections that the store keeps beside its pool.
+pub const LANES: u32 = 5;
+
+/// The shared store.
+#[derive(Debug)]
+pub struct PostgresStore {
+    node: Identity,
+    retention: Retention,
+    lease_key: LeaseKey,
+    push_lane: Lane,
+    claim_lane: Lane,
+    settle_lane: Lane,
+    /// Renewals, give-backs, progress: what keeps leases right must not wait behind a push.
+    keep_lane: Lane,
+    duty_lane: Lane,
+    pool: Pool,
+    queues: Queues,
+    cursors: Cursors,
+    leases: Memory,
+}
+
+impl PostgresStore {
+    /// Opens the store on tables that fit.
+    ///
+    /// # Errors
+    ///
+    /// If the database can not be reached, in words.
+    pub async fn open(options: Options) -> Result<Self, String> {
+        let connector = Arc::new(Connector {
+            dsn: options.dsn,
+            schema: options.schema,
+            name: options.node.id.clone(),
+        });
+        let lane = |name| Lane::new(name, &connector);
+        let pool = Pool::new(&connector, options.pool_connections_max);
+        let sql = "SELECT value FROM meta WHERE key = 'lease_key'";
+        let rows = pool.read((sql, &[])).await.map_err(|failure| failure.to_string())?;
+        let key = rows.first().and_then(|row| row::get::<&[u8]>(row, "value").try_into().ok());
+        Ok(Self {
+            node: options.node,
+            retention: options.retention,
+            lease_key: LeaseKey(key.ok_or("the tables are damaged: no lease key")?),
+            push_lane: lane("push"),
+            claim_lane: lane("claim"),
+            settle_lane: lane("settle"),
+            keep_lane: lane("keep"),
+            duty_lane: lane("duty"),
+            pool,
+            queues: Queues::default(),
+            cursors: Cursors::default(),
+            leases: Memory::default(),
+        })
+    }
+
+    /// A job is ready at this place, durably.
+    fn note_ready(&self, queue: QueueId, priority: i32, place: i64) {
+        self.cursors.note(queue, priority, place);
+    }
+
+    fn note_all(&self, notes: Vec<settle::Note>) {
+        for (queue, priority, place) in notes {
+            self.note_ready(queue, priority, place);
+        }
+    }
+
+    /// A queue gives out jobs again: what was passed over while it was paused is to be found.
+    fn note_resumed(&self, queue: QueueId) {
+        self.cursors.forget(queue);
+    }
+}
+
+#[async_trait]
+impl Store for PostgresStore {
+    fn lease_key(&self) -> LeaseKey {
+        self.lease_key
+    }
+
+    async fn push(&self, jobs: Vec<NewJob>) -> Result<Vec<Pushed>, Error> {
+        Ok(self.push_jobs(&jobs).await?)
+    }
+
+    async fn claim(&self, claims: Vec<Claim>) -> Result<Claimed, Error> {
+        Ok(self.claim_jobs(&claims).await?)
+    }
+
+    async fn settle(&self, settlements: Vec<Settlement>) -> Result<Vec<Settled>, Error> {
+        Ok(self.settle_all(&settlements).await?)
+    }
+
+    async fn extend(&self, extensions: Vec<Extension>) -> Result<Vec<Option<Timestamp>>, Error> {
+        Ok(self.extend_leases(&extensions).await?)
+    }
+
+    async fn progress(&self, lease: Lease, progress: Progress) -> Result<bool, Error> {
+        Ok(self.note_progress(lease, &progress).await?)
+    }
+
+    async fn renew(&self, sessions: Vec<SessionId>) -> Result<(), Error> {
+        Ok(self.renew_sessions(&sessions).await?)
+    }
+
+    async fn adopt(&self, session: SessionId) -> Result<Vec<Lease>, Error> {
+        Ok(self.adopt_session(session).await?)
+    }
+
+    async fn give_back(&self, session: SessionId) -> Result<Vec<Effect>, Error> {
+        Ok(self.give_back_session(session).await?)
+    }
+
+    async fn run_duty(&self, term: &Term, duty: Duty) -> Result<DutyReport, Error> {
+        Ok(self.do_duty(term, duty).await?)
+    }
+
+    async fn job(&self, id: JobId) -> Result<Option<Job>, Error> {
+        Ok(self.find_job(id).await?)
+    }
+
+    async fn jobs(&self, filter: JobFilter) -> Result<JobPage, Error> {
+        Ok(self.list_jobs(&filter).await?)
+    }
+
+    async fn timeline(&self, id: JobId) -> Result<Option<(Job, Vec<Attempt>)>, Error> {
+        Ok(self.find_timeline(id).await?)
+    }
+
+    async fn queues(&self, only: Option<QueueName>) -> Result<Vec<Queue>, Error> {
+        Ok(self.list_queues(only.as_ref()).await?)
+    }
+
+    async fn set_paused(&self, queue: QueueName, pausing: Pausing) -> Result<(), Error> {
+        Ok(self.pause(&queue, pausing).await?)
+    }
+
+    async fn retry(&self, id: JobId) -> Result<Changed, Error> {
+        Ok(self.retry_job(id).await?)
+    }
+
+    async fn replay(&self, id: JobId) -> Result<Changed, Error> {
+        Ok(self.replay_job(id).await?)
+    }
+
+    async fn replay_dead(&self, filter: DeadFilter) -> Result<Vec<Effect>, Error> {
+        Ok(self.replay_all(&filter).await?)
+    }
+
+    async fn cancel(&self, id: JobId) -> Result<Changed, Error> {
+        Ok(self.cancel_job(id).await?)
+    }
+
+    async fn promote(&self, id: JobId) -> Result<Changed, Error> {
+        Ok(self.promote_job(id).await?)
+    }
+
+    /// Also the moment to forget what has ended elsewhere.
+    async fn check(&self) -> Result<(), Error> {
+        self.leases.prune();
+        let sql = "UPDATE meta SET value = value WHERE key = 'checked' RETURNING key";
+        self.keep_lane.once((sql, &[])).await?;
+        Ok(())
+    }
+}

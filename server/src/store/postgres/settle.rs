@@ -1,0 +1,741 @@
+//! Ending leases.
+//!
+//! An ack is one compare-and-set on the job's row by (job, delivery), on any node. Acks of leases
+//! that this node remembers are one statement for all of them; everything else is a transaction
+//! that locks the jobs, decides by [`job::after`], and writes what was decided in few statements.
+
+use std::collections::{HashMap, HashSet};
+
+use tokio_postgres::Row;
+use tokio_postgres::types::ToSql;
+
+use super::lane::{Failure, Tx};
+use super::leases::{self, Given, LeaseId};
+use super::row::{self, count, get, job_id, now, time};
+use super::{PostgresStore, QueueId, retrying};
+use crate::job::{self, Charges, Ending, JobId, Lease, Next, Reason, Rules, State, Timestamp};
+use crate::store::columns::{parse_backoff, sql_id};
+use crate::store::{
+    CRASHES_MAX, Destination, EVEN_CHANCE, Effect, Retry, Settled, Settlement, Verdict, verdict_of,
+};
+
+/// Acks of plain jobs. Pair by pair: a stale lease beside a good one is not taken for it. Rows of
+/// `lease` that somebody has locked are left to them.
+const ACK: &str = "
+    WITH held AS MATERIALIZED (
+        SELECT u.ord, u.node, u.worker, u.started_at, u.result, j.*
+        FROM unnest(
+            $1::bigint[], $2::integer[], $3::text[], $4::text[], $5::bigint[], $6::bytea[]
+        ) WITH ORDINALITY AS u (job_id, lease_delivery, node, worker, started_at, result, ord)
+        CROSS JOIN LATERAL (
+            SELECT ctid AS tid, *
+            FROM job
+            WHERE id = u.job_id AND delivery = u.lease_delivery
+            OFFSET 0
+            FOR UPDATE
+        ) j
+    ),
+    kept AS (
+        INSERT INTO finished (
+            id, queue_id, state, priority, created_at, finished_at, max_attempts, attempts,
+            deliveries, crashes, node, worker, started_at, expires_at, timeout_ms, replay_of,
+            replayed_as, content_type, backoff, unique_key, tags, payload, result
+        )
+        SELECT
+            id, queue_id, 'completed', priority, created_at, now_ms(), max_attempts, attempts,
+            delivery, crashes, node, worker, started_at, expires_at, timeout_ms, replay_of,
+            replayed_as, content_type, backoff, unique_key, tags, payload, result
+        FROM held
+    ),
+    gone AS (
+        DELETE FROM job
+        WHERE ctid = ANY(ARRAY(SELECT tid FROM held))
+    ),
+    done AS (
+        DELETE FROM lease
+        WHERE ctid = ANY(ARRAY(
+            SELECT ctid FROM lease WHERE id = ANY($7::bigint[]) FOR UPDATE SKIP LOCKED
+        ))
+    )
+    SELECT ord, queue_id
+    FROM held";
+
+/// Locks leased jobs, by id, and reads what decides how they go on.
+const STANDING: &str = "
+    SELECT now.now, j.*
+    FROM (SELECT now_ms() AS now OFFSET 0) now
+    LEFT JOIN (
+        SELECT j.*
+        FROM unnest($1::bigint[], $2::integer[]) AS u (id, delivery)
+        CROSS JOIN LATERAL (
+            SELECT
+                id, queue_id, priority, place, attempts, crashes, delivery, max_attempts, backoff,
+                expires_at
+            FROM job
+            WHERE id = u.id AND delivery = u.delivery
+            OFFSET 0
+            FOR UPDATE
+        ) j
+    ) j ON true";
+
+/// Jobs that end: completed, dead or cancelled. They must be locked.
+const FINISH: &str = "
+    WITH ended AS MATERIALIZED (
+        SELECT u.*, j.*
+        FROM unnest(
+            $1::bigint[], $2::text[], $3::text[], $4::integer[], $5::integer[], $6::integer[],
+            $7::text[], $8::text[], $9::bigint[], $10::bytea[]
+        ) AS u (
+            job_id, state, reason, attempts_now, deliveries, crashes_now,
+            by_node, by_worker, started_at, result
+        )
+        CROSS JOIN LATERAL (SELECT ctid AS tid, * FROM job WHERE id = u.job_id OFFSET 0) j
+    ),
+    kept AS (
+        INSERT INTO finished (
+            id, queue_id, state, reason, priority, created_at, finished_at, max_attempts,
+            attempts, deliveries, crashes, node, worker, started_at, expires_at, timeout_ms,
+            replay_of, replayed_as, content_type, backoff, unique_key, tags, payload, result
+        )
+        SELECT
+            id, queue_id, state, reason, priority, created_at, $11, max_attempts,
+            coalesce(attempts_now, attempts), deliveries, coalesce(crashes_now, crashes),
+            by_node, by_worker, started_at, expires_at, timeout_ms,
+            replay_of, replayed_as, content_type, backoff, unique_key, tags, payload, result
+        FROM ended
+    ),
+    keys AS (
+        DELETE FROM unique_key
+        WHERE ctid = ANY(ARRAY(
+            SELECT k.ctid
+            FROM ended e
+            CROSS JOIN LATERAL (
+                SELECT ctid FROM unique_key
+                WHERE queue_id = e.queue_id AND key = e.unique_key
+                OFFSET 0
+            ) k
+            WHERE e.unique_key IS NOT NULL
+        ))
+    )
+    DELETE FROM job
+    WHERE ctid = ANY(ARRAY(SELECT tid FROM ended))";
+
+/// What an attempt may have left beside its lease. Must come before the job goes.
+const END_ATTEMPTS: &str = "
+    WITH deadlines AS (
+        DELETE FROM deadline
+        WHERE ctid = ANY(ARRAY(
+            SELECT d.ctid
+            FROM unnest($1::bigint[], $2::bigint[]) AS u (job_id, started_at)
+            CROSS JOIN LATERAL (
+                SELECT timeout_ms FROM job WHERE id = u.job_id OFFSET 0
+            ) j
+            CROSS JOIN LATERAL (
+                SELECT ctid FROM deadline
+                WHERE at = u.started_at + j.timeout_ms AND job_id = u.job_id
+                OFFSET 0
+            ) d
+            WHERE j.timeout_ms IS NOT NULL
+        ))
+    )
+    DELETE FROM progress
+    WHERE job_id = ANY($1::bigint[])";
+
+const LOG: &str = "
+    INSERT INTO attempt_log (
+        job_id, delivery, attempt, node, worker, started_at, ended_at, ending, code, message
+    )
+    SELECT job_id, delivery, attempt, node, worker, started_at, $10, ending, code, message
+    FROM unnest(
+        $1::bigint[], $2::integer[], $3::integer[], $4::text[], $5::text[], $6::bigint[],
+        $7::text[], $8::text[], $9::text[]
+    ) AS u (job_id, delivery, attempt, node, worker, started_at, ending, code, message)";
+
+/// Jobs that go round again: at once, in their old places, or at a time.
+const GO_ON: &str = "
+    WITH going AS MATERIALIZED (
+        SELECT u.*, j.*
+        FROM unnest($1::bigint[], $2::integer[], $3::integer[], $4::bigint[])
+            AS u (job_id, attempts_now, crashes_now, next_at)
+        CROSS JOIN LATERAL (
+            SELECT
+                ctid AS tid, queue_id, priority, place, delivery, length(payload) AS bytes,
+                expires_at, timeout_ms
+            FROM job
+            WHERE id = u.job_id
+            OFFSET 0
+        ) j
+    ),
+    line AS (
+        INSERT INTO ready (
+            queue_id, priority, place, job_id, delivery, bytes, ready_at, expires_at, timeout_ms
+        )
+        SELECT
+            queue_id, priority, place, job_id, delivery + 1, bytes, $5, expires_at, timeout_ms
+        FROM going
+        WHERE next_at IS NULL
+    ),
+    schedule AS (
+        INSERT INTO scheduled (run_at, job_id, queue_id)
+        SELECT next_at, job_id, queue_id
+        FROM going
+        WHERE next_at IS NOT NULL
+    ),
+    ttls AS (
+        INSERT INTO ttl (expires_at, job_id)
+        SELECT expires_at, job_id
+        FROM going
+        WHERE expires_at IS NOT NULL
+    )
+    UPDATE job
+    SET attempts = g.attempts_now,
+        crashes = g.crashes_now,
+        delivery = job.delivery + 1,
+        run_at = g.next_at
+    FROM going g
+    WHERE job.ctid = g.tid";
+
+/// How leases ended whose jobs are not leased any more.
+const BEFORE: &str = "
+    SELECT u.ord, f.state, f.deliveries, a.ending, j.is_live
+    FROM unnest($1::bigint[], $2::integer[]) WITH ORDINALITY AS u (id, delivery, ord)
+    LEFT JOIN LATERAL (
+        SELECT state, deliveries FROM finished WHERE id = u.id OFFSET 0
+    ) f ON true
+    LEFT JOIN LATERAL (
+        SELECT ending FROM attempt_log WHERE job_id = u.id AND delivery = u.delivery OFFSET 0
+    ) a ON true
+    CROSS JOIN LATERAL (SELECT EXISTS (SELECT 1 FROM job WHERE id = u.id) AS is_live) j";
+
+const DELETE_TTLS_OF: &str = "
+    DELETE FROM ttl
+    WHERE ctid = ANY(ARRAY(
+        SELECT t.ctid
+        FROM unnest($1::bigint[]) AS u (id)
+        CROSS JOIN LATERAL (SELECT expires_at FROM job WHERE id = u.id OFFSET 0) j
+        CROSS JOIN LATERAL (
+            SELECT ctid FROM ttl WHERE expires_at = j.expires_at AND job_id = u.id OFFSET 0
+        ) t
+    ))";
+
+/// A lease that ends without completing its job.
+#[derive(Debug, Clone)]
+pub(super) struct Ended<'a> {
+    pub(super) lease: Lease,
+    ending: Ending,
+    code: &'a str,
+    message: &'a str,
+    chance: f64,
+    given: Given,
+}
+
+impl Ended<'static> {
+    /// For a reason that its worker has not given.
+    pub(super) fn by_us(lease: Lease, ending: Ending, given: Given) -> Self {
+        let (code, message) = verdict_of(ending);
+        Self { lease, ending, code, message, chance: EVEN_CHANCE, given }
+    }
+}
+
+/// The part of a job's row that decides how it goes on.
+pub(super) struct Standing {
+    pub(super) queue: QueueId,
+    priority: i32,
+    place: i64,
+    charges: Charges,
+    rules: Rules,
+}
+
+/// A place in a line where a job is ready, to be noted after the commit.
+pub(super) type Note = (QueueId, i32, i64);
+
+fn params<const N: usize>(all: [&(dyn ToSql + Sync); N]) -> [&(dyn ToSql + Sync); N] {
+    all
+}
+
+/// Locks jobs that are held by these leases. Those that are not found are lost.
+async fn standing(
+    tx: &mut Tx<'_>,
+    leases: impl Iterator<Item = Lease>,
+) -> Result<(Timestamp, HashMap<Lease, Standing>), Failure> {
+    let mut sorted: Vec<Lease> = leases.collect();
+    sorted.sort_unstable();
+    let ids: Vec<i64> = sorted.iter().map(|lease| sql_id(lease.job)).collect();
+    let deliveries: Vec<i32> = sorted.iter().map(|lease| lease.delivery.cast_signed()).collect();
+    let rows = tx.query(STANDING, &[&ids, &deliveries]).await?;
+    let mut found = HashMap::with_capacity(rows.len());
+    for row in rows.iter().filter(|row| get::<Option<i64>>(row, "id").is_some()) {
+        let lease = Lease { job: job_id(row, "id"), delivery: count(row, "delivery") };
+        found.insert(lease, read_standing(row)?);
+    }
+    Ok((now(&rows[0]), found))
+}
+
+fn read_standing(row: &Row) -> Result<Standing, Failure> {
+    Ok(Standing {
+        queue: get(row, "queue_id"),
+        priority: get(row, "priority"),
+        place: get(row, "place"),
+        charges: Charges { attempts: count(row, "attempts"), crashes: count(row, "crashes") },
+        rules: Rules {
+            max_attempts: count(row, "max_attempts"),
+            crashes_max: CRASHES_MAX,
+            backoff: row::parsed(row, "backoff", parse_backoff)?.unwrap_or_default(),
+            expires_at: time(row, "expires_at"),
+        },
+    })
+}
+
+/// Ends leases without completing their jobs. Those whose job has another delivery by now are
+/// passed over. The rows of `lease` are the caller's business.
+pub(super) async fn end_badly(
+    store: &PostgresStore,
+    tx: &mut Tx<'_>,
+    ended: &[Ended<'_>],
+) -> Result<(Vec<Effect>, Vec<Note>), Failure> {
+    if ended.is_empty() {
+        return Ok((Vec::new(), Vec::new()));
+    }
+    let (now, found) = standing(tx, ended.iter().map(|ended| ended.lease)).await?;
+    let held: Vec<(&Ended<'_>, &Standing)> =
+        ended.iter().filter_map(|ended| Some((ended, found.get(&ended.lease)?))).collect();
+    let mut plan = Plan::default();
+    for (ended, standing) in &held {
+        plan.end(ended, standing, now);
+    }
+    plan.carry_out(tx, now).await?;
+    let mut effects = Vec::with_capacity(held.len());
+    for ((ended, standing), to) in held.iter().zip(plan.to) {
+        let queue = store.queues.name(&store.pool, standing.queue).await?;
+        effects.push(Effect { job: ended.lease.job, queue, to });
+    }
+    Ok((effects, plan.notes))
+}
+
+/// What is to be written, as columns.
+#[derive(Default)]
+struct Plan<'a> {
+    log: Log<'a>,
+    finish: Finish<'a>,
+    go_on: (Vec<i64>, Vec<i32>, Vec<i32>, Vec<Option<i64>>),
+    to: Vec<Destination>,
+    notes: Vec<Note>,
+}
+
+#[derive(Default)]
+struct Log<'a> {
+    job_id: Vec<i64>,
+    delivery: Vec<i32>,
+    attempt: Vec<i32>,
+    node: Vec<&'a str>,
+    worker: Vec<&'a str>,
+    started_at: Vec<i64>,
+    ending: Vec<&'a str>,
+    code: Vec<&'a str>,
+    message: Vec<&'a str>,
+}
+
+/// Jobs that end.
+#[derive(Default)]
+pub(super) struct Finish<'a> {
+    job_id: Vec<i64>,
+    state: Vec<&'static str>,
+    reason: Vec<Option<&'static str>>,
+    attempts: Vec<Option<i32>>,
+    deliveries: Vec<i32>,
+    crashes: Vec<Option<i32>>,
+    node: Vec<Option<&'a str>>,
+    worker: Vec<Option<&'a str>>,
+    started_at: Vec<Option<i64>>,
+    result: Vec<Option<&'a [u8]>>,
+}
+
+impl<'a> Finish<'a> {
+    /// A job that ends without having been completed.
+    pub(super) fn end(
+        &mut self,
+        job: JobId,
+        state: State,
+        reason: Option<Reason>,
+        deliveries: u32,
+        charges: Option<Charges>,
+    ) {
+        self.job_id.push(sql_id(job));
+        self.state.push(state.name());
+        self.reason.push(reason.map(Reason::name));
+        self.attempts.push(charges.map(|charges| charges.attempts.cast_signed()));
+        self.deliveries.push(deliveries.cast_signed());
+        self.crashes.push(charges.map(|charges| charges.crashes.cast_signed()));
+        self.node.push(None);
+        self.worker.push(None);
+        self.started_at.push(None);
+        self.result.push(None);
+    }
+
+    fn complete(&mut self, lease: Lease, given: &'a Given, result: Option<&'a [u8]>) {
+        self.end(lease.job, State::Completed, None, lease.delivery, None);
+        let last = self.job_id.len() - 1;
+        self.node[last] = Some(&given.node);
+        self.worker[last] = Some(given.worker.as_str());
+        self.started_at[last] = Some(given.started_at.0);
+        self.result[last] = result;
+    }
+
+    pub(super) async fn carry_out(&self, tx: &mut Tx<'_>, now: Timestamp) -> Result<(), Failure> {
+        if self.job_id.is_empty() {
+            return Ok(());
+        }
+        let params = params([
+            &self.job_id,
+            &self.state,
+            &self.reason,
+            &self.attempts,
+            &self.deliveries,
+            &self.crashes,
+            &self.node,
+            &self.worker,
+            &self.started_at,
+            &self.result,
+            &now.0,
+        ]);
+        tx.query(FINISH, &params).await.map(drop)
+    }
+}
+
+impl<'a> Plan<'a> {
+    fn end(&mut self, ended: &'a Ended<'_>, standing: &Standing, now: Timestamp) {
+        let (lease, charges) = (ended.lease, standing.charges);
+        let log = &mut self.log;
+        log.job_id.push(sql_id(lease.job));
+        log.delivery.push(lease.delivery.cast_signed());
+        log.attempt.push(charges.attempts.cast_signed() + 1);
+        log.node.push(&ended.given.node);
+        log.worker.push(ended.given.worker.as_str());
+        log.started_at.push(ended.given.started_at.0);
+        log.ending.push(ended.ending.name());
+        log.code.push(ended.code);
+        log.message.push(ended.message);
+        let (next, charges) = job::after(ended.ending, charges, &standing.rules, now, ended.chance);
+        let run_at = match next {
+            Next::Completed => unreachable!("no ending but completion leads there"),
+            Next::Dead(reason) => {
+                let dead = State::Dead;
+                self.finish.end(lease.job, dead, Some(reason), lease.delivery, Some(charges));
+                self.to.push(Destination::Finished(dead));
+                return;
+            }
+            Next::Ready => None,
+            Next::Scheduled(at) => Some(at),
+        };
+        self.go_on.0.push(sql_id(lease.job));
+        self.go_on.1.push(charges.attempts.cast_signed());
+        self.go_on.2.push(charges.crashes.cast_signed());
+        self.go_on.3.push(run_at.map(|at| at.0));
+        if run_at.is_none() {
+            self.notes.push((standing.queue, standing.priority, standing.place));
+        }
+        self.to.push(run_at.map_or(Destination::Ready, Destination::Scheduled));
+    }
+
+    async fn carry_out(&self, tx: &mut Tx<'_>, now: Timestamp) -> Result<(), Failure> {
+        let Log { job_id, delivery, attempt, node, worker, started_at, ending, code, message } =
+            &self.log;
+        let log = params([
+            job_id, delivery, attempt, node, worker, started_at, ending, code, message, &now.0,
+        ]);
+        let attempts = params([job_id, started_at]);
+        let (jobs, charged, crashed, next_at) = &self.go_on;
+        let go_on = params([jobs, charged, crashed, next_at, &now.0]);
+        let mut calls = vec![(LOG, &log[..]), (END_ATTEMPTS, &attempts[..])];
+        if !jobs.is_empty() {
+            calls.push((GO_ON, &go_on[..]));
+        }
+        tx.all(&calls).await?;
+        self.finish.carry_out(tx, now).await
+    }
+}
+
+/// Jobs that were in line until now, locked and taken out of it, are dead: their time is over.
+pub(super) async fn bury_expired(
+    store: &PostgresStore,
+    tx: &mut Tx<'_>,
+    jobs: &[JobId],
+    now: Timestamp,
+) -> Result<Vec<Effect>, Failure> {
+    finish_waiting(store, tx, jobs, State::Dead, Some(Reason::Expired), now).await
+}
+
+/// Waiting jobs, already out of their place, end.
+pub(super) async fn finish_waiting(
+    store: &PostgresStore,
+    tx: &mut Tx<'_>,
+    jobs: &[JobId],
+    state: State,
+    reason: Option<Reason>,
+    now: Timestamp,
+) -> Result<Vec<Effect>, Failure> {
+    let ids: Vec<i64> = jobs.iter().map(|job| sql_id(*job)).collect();
+    let sql = "SELECT id, queue_id, delivery FROM job WHERE id = ANY($1::bigint[])
+               ORDER BY id FOR UPDATE";
+    let rows = tx.query(sql, &[&ids]).await?;
+    let found: HashMap<JobId, &Row> = rows.iter().map(|row| (job_id(row, "id"), row)).collect();
+    let mut finish = Finish::default();
+    let mut effects = Vec::with_capacity(jobs.len());
+    for job in jobs {
+        let Some(row) = found.get(job) else { continue };
+        // A waiting job has the number of its next lease.
+        finish.end(*job, state, reason, count(row, "delivery") - 1, None);
+        let queue = store.queues.name(&store.pool, get(row, "queue_id")).await?;
+        effects.push(Effect { job: *job, queue, to: Destination::Finished(state) });
+    }
+    tx.query(DELETE_TTLS_OF, &[&ids]).await?;
+    finish.carry_out(tx, now).await?;
+    Ok(effects)
+}
+
+impl PostgresStore {
+    pub(super) async fn settle_all(
+        &self,
+        settlements: &[Settlement],
+    ) -> Result<Vec<Settled>, Failure> {
+        retrying!(self.try_settle(settlements))
+    }
+
+    async fn try_settle(&self, settlements: &[Settlement]) -> Result<Vec<Settled>, Failure> {
+        let Some(acks) = self.plain_acks(settlements) else {
+            let all: Vec<&Settlement> = settlements.iter().collect();
+            return self.settle_any(&all).await;
+        };
+        let mut settled = self.ack(&acks).await?;
+        // Those that were lost are settled once more, to learn why.
+        let lost = settlements.iter().zip(&settled).filter(|(_, done)| done.is_none());
+        let lost: Vec<&Settlement> = lost.map(|(settlement, _)| settlement).collect();
+        if !lost.is_empty() {
+            let outcomes = self.settle_any(&lost).await?;
+            let open = settled.iter_mut().filter(|done| done.is_none());
+            open.zip(outcomes).for_each(|(open, outcome)| *open = Some(outcome));
+        }
+        Ok(settled.into_iter().flatten().collect())
+    }
+
+    /// The settlements with their rows, if all are acks of plain jobs that are remembered.
+    fn plain_acks<'a>(&self, settlements: &'a [Settlement]) -> Option<Vec<Ack<'a>>> {
+        let mut seen = HashSet::with_capacity(settlements.len());
+        let mut acks = Vec::with_capacity(settlements.len());
+        for Settlement { lease, verdict } in settlements {
+            let Verdict::Ack { result } = verdict else { return None };
+            let known = self.leases.known(*lease).filter(|known| known.is_plain)?;
+            if !seen.insert(lease.job) {
+                return None;
+            }
+            acks.push(Ack { lease: *lease, result: result.as_deref(), given: known.given });
+        }
+        Some(acks)
+    }
+
+    /// Acks in one statement. `None`: the lease is lost.
+    async fn ack(&self, acks: &[Ack<'_>]) -> Result<Vec<Option<Settled>>, Failure> {
+        let mut order: Vec<usize> = (0..acks.len()).collect();
+        order.sort_unstable_by_key(|place| acks[*place].lease);
+        let sorted: Vec<&Ack<'_>> = order.iter().map(|place| &acks[*place]).collect();
+        let leases = || sorted.iter().map(|ack| ack.lease);
+        let ids: Vec<i64> = leases().map(|lease| sql_id(lease.job)).collect();
+        let deliveries: Vec<i32> = leases().map(|lease| lease.delivery.cast_signed()).collect();
+        let nodes: Vec<&str> = sorted.iter().map(|ack| ack.given.node.as_str()).collect();
+        let workers: Vec<&str> = sorted.iter().map(|ack| ack.given.worker.as_str()).collect();
+        let started: Vec<i64> = sorted.iter().map(|ack| ack.given.started_at.0).collect();
+        let results: Vec<Option<&[u8]>> = sorted.iter().map(|ack| ack.result).collect();
+        let empty: Vec<LeaseId> = self.leases.emptied_by(leases());
+        let all = params([&ids, &deliveries, &nodes, &workers, &started, &results, &empty]);
+        let rows = self.settle_lane.once((ACK, &all)).await?;
+        let mut settled: Vec<Option<Settled>> = vec![None; acks.len()];
+        for row in &rows {
+            let place = usize::try_from(get::<i64>(row, "ord")).unwrap_or(1) - 1;
+            let queue = self.queues.name(&self.pool, get(row, "queue_id")).await?;
+            let to = Destination::Finished(State::Completed);
+            let effect = Effect { job: sorted[place].lease.job, queue, to };
+            settled[order[place]] = Some(Settled::Done(effect));
+        }
+        self.leases.end(leases());
+        Ok(settled)
+    }
+
+    async fn settle_any(&self, settlements: &[&Settlement]) -> Result<Vec<Settled>, Failure> {
+        let mut tx = self.settle_lane.begin().await?;
+        let mut settled: Vec<Option<Settled>> = vec![None; settlements.len()];
+        let mut ended: Vec<Lease> = Vec::new();
+        let mut notes = Vec::new();
+        // A job that is named twice is settled once; the rest is about what that left.
+        let mut left: Vec<usize> = (0..settlements.len()).collect();
+        while !left.is_empty() {
+            let mut seen = HashSet::new();
+            let (first, others): (Vec<usize>, Vec<usize>) =
+                left.into_iter().partition(|place| seen.insert(settlements[*place].lease.job));
+            let round: Vec<&Settlement> = first.iter().map(|place| settlements[*place]).collect();
+            let done = self.settle_round(&mut tx, &round, &mut notes).await?;
+            for (place, outcome) in first.into_iter().zip(done) {
+                if matches!(outcome, Settled::Done(_)) {
+                    ended.push(settlements[place].lease);
+                }
+                settled[place] = Some(outcome);
+            }
+            left = others;
+        }
+        tx.commit(&[]).await?;
+        self.leases.end(ended.into_iter());
+        self.note_all(notes);
+        Ok(settled.into_iter().flatten().collect())
+    }
+
+    /// Settles, each job once.
+    async fn settle_round(
+        &self,
+        tx: &mut Tx<'_>,
+        round: &[&Settlement],
+        notes: &mut Vec<Note>,
+    ) -> Result<Vec<Settled>, Failure> {
+        let mut given: HashMap<Lease, Given> = HashMap::new();
+        let mut unknown = Vec::new();
+        for Settlement { lease, .. } in round {
+            match self.leases.known(*lease) {
+                Some(known) => drop(given.insert(*lease, known.given)),
+                None => unknown.push(*lease),
+            }
+        }
+        let rows = leases::find(tx, &unknown).await?;
+        for row in &rows {
+            given.extend(row.leases.iter().map(|lease| (*lease, row.given.clone())));
+        }
+        let mut effects = self.complete(tx, round, &given).await?;
+        let ended: Vec<Ended<'_>> =
+            round.iter().filter_map(|settlement| bad_end(settlement, &given)).collect();
+        let (bad, more) = end_badly(self, tx, &ended).await?;
+        effects.extend(bad);
+        notes.extend(more);
+        let by_job: HashMap<JobId, Effect> =
+            effects.into_iter().map(|effect| (effect.job, effect)).collect();
+        let has_ended = |lease: &Lease| {
+            by_job.contains_key(&lease.job) && round.iter().any(|it| it.lease == *lease)
+        };
+        leases::leave(tx, &rows, has_ended).await?;
+        let ended = given.keys().copied().filter(has_ended);
+        tx.query(leases::DELETE_IF_FREE, &[&self.leases.emptied_by(ended)]).await?;
+        let lost: Vec<&Settlement> = round
+            .iter()
+            .copied()
+            .filter(|settlement| !by_job.contains_key(&settlement.lease.job))
+            .collect();
+        let mut before = settled_before(tx, &lost).await?.into_iter();
+        let outcome = |settlement: &&Settlement| match by_job.get(&settlement.lease.job) {
+            Some(effect) => Settled::Done(effect.clone()),
+            None => before.next().expect("one answer for each that was lost"),
+        };
+        Ok(round.iter().map(outcome).collect())
+    }
+
+    async fn complete(
+        &self,
+        tx: &mut Tx<'_>,
+        round: &[&Settlement],
+        given: &HashMap<Lease, Given>,
+    ) -> Result<Vec<Effect>, Failure> {
+        let acks: Vec<(&Lease, Option<&[u8]>, &Given)> = round
+            .iter()
+            .filter_map(|settlement| match &settlement.verdict {
+                Verdict::Ack { result } => {
+                    let given = given.get(&settlement.lease)?;
+                    Some((&settlement.lease, result.as_deref(), given))
+                }
+                _ => None,
+            })
+            .collect();
+        if acks.is_empty() {
+            return Ok(Vec::new());
+        }
+        let (now, found) = standing(tx, acks.iter().map(|(lease, ..)| **lease)).await?;
+        let mut finish = Finish::default();
+        let mut effects = Vec::with_capacity(acks.len());
+        let (mut ids, mut started) = (Vec::new(), Vec::new());
+        for (lease, result, given) in acks {
+            let Some(standing) = found.get(lease) else { continue };
+            finish.complete(*lease, given, result);
+            ids.push(sql_id(lease.job));
+            started.push(given.started_at.0);
+            let queue = self.queues.name(&self.pool, standing.queue).await?;
+            let to = Destination::Finished(State::Completed);
+            effects.push(Effect { job: lease.job, queue, to });
+        }
+        tx.query(END_ATTEMPTS, &[&ids, &started]).await?;
+        finish.carry_out(tx, now).await?;
+        Ok(effects)
+    }
+}
+
+/// An ack of a plain job.
+struct Ack<'a> {
+    lease: Lease,
+    result: Option<&'a [u8]>,
+    given: Given,
+}
+
+fn bad_end<'a>(settlement: &'a Settlement, given: &HashMap<Lease, Given>) -> Option<Ended<'a>> {
+    let given = given.get(&settlement.lease)?.clone();
+    let lease = settlement.lease;
+    match &settlement.verdict {
+        Verdict::Ack { .. } => None,
+        Verdict::Fail { code, message, retry, chance } => {
+            let (ending, code) = (failure(*retry), code.as_str());
+            Some(Ended { lease, ending, code, message, chance: *chance, given })
+        }
+        Verdict::Release => {
+            let ending = Ending::Released;
+            Some(Ended { lease, ending, code: "", message: "", chance: 0.0, given })
+        }
+    }
+}
+
+fn failure(retry: Retry) -> Ending {
+    match retry {
+        Retry::Backoff => Ending::Failed { retry_in: None },
+        Retry::After(delay) => Ending::Failed { retry_in: Some(delay) },
+        Retry::Reject => Ending::Rejected,
+    }
+}
+
+/// Whether leases that are not held any more ended just as they are said to.
+async fn settled_before(tx: &mut Tx<'_>, lost: &[&Settlement]) -> Result<Vec<Settled>, Failure> {
+    if lost.is_empty() {
+        return Ok(Vec::new());
+    }
+    let ids: Vec<i64> = lost.iter().map(|settlement| sql_id(settlement.lease.job)).collect();
+    let deliveries: Vec<i32> =
+        lost.iter().map(|settlement| settlement.lease.delivery.cast_signed()).collect();
+    let rows = tx.query(BEFORE, &[&ids, &deliveries]).await?;
+    let mut outcomes = vec![Settled::Unknown; lost.len()];
+    for row in &rows {
+        let place = usize::try_from(get::<i64>(row, "ord")).unwrap_or(1) - 1;
+        outcomes[place] = outcome_before(row, lost[place]);
+    }
+    Ok(outcomes)
+}
+
+fn outcome_before(row: &Row, settlement: &Settlement) -> Settled {
+    let state: Option<&str> = get(row, "state");
+    let ended_last =
+        get::<Option<i32>>(row, "deliveries") == Some(settlement.lease.delivery.cast_signed());
+    let was_completed = ended_last && state == Some(State::Completed.name());
+    let ending = match get::<Option<&str>>(row, "ending") {
+        None if was_completed => Some(Ending::Completed.name()),
+        logged => logged,
+    };
+    let expected = match &settlement.verdict {
+        Verdict::Ack { .. } => Ending::Completed,
+        Verdict::Fail { retry, .. } => failure(*retry),
+        Verdict::Release => Ending::Released,
+    };
+    match (ending == Some(expected.name()), state.is_some() || get(row, "is_live")) {
+        (true, _) => Settled::Repeated,
+        (false, true) => Settled::LeaseLost,
+        (false, false) => Settled::Unknown,
+    }
+}

@@ -1,0 +1,299 @@
+//! A throw-away Postgres from the server programs that are installed here.
+
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tempfile::TempDir;
+use tokio_postgres::{Client, NoTls};
+
+use super::SOON;
+
+/// Faults need a real disk; speed needs none.
+const FAST: [&str; 3] = ["fsync=off", "full_page_writes=off", "synchronous_commit=on"];
+
+/// A database server of its own, on a free port of this machine, gone when it is dropped.
+#[derive(Debug)]
+pub struct Postgres {
+    dir: TempDir,
+    port: u16,
+    settings: Vec<String>,
+    process: Mutex<Option<Child>>,
+}
+
+/// Where the server's programs are.
+///
+/// # Panics
+///
+/// If there are none: tests that need Postgres do not pass without it.
+fn bin() -> PathBuf {
+    let mut places: Vec<PathBuf> = glob("/usr/lib/postgresql");
+    places.extend(glob("/usr/pgsql"));
+    places.sort_by_key(|place| place.to_string_lossy().len());
+    places.reverse();
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    places.extend(std::env::split_paths(&path));
+    let found = places.into_iter().find(|place| place.join("initdb").exists());
+    found.expect("no Postgres server programs (initdb, postgres): install the package postgresql")
+}
+
+fn glob(parent: &str) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(parent).into_iter().flatten().flatten();
+    entries.map(|entry| entry.path().join("bin")).collect()
+}
+
+/// The user to run the server as: it refuses to be run by root.
+fn user() -> Option<(u32, u32)> {
+    let is_root = std::fs::metadata("/proc/self").is_ok_and(|me| me.uid() == 0);
+    is_root.then(|| {
+        let id = |flag| {
+            let out = Command::new("id").args([flag, "postgres"]).output().expect("id runs");
+            String::from_utf8_lossy(&out.stdout).trim().parse().ok()
+        };
+        let ids = id("-u").zip(id("-g"));
+        ids.expect("tests run by root need a user named postgres to run the server as")
+    })
+}
+
+fn program(name: &str) -> Command {
+    let mut command = Command::new(bin().join(name));
+    command.env("LC_ALL", "C").stdout(Stdio::null()).stderr(Stdio::null());
+    if let Some((uid, gid)) = user() {
+        command.uid(uid).gid(gid);
+    }
+    command
+}
+
+fn run(mut command: Command) {
+    let out = command.stderr(Stdio::piped()).output().expect("a server program runs");
+    let text = String::from_utf8_lossy(&out.stderr);
+    assert!(out.status.success(), "{command:?}: {text}");
+}
+
+/// A port that was free a moment ago.
+pub fn free_port() -> u16 {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
+    listener.local_addr().expect("it is bound").port()
+}
+
+/// A directory that the server's user can use.
+fn home() -> TempDir {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let open = std::fs::Permissions::from_mode(0o755);
+    std::fs::set_permissions(dir.path(), open).expect("it is ours");
+    if let Some((uid, gid)) = user() {
+        chown(dir.path(), Some(uid), Some(gid)).expect("we are root");
+    }
+    dir
+}
+
+/// Copies an empty cluster of databases. It is made once for each version of the programs, and kept
+/// with what was built.
+fn create(data: &Path) {
+    let version = bin().to_string_lossy().replace('/', "_");
+    let here = std::env::current_exe().expect("a test knows where it is");
+    let target = here.ancestors().find(|dir| dir.ends_with("target")).expect("cargo builds tests");
+    let cache = target.join("tmp").join(format!("postgres{version}"));
+    if !cache.exists() {
+        let made = home();
+        let data = made.path().join("data");
+        let mut init = program("initdb");
+        init.arg("-D").arg(&data);
+        init.args(["-A", "trust", "-U", "postgres", "--no-sync", "-E", "UTF8"]);
+        run(init);
+        let new = target.join("tmp").join(format!("postgres-{}", std::process::id()));
+        std::fs::create_dir_all(target.join("tmp")).expect("it is ours");
+        copy(&data, &new);
+        // Of several that make it at once, one wins.
+        if std::fs::rename(&new, &cache).is_err() {
+            std::fs::remove_dir_all(&new).expect("it is ours");
+        }
+    }
+    copy(&cache, data);
+}
+
+fn copy(from: &Path, to: &Path) {
+    let mut copy = Command::new("cp");
+    copy.arg("-a").arg(from).arg(to);
+    run(copy);
+}
+
+impl Postgres {
+    /// A server that is fast and forgets with the machine, though not with itself.
+    pub fn start() -> Self {
+        Self::start_with(&FAST)
+    }
+
+    /// A server with these settings, `name=value`.
+    pub fn start_with(settings: &[&str]) -> Self {
+        let dir = home();
+        create(&dir.path().join("data"));
+        Self::at(dir, settings)
+    }
+
+    fn at(dir: TempDir, settings: &[&str]) -> Self {
+        let settings = settings.iter().map(|setting| (*setting).to_owned()).collect();
+        let server = Self { dir, port: free_port(), settings, process: Mutex::new(None) };
+        server.resume();
+        server
+    }
+
+    /// The server that all tests of this process share; it goes with the last of them.
+    pub fn shared() -> Arc<Self> {
+        static SHARED: Mutex<Weak<Postgres>> = Mutex::new(Weak::new());
+        let mut shared = SHARED.lock();
+        shared.upgrade().unwrap_or_else(|| {
+            let server = Arc::new(Self::start());
+            *shared = Arc::downgrade(&server);
+            server
+        })
+    }
+
+    /// A copy that follows this server, as `synchronous_standby_names` would name it.
+    pub fn standby(&self, name: &str) -> Self {
+        let dir = home();
+        let data = dir.path().join("data");
+        let mut backup = program("pg_basebackup");
+        let port = self.port.to_string();
+        let source =
+            format!("host=127.0.0.1 port={} user=postgres application_name={name}", self.port);
+        backup.arg("-D").arg(&data).args(["-h", "127.0.0.1", "-p", &port, "-U", "postgres"]);
+        backup.args(["-X", "stream", "-c", "fast", "--no-sync"]);
+        run(backup);
+        std::fs::write(data.join("standby.signal"), "").expect("the directory is there");
+        let settings = [format!("primary_conninfo={source}"), "hot_standby=on".to_owned()];
+        let settings: Vec<&str> = settings.iter().map(String::as_str).collect();
+        Self::at(dir, &settings)
+    }
+
+    /// Makes a standby the primary.
+    pub fn promote(&self) {
+        let mut promote = program("pg_ctl");
+        promote.arg("-D").arg(self.data()).args(["promote", "-w"]);
+        run(promote);
+    }
+
+    /// Starts the server again where it was.
+    ///
+    /// # Panics
+    ///
+    /// If it does not come up.
+    pub fn resume(&self) {
+        let mut server = program("postgres");
+        server.arg("-D").arg(self.data()).args(["-p", &self.port.to_string()]);
+        server.arg("-k").arg(self.dir.path());
+        server.args(["-c", "listen_addresses=127.0.0.1", "-c", "max_connections=200"]);
+        server.args(["-c", "shared_buffers=64MB", "-c", "wal_level=replica"]);
+        for setting in &self.settings {
+            server.args(["-c", setting]);
+        }
+        let log = std::fs::File::create(self.dir.path().join("log")).expect("a log file");
+        server.stderr(log);
+        let until = std::time::Instant::now() + SOON;
+        let mut process = server.spawn().expect("postgres starts");
+        while !self.accepts() {
+            // The children of a server that was killed hold its memory for a moment.
+            if process.try_wait().expect("it can be waited for").is_some() {
+                process = server.spawn().expect("postgres starts");
+            }
+            let log = || std::fs::read_to_string(self.dir.path().join("log")).unwrap_or_default();
+            assert!(std::time::Instant::now() < until, "postgres does not come up: {}", log());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        *self.process.lock() = Some(process);
+    }
+
+    fn accepts(&self) -> bool {
+        let mut ready = program("pg_isready");
+        ready.args(["-q", "-h", "127.0.0.1", "-p", &self.port.to_string()]);
+        ready.status().is_ok_and(|status| status.success())
+    }
+
+    fn data(&self) -> PathBuf {
+        self.dir.path().join("data")
+    }
+
+    /// A directory that both the server and the test can use.
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// Stops the server as `pg_ctl stop -m` would: `fast`, `immediate`.
+    pub fn stop(&self, mode: &str) {
+        let mut stop = program("pg_ctl");
+        stop.arg("-D").arg(self.data()).args(["stop", "-w", "-m", mode]);
+        run(stop);
+        if let Some(mut process) = self.process.lock().take() {
+            process.wait().expect("it can be waited for");
+        }
+    }
+
+    /// Kills the server's first process; its children go by themselves.
+    pub fn kill(&self) {
+        if let Some(mut process) = self.process.lock().take() {
+            process.kill().expect("it can be killed");
+            process.wait().expect("it can be waited for");
+        }
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        (Ipv4Addr::LOCALHOST, self.port).into()
+    }
+
+    /// The DSN of its database.
+    pub fn dsn(&self) -> String {
+        format!("postgres://postgres@127.0.0.1:{}/postgres", self.port)
+    }
+
+    /// A session of one's own.
+    ///
+    /// # Panics
+    ///
+    /// If there is none to be had.
+    pub async fn client(&self) -> Client {
+        let (client, connection) =
+            tokio_postgres::connect(&self.dsn(), NoTls).await.expect("postgres answers");
+        tokio::spawn(connection);
+        client
+    }
+
+    /// Runs statements.
+    ///
+    /// # Panics
+    ///
+    /// If they fail.
+    pub async fn execute(&self, sql: &str) {
+        self.client().await.batch_execute(sql).await.expect("the statements are good");
+    }
+
+    /// The first column of the first row, as text.
+    ///
+    /// # Panics
+    ///
+    /// If there is none.
+    pub async fn value(&self, sql: &str) -> String {
+        let rows = self.client().await.simple_query(sql).await.expect("the statement is good");
+        let row = rows.iter().find_map(|message| match message {
+            tokio_postgres::SimpleQueryMessage::Row(row) => Some(row.get(0)),
+            _ => None,
+        });
+        row.flatten().expect("a value").to_owned()
+    }
+}
+
+impl Drop for Postgres {
+    fn drop(&mut self) {
+        if let Some(mut process) = self.process.lock().take() {
+            // Quit at once: nobody needs what is in it.
+            let pid = process.id().to_string();
+            Command::new("kill").args(["-QUIT", &pid]).status().ok();
+            process.wait().ok();
+        }
+    }
+}
