@@ -60,6 +60,8 @@ pub enum Operation {
     ReplayDead,
     CancelJob,
     PromoteJob,
+    GetCluster,
+    DrainNode,
     /// A sign of life, and what is open to everybody: health, the API's description.
     Greet,
 }
@@ -83,14 +85,16 @@ impl Operation {
             | Self::ListQueues
             | Self::ListWorkers
             | Self::GetStats
-            | Self::GetMetrics => Some(&[Observe, Admin]),
+            | Self::GetMetrics
+            | Self::GetCluster => Some(&[Observe, Admin]),
             Self::PauseQueue
             | Self::ResumeQueue
             | Self::RetryJob
             | Self::ReplayJob
             | Self::ReplayDead
             | Self::CancelJob
-            | Self::PromoteJob => Some(&[Admin]),
+            | Self::PromoteJob
+            | Self::DrainNode => Some(&[Admin]),
         }
     }
 
@@ -115,6 +119,8 @@ impl Operation {
             Self::ReplayDead => "replay dead jobs",
             Self::CancelJob => "cancel job",
             Self::PromoteJob => "promote job",
+            Self::GetCluster => "get cluster",
+            Self::DrainNode => "drain node",
             Self::Greet => "greet",
         }
     }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use crate::job::Timestamp;
@@ -40,6 +41,44 @@ impl SystemClock {
 impl Clock for SystemClock {
     fn now(&self) -> Timestamp {
         self.started_at + self.started.elapsed()
+    }
+}
+
+/// The time of a database, as it was last told, and from there on the monotonic clock.
+///
+/// For what a node says and when it wakes; what is due is decided by the database itself. The
+/// machine's time of day plays no part in it.
+#[derive(Debug)]
+pub struct DatabaseClock(Mutex<Told>);
+
+#[derive(Debug)]
+struct Told {
+    at: Timestamp,
+    heard: Instant,
+    /// What was answered last.
+    latest: Timestamp,
+}
+
+impl DatabaseClock {
+    /// A clock that has been told nothing yet, and stands at 1970.
+    pub fn unset() -> Arc<Self> {
+        let (at, latest) = (Timestamp(0), Timestamp(0));
+        Arc::new(Self(Mutex::new(Told { at, heard: Instant::now(), latest })))
+    }
+
+    /// It is `now` in the database.
+    pub fn set(&self, now: Timestamp) {
+        let mut told = self.0.lock();
+        told.at = now;
+        told.heard = Instant::now();
+    }
+}
+
+impl Clock for DatabaseClock {
+    fn now(&self) -> Timestamp {
+        let mut told = self.0.lock();
+        told.latest = told.latest.max(told.at + told.heard.elapsed());
+        told.latest
     }
 }
 

@@ -11,9 +11,13 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use sha2::{Digest, Sha256};
+
 use crate::access::Access;
 use crate::broker::Patience;
+use crate::leader::Profile;
 use crate::store::Retention;
+use crate::store::postgres::{CONNECTIONS_MIN, Database, Dsn, Migrate};
 
 /// One setting.
 #[derive(Debug)]
@@ -68,8 +72,60 @@ pub const SETTINGS: &[Setting] = &[
         "Directory of the embedded database",
     ),
     setting("node_id", "NODE_ID", None, "This node's name; generated if absent"),
-    secret("database_url", "DATABASE_URL", "Postgres URL; not supported by this version"),
-    setting("cluster_mode", "CLUSTER_MODE", Some("0"), "1: several nodes on one Postgres"),
+    setting(
+        "node_host",
+        "NODE_HOST",
+        None,
+        "Where clients reach this node; its host name if absent",
+    ),
+    secret(
+        "database_url",
+        "DATABASE_URL",
+        "Postgres, as URL or key=value list; without it the node runs alone on SQLite",
+    ),
+    secret(
+        "database_password",
+        "BATONQ_DATABASE_PASSWORD",
+        "Password for Postgres, if DATABASE_URL has none",
+    ),
+    secret(
+        "direct_database_url",
+        "BATONQ_DIRECT_DATABASE_URL",
+        "The same database without the transaction pooler that DATABASE_URL leads through",
+    ),
+    setting("cluster_mode", "CLUSTER_MODE", Some("0"), "1: refuse to run without Postgres"),
+    setting("schema", "BATONQ_SCHEMA", Some("batonq"), "Schema of the tables in Postgres"),
+    setting(
+        "migrate",
+        "BATONQ_MIGRATE",
+        Some("auto"),
+        "auto: make and change the tables at the start; off: wait for batonq migrate up",
+    ),
+    setting(
+        "database_connections",
+        "BATONQ_DATABASE_CONNECTIONS",
+        Some("25"),
+        "Connections to Postgres at most",
+    ),
+    setting(
+        "node_heartbeat_interval",
+        "BATONQ_NODE_HEARTBEAT_INTERVAL",
+        Some("10s"),
+        "How often this node says in the database that it lives",
+    ),
+    setting(
+        "node_stale_after",
+        "BATONQ_NODE_STALE_AFTER",
+        Some("60s"),
+        "A node that has been silent for longer is shown as stale",
+    ),
+    setting(
+        "leader_profile",
+        "BATONQ_LEADER_PROFILE",
+        Some("default"),
+        "default: a leader that freezes is replaced in about 3s; fast: in about 1s, with more \
+         queries and for a database that is near",
+    ),
     setting(
         "heartbeat_interval",
         "BATONQ_HEARTBEAT_INTERVAL",
@@ -123,6 +179,30 @@ pub enum LogFormat {
     Json,
 }
 
+/// Where jobs are kept.
+#[derive(Debug, Clone)]
+pub enum StoreConfig {
+    /// In files of this node, in a directory.
+    Embedded(PathBuf),
+    /// In a Postgres that nodes share.
+    Shared(Box<SharedConfig>),
+}
+
+/// How to work with a shared Postgres.
+#[derive(Debug, Clone)]
+pub struct SharedConfig {
+    /// Where it is.
+    pub database: Database,
+    /// Connections to it at most.
+    pub connections_max: u32,
+    /// How often the node says that it lives.
+    pub heartbeat_interval: Duration,
+    /// How long a node may be silent.
+    pub stale_after: Duration,
+    /// How soon a silent leader is replaced.
+    pub profile: Profile,
+}
+
 /// What a node is told.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -134,10 +214,14 @@ pub struct Config {
     pub http_port: Option<u16>,
     /// Who may do what.
     pub access: Access,
-    /// Where the embedded store is.
-    pub data_dir: PathBuf,
+    /// Where jobs are kept.
+    pub store: StoreConfig,
     /// This node's name.
     pub node_id: String,
+    /// Where clients reach it, if that was said.
+    pub node_host: Option<String>,
+    /// Of the settings that should be the same on all nodes of a cluster.
+    pub fingerprint: String,
     /// How long silence and absence of clients are borne.
     pub patience: Patience,
     /// How long finished jobs are kept.
@@ -319,7 +403,6 @@ impl Config {
     /// The first setting that can not be used.
     pub fn load(sources: &Sources) -> Result<Self, ConfigError> {
         let values = sources.read()?;
-        refuse_postgres(&values)?;
         let access = match values.get("tokens") {
             Some(value) => {
                 Access::parse(&value.text).map_err(|detail| error(&value.name, detail))?
@@ -339,8 +422,10 @@ impl Config {
                 false => None,
             },
             access,
-            data_dir: values.parse("data_dir", |text| Some(text.into()), "a directory")?,
+            store: store(&values)?,
             node_id: node_id(&values)?,
+            node_host: values.text("node_host").map(Into::into),
+            fingerprint: fingerprint(&values),
             patience: patience(&values)?,
             retention: Retention {
                 completed: values.duration("keep_completed")?,
@@ -355,6 +440,15 @@ impl Config {
             log: values.parse("log", |text| Some(text.into()), "a filter")?,
             log_format: values.parse("log_format", log_format, "human or json")?,
         })
+    }
+
+    /// The database alone, for what needs no more.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Config::load`], and if no database is named.
+    pub fn load_database(sources: &Sources) -> Result<Database, ConfigError> {
+        database(&sources.read()?)
     }
 
     /// Settings and their values, secrets blanked, for the log.
@@ -377,32 +471,108 @@ impl Config {
     }
 }
 
-/// This version has the embedded store only, and must not seem to have another.
-fn refuse_postgres(values: &Values) -> Result<(), ConfigError> {
+fn store(values: &Values) -> Result<StoreConfig, ConfigError> {
     let is_cluster = values.switch("cluster_mode")?;
-    match (is_cluster, values.get("database_url")) {
-        (true, None) => Err(error(
+    let Some(url) = values.get("database_url") else {
+        if is_cluster {
+            return Err(error(
+                "CLUSTER_MODE",
+                "is 1 but DATABASE_URL is not set: a cluster shares a Postgres database. Set \
+                 DATABASE_URL to a postgres:// URL, or set CLUSTER_MODE=0 to run one node on the \
+                 embedded database",
+            ));
+        }
+        let dir = values.parse("data_dir", |text| Some(text.into()), "a directory")?;
+        return Ok(StoreConfig::Embedded(dir));
+    };
+    if is_cluster && url.text.starts_with("sqlite") {
+        return Err(error(
             "CLUSTER_MODE",
-            "is 1 but DATABASE_URL is not set: a cluster shares a Postgres database. Set \
-             DATABASE_URL to a postgres:// URL, or set CLUSTER_MODE=0 to run one node on the \
-             embedded database",
-        )),
-        (true, Some(url)) if !is_postgres(&url.text) => Err(error(
-            "CLUSTER_MODE",
-            "is 1 but DATABASE_URL is no postgres:// URL: a cluster shares a Postgres database. \
-             Set DATABASE_URL to one, or set CLUSTER_MODE=0",
-        )),
-        (_, Some(url)) => Err(error(
-            &url.name,
-            "is set, but this version of batonq has the embedded database only: unset it (and \
-             CLUSTER_MODE) to run one node on the files in BATONQ_DATA_DIR",
-        )),
-        (false, None) => Ok(()),
+            "is 1 but DATABASE_URL names an SQLite file: a cluster shares a Postgres database. \
+             Set DATABASE_URL to a postgres:// URL, or set CLUSTER_MODE=0 and unset DATABASE_URL \
+             to run one node on the files in BATONQ_DATA_DIR",
+        ));
     }
+    let connections_max =
+        values.parse("database_connections", |text| text.parse().ok(), "a number")?;
+    if connections_max < CONNECTIONS_MIN {
+        let detail = format!("must be at least {CONNECTIONS_MIN}: a node needs as many");
+        return Err(error("BATONQ_DATABASE_CONNECTIONS", detail));
+    }
+    let (heartbeat_interval, stale_after) =
+        (values.duration("node_heartbeat_interval")?, values.duration("node_stale_after")?);
+    if heartbeat_interval < Duration::from_secs(1) {
+        return Err(error("BATONQ_NODE_HEARTBEAT_INTERVAL", "must be at least 1s"));
+    }
+    if stale_after < heartbeat_interval * 2 {
+        let detail = "must be at least twice BATONQ_NODE_HEARTBEAT_INTERVAL, or living nodes are \
+                      shown as stale";
+        return Err(error("BATONQ_NODE_STALE_AFTER", detail));
+    }
+    let profile = values.parse("leader_profile", Profile::parse, "default or fast")?;
+    let database = database(values)?;
+    let shared =
+        SharedConfig { database, connections_max, heartbeat_interval, stale_after, profile };
+    Ok(StoreConfig::Shared(Box::new(shared)))
 }
 
-fn is_postgres(url: &str) -> bool {
-    url.starts_with("postgres://") || url.starts_with("postgresql://")
+fn database(values: &Values) -> Result<Database, ConfigError> {
+    let password = values.text("database_password");
+    let dsn = |key: &str| {
+        let parse = |value: &Value| {
+            Dsn::parse(&value.text, password).map_err(|detail| {
+                error(
+                    &value.name,
+                    format!("can not be used: {detail}. Give postgres://USER@HOST/DB"),
+                )
+            })
+        };
+        values.get(key).map(parse).transpose()
+    };
+    let migrate = |text: &str| match text {
+        "auto" => Some(Migrate::Auto),
+        "off" => Some(Migrate::Off),
+        _ => None,
+    };
+    let schema = |text: &str| {
+        let is_plain =
+            |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_';
+        let is_good = (1..=40).contains(&text.len()) && text.bytes().all(is_plain);
+        is_good.then(|| text.to_owned())
+    };
+    let missing = || error("DATABASE_URL", "is not set: give postgres://USER@HOST/DB");
+    Ok(Database {
+        dsn: dsn("database_url")?.ok_or_else(missing)?,
+        direct: dsn("direct_database_url")?,
+        schema: values.parse("schema", schema, "a name of 1 to 40 letters a-z 0-9 _")?,
+        migrate: values.parse("migrate", migrate, "auto or off")?,
+    })
+}
+
+/// What should be the same on all nodes; where it is not, they treat the same job differently.
+const SAME_EVERYWHERE: [&str; 10] = [
+    "tokens",
+    "insecure",
+    "heartbeat_interval",
+    "heartbeat_timeout",
+    "reconnect_grace",
+    "keep_completed",
+    "keep_completed_max",
+    "keep_dead",
+    "node_stale_after",
+    "leader_profile",
+];
+
+/// Twelve digits that tell whether two nodes were told the same. Nothing can be read from them.
+fn fingerprint(values: &Values) -> String {
+    let mut hash = Sha256::new();
+    for key in SAME_EVERYWHERE {
+        hash.update(key);
+        hash.update([0]);
+        hash.update(values.text(key).unwrap_or_default());
+        hash.update([0]);
+    }
+    hash.finalize().iter().take(6).map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn bind(values: &Values, access: &Access) -> Result<IpAddr, ConfigError> {
@@ -503,7 +673,33 @@ mod tests {
                 "CLUSTER_MODE",
                 "DATABASE_URL",
             ),
-            (&[("DATABASE_URL", "postgres://x")], "DATABASE_URL", "embedded"),
+            (&[("DATABASE_URL", "sqlite:x")], "DATABASE_URL", "postgres://"),
+            (&[("DATABASE_URL", "postgres://h/d?sslmode=no")], "DATABASE_URL", "sslmode"),
+            (
+                &[("DATABASE_URL", "postgres://h/d"), ("BATONQ_SCHEMA", "a;b")],
+                "BATONQ_SCHEMA",
+                "letters",
+            ),
+            (
+                &[("DATABASE_URL", "postgres://h/d"), ("BATONQ_DATABASE_CONNECTIONS", "3")],
+                "BATONQ_DATABASE_CONNECTIONS",
+                "at least",
+            ),
+            (
+                &[("DATABASE_URL", "postgres://h/d"), ("BATONQ_NODE_STALE_AFTER", "11s")],
+                "BATONQ_NODE_STALE_AFTER",
+                "twice",
+            ),
+            (
+                &[("DATABASE_URL", "postgres://h/d"), ("BATONQ_LEADER_PROFILE", "quick")],
+                "BATONQ_LEADER_PROFILE",
+                "fast",
+            ),
+            (
+                &[("DATABASE_URL", "postgres://h/d"), ("BATONQ_MIGRATE", "yes")],
+                "BATONQ_MIGRATE",
+                "auto",
+            ),
             (&[("BATONQ_PROT", "1")], "BATONQ_PROT", "no setting"),
             (&[("PORT", "70000")], "PORT", "65535"),
             (&[("PORT", "-1")], "PORT", "65535"),

@@ -11,24 +11,36 @@ use tokio_util::task::TaskTracker;
 
 use crate::access::Access;
 use crate::broker::Broker;
+use crate::cluster::{Card, Registry};
 use crate::error::Error;
+use crate::leader::Leadership;
 use crate::limits;
 
 /// Shared by the transports of a node. Cheap to clone.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Door {
     /// Serves the requests.
     pub broker: Broker,
     /// Says who may do what.
     pub access: Arc<Access>,
-    /// This node's name in answers.
-    pub node_id: Arc<str>,
+    /// What this node says of itself.
+    pub card: Arc<Card>,
+    /// What the nodes know of each other.
+    pub registry: Arc<dyn Registry>,
+    /// Whether this node leads.
+    pub leadership: Leadership,
     /// A permit for each connection, over all transports.
     pub connections: Arc<Semaphore>,
     /// Cancelled: accept nobody any more, finish what was asked for, close.
     pub stop: CancellationToken,
     /// Knows all connections, so that stopping can wait for them.
     pub tasks: TaskTracker,
+}
+
+impl std::fmt::Debug for Door {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Door").field("card", &self.card).finish_non_exhaustive()
+    }
 }
 
 /// After the system refused a connection (no file handles left), the next try comes this much
@@ -76,6 +88,12 @@ impl Door {
 
 /// The version of this build, in answers and logs.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// What this build is for.
+pub fn build() -> String {
+    let kind = if cfg!(debug_assertions) { "debug" } else { "release" };
+    format!("{VERSION} {kind} {}-{}", std::env::consts::ARCH, std::env::consts::OS)
+}
 
 /// # Errors
 ///

@@ -29,7 +29,9 @@ pub mod store;
 pub mod job;
 
 pub mod clock;
+pub mod cluster;
 pub mod config;
 pub mod error;
+pub mod leader;
 pub mod limits;
 pub mod metrics;

@@ -1,22 +1,36 @@
 //! A node: everything wired together. The one place that names a store.
+//!
+//! ```text
+//!   embedded:  SQLite, leads itself, a cluster of one
+//!   shared:    database ──▶ presence ──▶ election        (each waits for the one before)
+//!              reached,     registered,  stands for
+//!              tables fit   store open   leader
+//! ```
+//!
+//! A node on a shared store listens before its database is reached: it lives, is not ready, says
+//! why, and answers what it is asked with `UNAVAILABLE`.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::broker::Broker;
-use crate::clock::SystemClock;
-use crate::config::Config;
-use crate::door::{Door, VERSION};
+use crate::broker::{Broker, Loop};
+use crate::clock::{Clock, DatabaseClock, SystemClock};
+use crate::cluster::{Card, Leave, Registry, Requests};
+use crate::config::{Config, SharedConfig, StoreConfig};
+use crate::door::{Door, VERSION, build};
+use crate::duties::{Chore, Frame, Watchdog};
+use crate::leader::Leadership;
+use crate::store::postgres::{self, Election, Identity, PostgresStore, Presence};
 use crate::store::sqlite::{OpenError, Options, SqliteStore};
-use crate::store::{Duty, Store};
-use crate::{duties, http, limits, tcp};
+use crate::store::{Alone, Retention, Signal, Store};
+use crate::{http, limits, tcp};
 
 /// A running node. To be [stopped](Node::stop); dropping it cuts everything off.
 #[derive(Debug)]
@@ -24,10 +38,22 @@ pub struct Node {
     tcp_address: SocketAddr,
     http_address: Option<SocketAddr>,
     door: Door,
-    /// What must run for the node to be of use.
-    loops: JoinSet<&'static str>,
-    stop_loops: CancellationToken,
+    /// What must run for the node to be of use. Each answers why it has ended.
+    loops: JoinSet<String>,
+    phases: Phases,
+    requests: Requests,
     drain_timeout: Duration,
+}
+
+/// How far a node is on its way out. Each is cancelled when its time has come.
+#[derive(Debug, Clone, Default)]
+struct Phases {
+    /// It leads no more, gives out nothing more, and is about to leave.
+    leaving: CancellationToken,
+    /// The loops end.
+    loops: CancellationToken,
+    /// It has left.
+    gone: CancellationToken,
 }
 
 /// Why a node did not start.
@@ -48,12 +74,25 @@ pub enum StartError {
     },
 }
 
+/// What depends on the kind of store.
+struct Ground {
+    store: Arc<dyn Store>,
+    clock: Arc<dyn Clock>,
+    registry: Arc<dyn Registry>,
+    leadership: Leadership,
+    /// What else must run. Each answers why it has ended.
+    loops: Vec<std::pin::Pin<Box<dyn Future<Output = String> + Send>>>,
+    /// What other nodes tell.
+    signals: Option<mpsc::UnboundedReceiver<Signal>>,
+}
+
 impl Node {
-    /// Opens the store, listens, and serves.
+    /// Listens, serves, and gets hold of the store.
     ///
     /// # Errors
     ///
-    /// See [`StartError`]; then nothing runs.
+    /// See [`StartError`]; then nothing runs. A shared store that can not be used is waited for,
+    /// or told by [`Node::failed`].
     pub async fn start(config: Config) -> Result<Self, StartError> {
         let listener = listen(&config, "PORT", config.port).await?;
         let http_listener = match config.http_port {
@@ -62,47 +101,40 @@ impl Node {
         };
         let address = |listener: &TcpListener| listener.local_addr().expect("it is bound");
         let (tcp_address, http_address) = (address(&listener), http_listener.as_ref().map(address));
-        let clock = SystemClock::start();
-        let store = open_store(&config, clock.clone()).await?;
-        let stop_loops = CancellationToken::new();
-        let (broker, broker_loops) = Broker::new(store, clock, config.patience, &stop_loops);
+        let card = card(&config, tcp_address, http_address);
+        let (phases, requests) = (Phases::default(), Requests::default());
+        let ground = match config.store {
+            StoreConfig::Embedded(dir) => embedded(dir, &card, config.retention, &requests).await?,
+            StoreConfig::Shared(shared) => {
+                self::shared(*shared, &card, config.retention, &requests, &phases)
+            }
+        };
+        let (broker, broker_loops) =
+            Broker::new(ground.store, ground.clock, config.patience, &phases.loops);
         let door = Door {
             broker: broker.clone(),
             access: Arc::new(config.access),
-            node_id: config.node_id.as_str().into(),
+            card: Arc::new(card),
+            registry: ground.registry,
+            leadership: ground.leadership,
             connections: Arc::new(Semaphore::new(limits::CONNECTIONS_MAX)),
             stop: CancellationToken::new(),
             tasks: TaskTracker::new(),
         };
         let mut loops = JoinSet::new();
-        for (name, run) in broker_loops {
-            loops.spawn(async move {
-                run.await;
-                name
-            });
-        }
-        for duty in Duty::ALL {
-            let run = duties::run(duty, broker.clone(), stop_loops.clone());
-            loops.spawn(async move {
-                run.await;
-                duty.name()
-            });
-        }
+        ground.loops.into_iter().for_each(|run| drop(loops.spawn(run)));
+        broker_loops.into_iter().for_each(|(name, run)| drop(loops.spawn(named(name, run))));
+        spawn_duties(&mut loops, &door, &phases);
+        spawn_listeners(&mut loops, &door, ground.signals, &requests, &phases);
         door.tasks.spawn(tcp::serve(listener, door.clone()));
         if let Some(listener) = http_listener {
             door.tasks.spawn(http::serve(listener, door.clone()));
         }
         let http = http_address.map(|address| address.to_string());
-        tracing::info!(
-            node = config.node_id,
-            version = VERSION,
-            tcp = %tcp_address,
-            http,
-            data_dir = %config.data_dir.display(),
-            "started"
-        );
+        let node = &door.card.id;
+        tracing::info!(node, version = VERSION, tcp = %tcp_address, http, "started");
         let drain_timeout = config.drain_timeout;
-        Ok(Self { tcp_address, http_address, door, loops, stop_loops, drain_timeout })
+        Ok(Self { tcp_address, http_address, door, loops, phases, requests, drain_timeout })
     }
 
     /// Where the binary protocol is served.
@@ -115,32 +147,41 @@ impl Node {
         self.http_address
     }
 
-    /// Waits until the node is of no use any more: a loop that must run has ended. The answer is
-    /// its name. A node whose work has stopped must not seem alive.
+    /// Waits until the node is of no use any more: its database will not do, its name is taken, or
+    /// a loop that must run has ended. The answer: why. A node whose work has stopped must not
+    /// seem alive.
     ///
     /// # Cancel safety
     ///
     /// Nothing is lost.
     pub async fn failed(&mut self) -> String {
         match self.loops.join_next().await {
-            Some(Ok(name)) => name.into(),
+            Some(Ok(reason)) => reason,
             Some(Err(error)) => error.to_string(),
-            None => "everything".into(),
+            None => "everything has ended by itself: the node can not go on".into(),
         }
     }
 
-    /// Stops: gives out nothing more, tells clients to go elsewhere, answers what was asked for,
-    /// closes the connections and the store. Leases stay as they are; their workers may come back
-    /// to them. What is not done after the drain timeout is cut off.
+    /// What others may ask of this node.
+    pub fn requests(&self) -> Requests {
+        self.requests.clone()
+    }
+
+    /// Stops: lets another node lead, gives out nothing more, tells clients to go elsewhere,
+    /// answers what was asked for, closes the connections and the store, deregisters. Leases stay
+    /// as they are; their workers may come back to them, through any node. What is not done after
+    /// the drain timeout is cut off.
     pub async fn stop(mut self) {
         tracing::info!("stopping");
+        self.phases.leaving.cancel();
         self.door.broker.drain();
         self.door.stop.cancel();
         self.door.tasks.close();
         if tokio::time::timeout(self.drain_timeout, self.door.tasks.wait()).await.is_err() {
             tracing::warn!("connections were cut off: they took too long");
         }
-        self.stop_loops.cancel();
+        self.phases.loops.cancel();
+        self.phases.gone.cancel();
         // The committers end when the last handle on the broker is gone.
         drop(self.door);
         let finish = async { while self.loops.join_next().await.is_some() {} };
@@ -149,6 +190,82 @@ impl Node {
         }
         tracing::info!("stopped");
     }
+}
+
+async fn named(name: &'static str, run: Loop) -> String {
+    run.await;
+    format!("{name} has ended by itself: the node can not go on")
+}
+
+fn spawn_duties(loops: &mut JoinSet<String>, door: &Door, phases: &Phases) {
+    let frame = Frame {
+        broker: door.broker.clone(),
+        registry: Arc::clone(&door.registry),
+        leadership: door.leadership.clone(),
+        watchdog: Arc::new(Watchdog::default()),
+    };
+    let (watchdog, leadership) = (Arc::clone(&frame.watchdog), frame.leadership.clone());
+    let stop = phases.loops.clone();
+    let watch = async move { watchdog.run(leadership, stop).await };
+    loops.spawn(named("watchdog", Box::pin(watch)));
+    for chore in Chore::all() {
+        let run = frame.clone().run(chore, phases.loops.clone());
+        loops.spawn(named(chore.name(), Box::pin(run)));
+    }
+}
+
+/// Listens to other nodes.
+fn spawn_listeners(
+    loops: &mut JoinSet<String>,
+    door: &Door,
+    signals: Option<mpsc::UnboundedReceiver<Signal>>,
+    requests: &Requests,
+    phases: &Phases,
+) {
+    if let Some(mut signals) = signals {
+        let (broker, stop) = (door.broker.clone(), phases.loops.clone());
+        let hear = async move {
+            while let Some(Some(signal)) = stop.run_until_cancelled(signals.recv()).await {
+                broker.hear(signal);
+            }
+            stop.cancelled().await;
+        };
+        loops.spawn(named("signals", Box::pin(hear)));
+    }
+    let (broker, requests, phases) = (door.broker.clone(), requests.clone(), phases.clone());
+    let drain = async move {
+        let asked = phases.loops.run_until_cancelled(requests.asked(Leave::Stay)).await;
+        if asked.is_some() {
+            tracing::info!("asked to leave: draining");
+            phases.leaving.cancel();
+            broker.drain();
+        }
+        drop(broker);
+        phases.loops.cancelled().await;
+    };
+    loops.spawn(named("requests", Box::pin(drain)));
+}
+
+fn card(config: &Config, tcp: SocketAddr, http: Option<SocketAddr>) -> Card {
+    let hostname = gethostname();
+    Card {
+        id: config.node_id.clone(),
+        // Below 2^53: not every client has larger whole numbers.
+        incarnation: (rand::random::<u64>() >> 11).cast_signed(),
+        host: config.node_host.clone().unwrap_or_else(|| hostname.clone()),
+        hostname,
+        tcp_port: tcp.port(),
+        http_port: http.map(|address| address.port()),
+        version: VERSION.into(),
+        build: build(),
+        fingerprint: config.fingerprint.clone(),
+    }
+}
+
+fn gethostname() -> String {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let name = name.trim();
+    if name.is_empty() { "unknown".into() } else { name.into() }
 }
 
 async fn listen(
@@ -161,16 +278,100 @@ async fn listen(
     listener.map_err(|error| StartError::Listen { setting, address, error })
 }
 
-async fn open_store(
-    config: &Config,
-    clock: Arc<SystemClock>,
-) -> Result<Arc<dyn Store>, StartError> {
-    let options = Options {
-        dir: config.data_dir.clone(),
-        node: config.node_id.clone(),
-        clock,
-        retention: config.retention,
-    };
+async fn embedded(
+    dir: std::path::PathBuf,
+    card: &Card,
+    retention: Retention,
+    requests: &Requests,
+) -> Result<Ground, StartError> {
+    tracing::info!(dir = %dir.display(), "the store is embedded");
+    let clock = SystemClock::start();
+    let options = Options { dir, node: card.id.clone(), clock: clock.clone(), retention };
     let opened = tokio::task::spawn_blocking(|| SqliteStore::open(options)).await;
-    Ok(Arc::new(opened.expect("opening a store does not panic")?))
+    let store: Arc<dyn Store> = Arc::new(opened.expect("opening a store does not panic")?);
+    let registry = Alone::new(card.clone(), Arc::clone(&store), clock.clone(), requests.clone());
+    Ok(Ground {
+        store,
+        clock,
+        registry: Arc::new(registry),
+        leadership: Leadership::sole(),
+        loops: Vec::new(),
+        signals: None,
+    })
+}
+
+fn shared(
+    config: SharedConfig,
+    card: &Card,
+    retention: Retention,
+    requests: &Requests,
+    phases: &Phases,
+) -> Ground {
+    let database = config.database;
+    tracing::info!(
+        database = database.dsn.address(),
+        schema = database.schema,
+        connections_max = config.connections_max,
+        "the store is shared; max_connections of Postgres must be at least this for each node, \
+         and some for others"
+    );
+    let store = PostgresStore::new(postgres::Options {
+        schema: database.schema.clone(),
+        node: Identity { id: card.id.clone(), incarnation: card.incarnation },
+        connections_max: config.connections_max,
+        retention,
+        stale_after: config.stale_after,
+    });
+    let clock = DatabaseClock::unset();
+    let (throne, leadership) = Leadership::elected();
+    let (signals, heard) = mpsc::unbounded_channel();
+    let opened = CancellationToken::new();
+    let presence = Presence {
+        store: Arc::clone(&store),
+        card: card.clone(),
+        heartbeat_every: config.heartbeat_interval,
+        requests: requests.clone(),
+        clock: Arc::clone(&clock),
+        signals,
+        opened: opened.clone(),
+        leaving: phases.leaving.clone(),
+        gone: phases.gone.clone(),
+    };
+    let (node, profile, leaving) = (card.id.clone(), config.profile, phases.leaving.clone());
+    let (keeper, gone) = (Arc::clone(&store), phases.gone.clone());
+    let attend = async move {
+        let told = |reason: &str| keeper.not_yet(reason);
+        let prepared = gone.run_until_cancelled(database.prepare(told)).await;
+        let dsn = match prepared {
+            Some(Ok(dsn)) => dsn,
+            Some(Err(refusal)) => return refusal.to_string(),
+            None => return "stopped".into(),
+        };
+        let schema = database.schema.clone();
+        let election = Election { dsn: dsn.clone(), schema, node, profile };
+        let elect = async {
+            opened.cancelled().await;
+            if let Err(error) = election.start(throne, leaving) {
+                tracing::error!(%error, "this node can not stand for election");
+            }
+            std::future::pending::<()>().await;
+        };
+        tokio::select! {
+            taken = presence.run(dsn) => taken.unwrap_or_else(|| "stopped".into()),
+            () = elect => "stopped".into(),
+        }
+    };
+    let (teller, stop) = (Arc::clone(&store), phases.loops.clone());
+    let tell = async move {
+        stop.run_until_cancelled(teller.run_notifier()).await;
+        "stopped".into()
+    };
+    Ground {
+        store: store.clone(),
+        clock,
+        registry: store,
+        leadership,
+        loops: vec![Box::pin(attend), Box::pin(tell)],
+        signals: Some(heard),
+    }
 }

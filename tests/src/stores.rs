@@ -6,10 +6,11 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use batonq_server::clock::{Clock, ManualClock};
+use batonq_server::leader::Term;
 use batonq_server::store::memory::MemoryStore;
 use batonq_server::store::postgres::{self, Dsn, Identity, PostgresStore, migrate};
 use batonq_server::store::sqlite::{Options, SqliteStore};
-use batonq_server::store::{Retention, Store, Term};
+use batonq_server::store::{Retention, Store};
 use parking_lot::Mutex;
 use tempfile::TempDir;
 
@@ -179,14 +180,16 @@ impl Maker for Shared {
         if is_new {
             home.make().await;
         }
-        let options = postgres::Options {
-            dsn: Dsn::parse(&home.server.dsn(), None).expect("a good DSN"),
+        let store = PostgresStore::new(postgres::Options {
             schema: home.name.clone(),
             node: Identity { id: NODE.into(), incarnation: 1 },
-            pool_connections_max: 2,
+            connections_max: postgres::CONNECTIONS_MIN,
             retention,
-        };
-        Arc::new(PostgresStore::open(options).await.expect("the store opens"))
+            stale_after: Duration::from_secs(60),
+        });
+        let dsn = Dsn::parse(&home.server.dsn(), None).expect("a good DSN");
+        store.open(&dsn).await.expect("the store opens");
+        store
     }
 
     fn pass(home: &Self::Home, clock: &Arc<ManualClock>, time: Duration) {

@@ -5,6 +5,7 @@ use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use batonq_server::cluster::Leave;
 use batonq_server::config::{Config, LogFormat, SETTINGS, Sources};
 use batonq_server::node::Node;
 use clap::{Arg, ArgMatches, Args, FromArgMatches};
@@ -75,11 +76,13 @@ impl Serve {
         let (mut terminate, mut interrupt) = signals.map_err(Failure::other)?;
         let mut node = Node::start(config).await.map_err(Failure::other)?;
         announce(&node)?;
+        let requests = node.requests();
         tokio::select! {
-            name = node.failed() => {
-                let failure = format!("{name} has ended by itself: the node can not go on");
-                return Err(Failure::other(failure));
+            reason = node.failed() => {
+                node.stop().await;
+                return Err(Failure::other(reason));
             }
+            () = requests.asked(Leave::Exit) => {}
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
         }

@@ -49,6 +49,11 @@ impl<K: Eq + Hash + Clone> Bells<K> {
         self.ring(key, usize::MAX);
     }
 
+    /// What is waited for.
+    pub(super) fn waited_for(&self) -> Vec<K> {
+        self.bells.iter().map(|bell| bell.key().clone()).collect()
+    }
+
     /// Wakes everybody.
     pub(super) fn ring_everywhere(&self) {
         for notify in self.bells.iter() {

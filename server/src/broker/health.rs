@@ -52,10 +52,15 @@ impl Broker {
 }
 
 /// Remembers how the store last did.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Monitor(Mutex<Option<String>>);
 
 impl Monitor {
+    /// Of a store that, to begin with, can not be used for this reason.
+    pub(super) fn new(failure: Option<String>) -> Self {
+        Self(Mutex::new(failure))
+    }
+
     /// Takes note of what the store answered.
     pub(super) fn watch<T>(&self, answer: Result<T, Error>) -> Result<T, Error> {
         let failure = match &answer {
@@ -74,7 +79,7 @@ impl Monitor {
         answer
     }
 
-    fn failure(&self) -> Option<String> {
+    pub(super) fn failure(&self) -> Option<String> {
         self.0.lock().clone()
     }
 }

@@ -38,11 +38,12 @@ use crate::clock::Clock;
 use crate::error::Error;
 use crate::group_commit::{Budget, Committer};
 use crate::job::{JobId, Lease, LeaseKey, NewJob, QueueName};
+use crate::leader::Term;
 use crate::limits;
 use crate::metrics::Metrics;
 use crate::store::{
-    Claim, Destination, Duty, Effect, LeasedJob, Pushed, SessionId, Settled, Settlement, Store,
-    Term,
+    Claim, Destination, Duty, Effect, LeasedJob, Pushed, SessionId, Settled, Settlement, Signal,
+    Store,
 };
 
 /// The broker of a node. Cheap to clone: all clones are one.
@@ -61,7 +62,6 @@ struct Core {
     store: Arc<dyn Store>,
     /// For answers and alarms only; what is due is the store's to say.
     clock: Arc<dyn Clock>,
-    lease_key: LeaseKey,
     queue_bells: bells::Bells<QueueName>,
     ending_bells: bells::Bells<JobId>,
     alarms: Alarms,
@@ -90,8 +90,8 @@ impl Broker {
         patience: Patience,
         stop: &CancellationToken,
     ) -> (Self, Vec<(&'static str, Loop)>) {
+        let unopened = store.lease_key().err().map(|error| error.to_string());
         let core = Arc::new(Core {
-            lease_key: store.lease_key(),
             store,
             clock,
             queue_bells: bells::Bells::default(),
@@ -99,7 +99,7 @@ impl Broker {
             alarms: Alarms::default(),
             sessions: sessions::Sessions::new(patience),
             metrics: Metrics::default(),
-            health: health::Monitor::default(),
+            health: health::Monitor::new(unopened),
             draining: CancellationToken::new(),
             started: Instant::now(),
         });
@@ -114,6 +114,7 @@ impl Broker {
             ("sessions", upkeep::sessions(Arc::clone(&core), stop.clone())),
             ("renewal", upkeep::renewal(Arc::clone(&core), stop.clone())),
             ("health", upkeep::health(Arc::clone(&core), stop.clone())),
+            ("poll", upkeep::poll(Arc::clone(&core), stop.clone())),
         ];
         (Self(Arc::new(Parts { core, pushes, claims, settles })), loops)
     }
@@ -138,19 +139,19 @@ impl Broker {
 
     /// The token that a worker presents for a lease.
     pub fn lease_token(&self, lease: Lease) -> [u8; LeaseKey::TOKEN_BYTES] {
-        self.0.core.lease_key.token(lease)
+        let key = self.store().lease_key().expect("it was leased from this store, which is open");
+        key.token(lease)
     }
 
     /// The lease of a token.
     ///
     /// # Errors
     ///
-    /// [`Error::Invalid`] if no node of this cluster has made it.
+    /// [`Error::Invalid`] if no node of this cluster has made it; [`Error::Unavailable`] if that
+    /// can not be told yet.
     pub fn open_lease(&self, token: &[u8]) -> Result<Lease, Error> {
-        self.0
-            .core
-            .lease_key
-            .open(token)
+        let key = self.store().lease_key()?;
+        key.open(token)
             .ok_or_else(|| Error::invalid("lease", "is not a lease token of this broker"))
     }
 
@@ -182,13 +183,26 @@ impl Broker {
     /// # Errors
     ///
     /// Those of the store.
-    pub(crate) async fn run_duty(&self, duty: Duty) -> Result<Option<std::time::Duration>, Error> {
+    pub(crate) async fn run_duty(
+        &self,
+        term: &Term,
+        duty: Duty,
+    ) -> Result<Option<std::time::Duration>, Error> {
         let core = &self.0.core;
-        let report = core.store.run_duty(&Term::SOLE, duty).await?;
+        let report = core.store.run_duty(term, duty).await?;
         core.announce(&report.effects);
         core.tell_lost(report.lost);
         core.metrics.duty_done(duty, core.clock.now().0 / 1000);
         Ok(report.next)
+    }
+
+    /// Passes on what another node has told.
+    pub(crate) fn hear(&self, signal: Signal) {
+        let core = &self.0.core;
+        match signal {
+            Signal::Ready(queue, count) => core.queue_bells.ring(&queue, count),
+            Signal::Lost(session, lease) => core.tell_lost(vec![(session, lease)]),
+        }
     }
 
     /// Stops giving out jobs and says so to everybody: clients go elsewhere, with their leases.

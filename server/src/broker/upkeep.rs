@@ -17,6 +17,13 @@ const RENEWAL_EVERY: Duration = Duration::from_secs(SESSION_LEASE.as_secs() / 4)
 /// How often the store is tried.
 const HEALTH_EVERY: Duration = Duration::from_secs(5);
 
+/// How often it is tried while it fails.
+const HEALTH_EVERY_ILL: Duration = Duration::from_secs(1);
+
+/// How often it is asked what others have done that somebody here waits for: what it costs if
+/// nobody tells.
+const POLL_EVERY: Duration = Duration::from_secs(1);
+
 /// Gives back the jobs of workers that are gone.
 pub(super) fn sessions(core: Arc<Core>, stop: CancellationToken) -> Loop {
     Box::pin(every(SESSIONS_EVERY, stop, move || {
@@ -55,11 +62,41 @@ pub(super) fn renewal(core: Arc<Core>, stop: CancellationToken) -> Loop {
 
 /// Tries the store, so that a node that nobody asks for anything knows how it is.
 pub(super) fn health(core: Arc<Core>, stop: CancellationToken) -> Loop {
-    Box::pin(every(HEALTH_EVERY, stop, move || {
-        let core = Arc::clone(&core);
-        async move {
+    Box::pin(async move {
+        loop {
             // The monitor has the error; there is nobody else to tell.
             core.health.watch(core.store.check().await).ok();
+            let pause = match core.health.failure() {
+                None => HEALTH_EVERY,
+                Some(_) => HEALTH_EVERY_ILL,
+            };
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                () = stop.cancelled() => return,
+            }
+        }
+    })
+}
+
+/// Looks, for all who wait, whether there is something that nobody has told.
+pub(super) fn poll(core: Arc<Core>, stop: CancellationToken) -> Loop {
+    // Nodes that started together do not look together.
+    let every_so_often = POLL_EVERY.mul_f64(0.9 + 0.2 * rand::random::<f64>());
+    Box::pin(every(every_so_often, stop, move || {
+        let core = Arc::clone(&core);
+        async move {
+            let queues = core.queue_bells.waited_for();
+            let jobs = core.ending_bells.waited_for();
+            if queues.is_empty() && jobs.is_empty() {
+                return;
+            }
+            match core.health.watch(core.store.poll(queues, jobs).await) {
+                Ok(news) => {
+                    news.ready.iter().for_each(|queue| core.queue_bells.ring_all(queue));
+                    news.ended.iter().for_each(|job| core.ending_bells.ring_all(job));
+                }
+                Err(error) => tracing::debug!(%error, "poll failed"),
+            }
         }
     }))
 }

@@ -41,6 +41,24 @@ impl Query {
         self.text(name).map(parse).transpose()
     }
 
+    pub(super) fn switch(&self, name: &'static str) -> Result<Option<bool>, Error> {
+        match self.text(name) {
+            None => Ok(None),
+            Some("true" | "1") => Ok(Some(true)),
+            Some("false" | "0") => Ok(Some(false)),
+            Some(_) => Err(Error::invalid(name, "must be true or false")),
+        }
+    }
+
+    /// Whether a list shall come without an object around it.
+    pub(super) fn is_array(&self) -> Result<bool, Error> {
+        match self.text("format") {
+            None | Some("object") => Ok(false),
+            Some("array") => Ok(true),
+            Some(_) => Err(Error::invalid("format", "must be object or array")),
+        }
+    }
+
     /// The jobs that are asked for.
     pub(super) fn filter(&self) -> Result<JobFilter, Error> {
         let state = |name: &str| {

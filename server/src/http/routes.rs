@@ -11,7 +11,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::handlers::{Answered, Call, jobs, look, settle};
+use super::handlers::{Answered, Call, cluster, jobs, look, settle};
 use super::{body, openapi};
 use crate::access::Operation;
 use crate::error::Error;
@@ -94,6 +94,7 @@ pub(super) fn all() -> Vec<Route> {
     let mut routes = producing_and_consuming();
     routes.extend(changing());
     routes.extend(looking());
+    routes.extend(about_the_cluster());
     routes.extend(seen_from_outside());
     routes
 }
@@ -149,6 +150,27 @@ fn looking() -> Vec<Route> {
         route(get("/v1/queues/{queue}"), ListQueues, "A queue", look::queue),
         route(get("/v1/workers"), ListWorkers, "Connected workers", look::workers),
         route(get("/v1/stats"), GetStats, "The last 60 seconds", look::stats),
+    ]
+}
+
+fn about_the_cluster() -> Vec<Route> {
+    use Operation::{DrainNode, GetCluster};
+    let with = |route: Route, query| Route { query, ..route };
+    vec![
+        with(route(get("/cluster/nodes"), GetCluster, "All nodes", cluster::nodes), &["format"]),
+        route(get("/cluster/leader"), GetCluster, "Who leads, and its duties", cluster::leader),
+        route(get("/cluster/info"), GetCluster, "Versions and settings", cluster::info),
+        Route {
+            query: &["exit"],
+            response: None,
+            serve: Box::new(|call, _| {
+                Box::pin(async {
+                    cluster::drain(call).await?;
+                    Ok(Response::default())
+                })
+            }),
+            ..route(post("/cluster/nodes/{id}/drain"), DrainNode, "Have a node leave", look::live)
+        },
     ]
 }
 

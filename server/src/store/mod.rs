@@ -26,10 +26,13 @@
 //!
 //! Stores: [`sqlite`], and [`memory`], the model that all others are compared with.
 
+mod alone;
 mod columns;
 pub mod memory;
 pub mod postgres;
 pub mod sqlite;
+
+pub use alone::Alone;
 
 use std::time::Duration;
 
@@ -41,6 +44,7 @@ use crate::job::{
     self, Backoff, FailureCode, JobId, Lease, LeaseKey, NewJob, Payload, QueueName, Reason, State,
     Tag, Timestamp, UniqueKey, When, WorkerName,
 };
+use crate::leader::Term;
 
 /// The contract. See the [module](self) for what holds for all calls.
 ///
@@ -50,7 +54,11 @@ use crate::job::{
 #[async_trait]
 pub trait Store: Send + Sync + 'static {
     /// What lease tokens are made with. The same for all nodes that share the store, for ever.
-    fn lease_key(&self) -> LeaseKey;
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Unavailable`] as long as a shared store has not been reached.
+    fn lease_key(&self) -> Result<LeaseKey, Error>;
 
     /// Stores new jobs. Answer i is about job i.
     ///
@@ -125,12 +133,22 @@ pub trait Store: Send + Sync + 'static {
     /// Makes a scheduled job ready now, as if it had become due.
     async fn promote(&self, id: JobId) -> Result<Changed, Error>;
 
+    /// What others who share the store have done that somebody here waits for. Of a store that is
+    /// not shared: nothing, since all that happens to it is known.
+    async fn poll(&self, _queues: Vec<QueueName>, _jobs: Vec<JobId>) -> Result<News, Error> {
+        Ok(News::default())
+    }
+
     /// Whether the store can be written to, by trying.
     async fn check(&self) -> Result<(), Error>;
 }
 
 /// How long a lease that hangs on a session lasts without renewal: what a dead node costs.
 pub const SESSION_LEASE: Duration = Duration::from_secs(30);
+
+/// Sessions whose node is gone keep their leases this long, so that their workers can come back to
+/// them through another node.
+pub const ORPHANED_FOR: Duration = Duration::from_secs(5);
 
 /// A job that keeps killing its workers is set aside after so many.
 pub const CRASHES_MAX: u32 = 5;
@@ -368,26 +386,6 @@ impl Duty {
     }
 }
 
-/// One reign of one leader: the permission to do duties.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Term {
-    /// Its number, for people: each election of a cluster adds one.
-    pub epoch: u64,
-    /// What the store compares: drawn anew for each election, so that it is unlike all others even
-    /// if a database that was restored counts the same epoch twice.
-    pub token: u128,
-}
-
-impl Term {
-    /// Of a node that has its store to itself and was never elected.
-    pub const SOLE: Self = Self { epoch: 0, token: 0 };
-
-    /// The token as a UUID.
-    pub fn token_text(&self) -> String {
-        format!("{:032x}", self.token)
-    }
-}
-
 /// What a duty did.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct DutyReport {
@@ -511,6 +509,24 @@ pub fn verdict_of(ending: job::Ending) -> (&'static str, &'static str) {
         Ending::NodeLost => ("NODE_LOST", "the node that kept the lease alive is gone"),
         Ending::Completed | Ending::Failed { .. } | Ending::Rejected | Ending::Released => ("", ""),
     }
+}
+
+/// What another node has told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Signal {
+    /// So many jobs of a queue have become ready.
+    Ready(QueueName, usize),
+    /// A lease was taken away from a session.
+    Lost(SessionId, Lease),
+}
+
+/// What has happened while nobody told.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct News {
+    /// Queues in which jobs may be ready.
+    pub ready: Vec<QueueName>,
+    /// Jobs that have ended.
+    pub ended: Vec<JobId>,
 }
 
 /// Which jobs to list. An empty filter lists all.

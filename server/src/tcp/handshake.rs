@@ -89,7 +89,7 @@ async fn admit(hello: Hello, address: &str, door: &Door) -> Result<(Guest, Welco
     let token = |lease| convert::token(&door.broker, lease);
     let welcome = Welcome {
         version: 0,
-        node_id: door.node_id.to_string(),
+        node_id: door.card.id.clone(),
         server_version: VERSION.into(),
         session: attendance.id().0,
         resumed: leases.is_some(),

@@ -67,8 +67,8 @@ pub(in crate::http) async fn health(call: Call, _: NoBody) -> Answered<HealthBod
     };
     ok(HealthBody {
         status,
-        node_id: call.door.node_id.to_string(),
-        is_leader: true,
+        node_id: call.door.card.id.clone(),
+        is_leader: call.door.leadership.term().is_some(),
         uptime_seconds: health.uptime.as_secs(),
         version: VERSION,
         reason,

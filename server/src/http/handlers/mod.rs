@@ -1,5 +1,6 @@
 //! Who serves which route: one function each, which converts, calls the broker, and converts back.
 
+pub(super) mod cluster;
 pub(super) mod jobs;
 pub(super) mod look;
 pub(super) mod settle;
@@ -21,7 +22,7 @@ pub(super) struct Call {
 }
 
 impl Call {
-    fn named(&self, name: &str) -> &str {
+    pub(in crate::http) fn named(&self, name: &str) -> &str {
         let found = self.path.iter().find(|(key, _)| key == name);
         found.map_or("", |(_, value)| value)
     }

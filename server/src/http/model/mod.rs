@@ -1,5 +1,6 @@
 //! What travels as JSON. The description of the API is made from these types.
 
+pub(super) mod cluster;
 pub(super) mod lease;
 pub(super) mod look;
 pub(super) mod push;

@@ -16,11 +16,12 @@ use parking_lot::Mutex;
 use super::{
     Attempt, Changed, Claim, Claimed, Counts, DeadFilter, Duty, DutyReport, Effect, Extension, Job,
     JobFilter, JobPage, Pausing, Progress, Pushed, Queue, Retention, SessionId, Settled,
-    Settlement, Store, Term,
+    Settlement, Store,
 };
 use crate::clock::Clock;
 use crate::error::Error;
 use crate::job::{JobId, Lease, LeaseKey, NewJob, QueueName, State, Timestamp, WorkerName};
+use crate::leader::Term;
 
 /// A store that forgets everything when it is dropped.
 pub struct MemoryStore {
@@ -175,8 +176,8 @@ impl Model {
 
 #[async_trait]
 impl Store for MemoryStore {
-    fn lease_key(&self) -> LeaseKey {
-        self.lease_key
+    fn lease_key(&self) -> Result<LeaseKey, Error> {
+        Ok(self.lease_key)
     }
 
     async fn push(&self, jobs: Vec<NewJob>) -> Result<Vec<Pushed>, Error> {

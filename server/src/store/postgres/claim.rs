@@ -15,9 +15,9 @@ use super::leases::{Given, LeaseId};
 use super::row::{self, count, get, job_id, now, time};
 use super::settle::bury_expired;
 use super::{PostgresStore, QueueId, retrying};
-use crate::job::{JobId, Lease, Timestamp};
+use crate::job::{JobId, Lease, QueueName, Timestamp};
 use crate::store::columns::{parse_tags, sql_id};
-use crate::store::{Claim, Claimed, Effect, Hold, LeasedJob, SESSION_LEASE};
+use crate::store::{Claim, Claimed, Effect, Hold, LeasedJob, News, SESSION_LEASE};
 
 /// The true heads of queues, for [`super::cursors`]. From each priority it hops to the next.
 pub(super) const LOOK: &str = "
@@ -47,6 +47,8 @@ pub(super) const LOOK: &str = "
         FROM head
         LIMIT 32
     ) h";
+
+const ENDED: &str = "SELECT id FROM finished WHERE id = ANY($1::bigint[])";
 
 /// What stands first, up to a number for each line: by its cursors, in their order. The time comes
 /// with every row, also if there is nothing else.
@@ -168,6 +170,26 @@ impl PostgresStore {
             self.cursors.end(queue, &reached, is_exhausted);
         }
         Ok(claimed)
+    }
+
+    /// Looks, for those who wait, whether there is something that nobody has told.
+    pub(super) async fn look_around(
+        &self,
+        queues: &[QueueName],
+        jobs: &[JobId],
+    ) -> Result<News, Failure> {
+        let ids = self.queues.find_all(&self.pool, queues.iter()).await?;
+        let numbers: Vec<QueueId> = ids.values().copied().collect();
+        let waited: Vec<i64> = jobs.iter().map(|job| sql_id(*job)).collect();
+        let tx = self.keep_lane.begin().await?;
+        let started = Instant::now();
+        let found = tx.commit(&[(LOOK, &[&numbers]), (ENDED, &[&waited])]).await?;
+        let heads = heads(&found[0]);
+        self.cursors.looked(&numbers, &heads, started.elapsed());
+        let is_ready = |id: &QueueId| heads.iter().any(|(queue, ..)| queue == id);
+        let ready = ids.into_iter().filter(|(_, id)| is_ready(id)).map(|(name, _)| name);
+        let ended = found[1].iter().map(|row| job_id(row, "id"));
+        Ok(News { ready: ready.collect(), ended: ended.collect() })
     }
 
     /// Reads the true heads of queues.

@@ -30,8 +30,8 @@ const UNACKNOWLEDGED_MAX: Duration = Duration::from_secs(4);
 /// A parsed DSN. Its `Debug` form has no password.
 #[derive(Clone)]
 pub struct Dsn {
-    pub(super) config: tokio_postgres::Config,
-    pub(super) tls: MakeRustlsConnect,
+    config: tokio_postgres::Config,
+    tls: MakeRustlsConnect,
 }
 
 impl std::fmt::Debug for Dsn {
@@ -93,6 +93,14 @@ impl Dsn {
             config.connect_timeout(CONNECT_TIMEOUT);
         }
         Ok(Self { config, tls: MakeRustlsConnect::new(tls(verify, root)?) })
+    }
+
+    pub(crate) fn config(&self) -> &tokio_postgres::Config {
+        &self.config
+    }
+
+    pub(crate) fn tls(&self) -> MakeRustlsConnect {
+        self.tls.clone()
     }
 
     /// The hosts and the database, for people.

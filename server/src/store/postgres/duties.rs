@@ -15,8 +15,9 @@ use super::row::{count, get, job_id, now};
 use super::settle::{Ended, end_badly, finish_waiting};
 use super::{PostgresStore, retrying};
 use crate::job::{Ending, JobId, Lease, Reason, State, Timestamp};
+use crate::leader::Term;
 use crate::store::columns::{sql_id, sql_millis};
-use crate::store::{DUTY_ROWS_MAX, Destination, Duty, DutyReport, Effect, SessionId, Term};
+use crate::store::{DUTY_ROWS_MAX, Destination, Duty, DutyReport, Effect, SessionId};
 
 /// How long until finished jobs are looked at again.
 const RETENTION_EVERY: Duration = Duration::from_secs(60);

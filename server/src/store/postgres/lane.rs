@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
+use parking_lot::RwLock;
 use tokio::sync::{Mutex, MutexGuard};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -46,13 +47,14 @@ const SETTINGS: &str = "
     SELECT set_config('synchronous_commit', 'on', false)
     WHERE current_setting('synchronous_commit') IN ('off', 'local');";
 
-/// Opens connections.
+/// Opens connections, once it is known where and that the tables fit.
 #[derive(Debug)]
 pub(super) struct Connector {
-    pub(super) dsn: Dsn,
     pub(super) schema: String,
     /// What the connections are called in `pg_stat_activity`, before the lane's name.
     pub(super) name: String,
+    /// The database, or why it can not be worked with yet.
+    pub(super) gate: RwLock<Result<Dsn, String>>,
 }
 
 /// An open connection. Dropping it closes it.
@@ -75,10 +77,16 @@ impl Drop for Conn {
 impl Connector {
     /// Opens a connection and settles how it behaves.
     pub(super) async fn connect(&self, lane: &str) -> Result<Conn, Failure> {
-        let mut config = self.dsn.config.clone();
+        let dsn = self.gate.read().clone().map_err(Failure::NotDone)?;
+        self.connect_to(&dsn, lane).await
+    }
+
+    /// The same, also before it is known that the tables fit.
+    pub(super) async fn connect_to(&self, dsn: &Dsn, lane: &str) -> Result<Conn, Failure> {
+        let mut config = dsn.config().clone();
         config.application_name(format!("batonq/{}/{lane}", self.name));
         let (client, connection) =
-            config.connect(self.dsn.tls.clone()).await.map_err(|error| Failure::of(&error))?;
+            config.connect(dsn.tls()).await.map_err(|error| Failure::of(&error))?;
         let driver = tokio::spawn(async move {
             if let Err(error) = connection.await {
                 tracing::debug!(error = chain(&error), "connection to postgres ended");

@@ -260,9 +260,21 @@ const ADOPT: &str = "
 const LOCK_OURS: &str = "
     SELECT id
     FROM lease
-    WHERE session = $1 AND node = $2
+    WHERE session = $1 AND node = $2 AND incarnation = $3
     ORDER BY id
     FOR UPDATE";
+
+/// Of a node that was away for a moment.
+const RENEW_OWN: &str = "
+    UPDATE lease
+    SET expires_at = greatest(expires_at, now_ms() + $3)
+    WHERE id = ANY(ARRAY(
+        SELECT id
+        FROM lease
+        WHERE node = $1 AND incarnation = $2 AND session IS NOT NULL
+        ORDER BY id
+        FOR UPDATE
+    ))";
 
 const PROGRESS: &str = "
     INSERT INTO progress (job_id, delivery, percent, message)
@@ -444,6 +456,16 @@ impl PostgresStore {
         Ok(())
     }
 
+    /// Renews all leases that hang on sessions of this node.
+    pub(super) async fn renew_own(&self) {
+        let (node, lasts) = (&self.node, sql_millis(SESSION_LEASE));
+        let renewed =
+            self.keep_lane.once((RENEW_OWN, &[&node.id, &node.incarnation, &lasts])).await;
+        if let Err(error) = renewed {
+            tracing::warn!(%error, "leases could not be renewed");
+        }
+    }
+
     pub(super) async fn adopt_session(&self, session: SessionId) -> Result<Vec<Lease>, Failure> {
         let mut tx = self.keep_lane.begin().await?;
         let (id, lasts, node) = (session.0.cast_signed(), sql_millis(SESSION_LEASE), &self.node);
@@ -471,7 +493,8 @@ impl PostgresStore {
     async fn try_give_back(&self, session: SessionId) -> Result<Vec<Effect>, Failure> {
         let mut tx = self.keep_lane.begin().await?;
         let id = session.0.cast_signed();
-        let locked = tx.query(LOCK_OURS, &[&id, &self.node.id]).await?;
+        let node = &self.node;
+        let locked = tx.query(LOCK_OURS, &[&id, &node.id, &node.incarnation]).await?;
         let rows = live(&mut tx, &ids(&locked)).await?;
         self.take_away(tx, &rows, Ending::Crashed).await
     }

@@ -158,7 +158,7 @@ pub async fn applied(client: &Client, schema: &str) -> Result<Vec<Applied>, toki
 }
 
 /// A name as SQL writes it.
-pub(super) fn quoted(name: &str) -> String {
+pub(crate) fn quoted(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }
 

@@ -22,33 +22,45 @@ mod claim;
 mod cursors;
 mod dsn;
 mod duties;
+mod election;
 mod inspect;
 mod lane;
 mod leases;
 pub mod migrate;
+mod nodes;
 mod people;
+mod prepare;
+mod presence;
 mod push;
 mod queues;
 mod row;
 mod settle;
+mod wake;
 
 pub use dsn::Dsn;
+pub use election::Election;
+pub use prepare::{Database, Migrate, Refusal, connect};
+pub use presence::Presence;
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use async_trait::async_trait;
+use parking_lot::RwLock;
 
 use self::cursors::Cursors;
 use self::lane::{Connector, Lane, Pool};
 use self::leases::Memory;
 use self::queues::Queues;
+use self::wake::Outbox;
 use super::{
     Attempt, Changed, Claim, Claimed, DeadFilter, Duty, DutyReport, Effect, Extension, Job,
-    JobFilter, JobPage, Pausing, Progress, Pushed, Queue, Retention, SessionId, Settled,
-    Settlement, Store, Term,
+    JobFilter, JobPage, News, Pausing, Progress, Pushed, Queue, Retention, SessionId, Settled,
+    Settlement, Store,
 };
 use crate::error::Error;
 use crate::job::{JobId, Lease, LeaseKey, NewJob, QueueName, Timestamp};
+use crate::leader::Term;
 
 /// A queue's key in the tables.
 type QueueId = i64;
@@ -87,75 +99,113 @@ pub struct Identity {
 /// Where the store is, and how it behaves.
 #[derive(Debug)]
 pub struct Options {
-    /// The database.
-    pub dsn: Dsn,
     /// The schema of the tables.
     pub schema: String,
     /// This node.
     pub node: Identity,
-    /// Connections of the pool; [`LANES`] more are used by the store for itself.
-    pub pool_connections_max: u32,
+    /// Connections that the node may have; at least [`CONNECTIONS_MIN`].
+    pub connections_max: u32,
     /// How long finished jobs are kept.
     pub retention: Retention,
+    /// A node that has been silent for so long is shown as stale.
+    pub stale_after: Duration,
 }
 
-/// Connections that the store keeps beside its pool.
-pub const LANES: u32 = 5;
+/// Connections for one purpose each: push, claim, settle, keep, duty, notify; presence, election.
+const DEDICATED: u32 = 8;
+
+/// What a node needs at least: two for what is looked at, since a transaction may ask for one more.
+pub const CONNECTIONS_MIN: u32 = DEDICATED + 2;
 
 /// The shared store.
 #[derive(Debug)]
 pub struct PostgresStore {
     node: Identity,
     retention: Retention,
-    lease_key: LeaseKey,
+    stale_after: Duration,
+    connector: Arc<Connector>,
+    lease_key: OnceLock<LeaseKey>,
     push_lane: Lane,
     claim_lane: Lane,
     settle_lane: Lane,
     /// Renewals, give-backs, progress: what keeps leases right must not wait behind a push.
     keep_lane: Lane,
     duty_lane: Lane,
+    notify_lane: Lane,
     pool: Pool,
     queues: Queues,
     cursors: Cursors,
     leases: Memory,
+    outbox: Outbox,
 }
 
 impl PostgresStore {
-    /// Opens the store on tables that fit.
-    ///
-    /// # Errors
-    ///
-    /// If the database can not be reached, in words.
-    pub async fn open(options: Options) -> Result<Self, String> {
+    /// A store that is not open yet: what is asked of it is answered [`Error::Unavailable`].
+    pub fn new(options: Options) -> Arc<Self> {
         let connector = Arc::new(Connector {
-            dsn: options.dsn,
             schema: options.schema,
             name: options.node.id.clone(),
+            gate: RwLock::new(Err("the database has not been reached yet".into())),
         });
         let lane = |name| Lane::new(name, &connector);
-        let pool = Pool::new(&connector, options.pool_connections_max);
-        let sql = "SELECT value FROM meta WHERE key = 'lease_key'";
-        let rows = pool.read((sql, &[])).await.map_err(|failure| failure.to_string())?;
-        let key = rows.first().and_then(|row| row::get::<&[u8]>(row, "value").try_into().ok());
-        Ok(Self {
+        let pool_max = options.connections_max.saturating_sub(DEDICATED).max(2);
+        Arc::new(Self {
             node: options.node,
             retention: options.retention,
-            lease_key: LeaseKey(key.ok_or("the tables are damaged: no lease key")?),
+            stale_after: options.stale_after,
+            lease_key: OnceLock::new(),
             push_lane: lane("push"),
             claim_lane: lane("claim"),
             settle_lane: lane("settle"),
             keep_lane: lane("keep"),
             duty_lane: lane("duty"),
-            pool,
+            notify_lane: lane("notify"),
+            pool: Pool::new(&connector, pool_max),
+            connector,
             queues: Queues::default(),
             cursors: Cursors::default(),
             leases: Memory::default(),
+            outbox: Outbox::default(),
         })
+    }
+
+    /// What is asked of the store before it is open is answered with this reason.
+    pub fn not_yet(&self, reason: &str) {
+        let mut gate = self.connector.gate.write();
+        if gate.is_err() {
+            *gate = Err(reason.to_owned());
+        }
+    }
+
+    /// Opens the store, on tables that fit. Once it is open it stays so.
+    ///
+    /// # Errors
+    ///
+    /// If the database can not be reached, in words.
+    pub async fn open(&self, dsn: &Dsn) -> Result<(), String> {
+        if self.lease_key.get().is_some() {
+            return Ok(());
+        }
+        let mut conn =
+            self.connector.connect_to(dsn, "start").await.map_err(|error| error.to_string())?;
+        let sql = "SELECT value FROM meta WHERE key = 'lease_key'";
+        let rows = conn.once((sql, &[])).await.map_err(|failure| failure.to_string())?;
+        let key = rows.first().and_then(|row| row::get::<&[u8]>(row, "value").try_into().ok());
+        let key = key.ok_or("the tables are damaged: no lease key")?;
+        self.lease_key.get_or_init(|| LeaseKey(key));
+        *self.connector.gate.write() = Ok(dsn.clone());
+        Ok(())
+    }
+
+    /// Tells other nodes what happens here. Runs as long as it is polled.
+    pub async fn run_notifier(&self) {
+        self.tell().await;
     }
 
     /// A job is ready at this place, durably.
     fn note_ready(&self, queue: QueueId, priority: i32, place: i64) {
         self.cursors.note(queue, priority, place);
+        self.outbox.ready(queue, priority, place);
     }
 
     fn note_all(&self, notes: Vec<settle::Note>) {
@@ -172,8 +222,9 @@ impl PostgresStore {
 
 #[async_trait]
 impl Store for PostgresStore {
-    fn lease_key(&self) -> LeaseKey {
-        self.lease_key
+    fn lease_key(&self) -> Result<LeaseKey, Error> {
+        let closed = || Error::Unavailable("the database has not been reached yet".into());
+        self.lease_key.get().copied().ok_or_else(closed)
     }
 
     async fn push(&self, jobs: Vec<NewJob>) -> Result<Vec<Pushed>, Error> {
@@ -209,7 +260,9 @@ impl Store for PostgresStore {
     }
 
     async fn run_duty(&self, term: &Term, duty: Duty) -> Result<DutyReport, Error> {
-        Ok(self.do_duty(term, duty).await?)
+        let report = self.do_duty(term, duty).await?;
+        self.outbox.lost(&report.lost);
+        Ok(report)
     }
 
     async fn job(&self, id: JobId) -> Result<Option<Job>, Error> {
@@ -250,6 +303,10 @@ impl Store for PostgresStore {
 
     async fn promote(&self, id: JobId) -> Result<Changed, Error> {
         Ok(self.promote_job(id).await?)
+    }
+
+    async fn poll(&self, queues: Vec<QueueName>, jobs: Vec<JobId>) -> Result<News, Error> {
+        Ok(self.look_around(&queues, &jobs).await?)
     }
 
     /// Also the moment to forget what has ended elsewhere.

@@ -38,14 +38,15 @@ use self::writer::Writer;
 use super::{
     Attempt, Changed, Claim, Claimed, DeadFilter, Duty, DutyReport, Effect, Extension, Job,
     JobFilter, JobPage, Pausing, Progress, Pushed, Queue, Retention, SessionId, Settled,
-    Settlement, Store, Term,
+    Settlement, Store,
 };
 use crate::clock::Clock;
 use crate::error::Error;
 use crate::job::{JobId, Lease, LeaseKey, NewJob, QueueName, Timestamp};
+use crate::leader::Term;
 
 /// The version of the tables in `schema.sql`.
-const SCHEMA_VERSION: i64 = 1;
+pub(super) const SCHEMA_VERSION: i32 = 1;
 
 /// Where the store is, and how it behaves.
 pub struct Options {
@@ -80,7 +81,7 @@ pub enum OpenError {
     )]
     Version {
         /// The version of the tables.
-        found: i64,
+        found: i32,
     },
     /// The directory or the lock file can not be used.
     #[error("{}: {error}", path.display())]
@@ -172,7 +173,7 @@ fn configure(conn: &Connection) -> rusqlite::Result<()> {
 
 fn create(conn: &mut Connection) -> Result<(), OpenError> {
     let transaction = conn.transaction()?;
-    let found: i64 = transaction.pragma_query_value(None, "user_version", |row| row.get(0))?;
+    let found: i32 = transaction.pragma_query_value(None, "user_version", |row| row.get(0))?;
     if found == 0 {
         transaction.execute_batch(include_str!("schema.sql"))?;
         transaction.pragma_update(None, "user_version", SCHEMA_VERSION)?;
@@ -188,8 +189,8 @@ fn create(conn: &mut Connection) -> Result<(), OpenError> {
 
 #[async_trait]
 impl Store for SqliteStore {
-    fn lease_key(&self) -> LeaseKey {
-        self.lease_key
+    fn lease_key(&self) -> Result<LeaseKey, Error> {
+        Ok(self.lease_key)
     }
 
     async fn push(&self, jobs: Vec<NewJob>) -> Result<Vec<Pushed>, Error> {

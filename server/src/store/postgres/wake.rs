@@ -1,0 +1,260 @@
+//! Telling other nodes what has become ready, and hearing it from them.
+//!
+//! Every commit that notifies takes a lock of the whole database. So a push does not notify; what
+//! was committed is gathered, and told in a transaction of its own, a hundred times a second at
+//! most. This makes other nodes faster and nothing else: what nobody tells is found by looking, a
+//! second later.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use super::{PostgresStore, QueueId};
+use crate::job::{JobId, Lease};
+use crate::store::{SessionId, Signal};
+
+/// The shortest time between two messages.
+const GATHER: Duration = Duration::from_millis(10);
+
+/// What fits a message: Postgres allows just under 8000 bytes.
+const MESSAGE_BYTES_MAX: usize = 7_500;
+
+/// What other nodes are to be told.
+#[derive(Debug, Default)]
+pub(super) struct Outbox {
+    pending: Mutex<Pending>,
+    bell: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Pending {
+    ready: BTreeMap<(QueueId, i32), Ready>,
+    lost: Vec<(SessionId, Lease)>,
+    nodes: Vec<String>,
+    /// False: there is nobody to tell.
+    has_readers: bool,
+}
+
+/// Jobs of one queue and priority that have become ready.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Ready {
+    lowest: i64,
+    count: usize,
+}
+
+impl Outbox {
+    /// Whether there are other nodes.
+    pub(super) fn set_readers(&self, has_readers: bool) {
+        let mut pending = self.pending.lock();
+        pending.has_readers = has_readers;
+        if !has_readers {
+            pending.ready.clear();
+            pending.lost.clear();
+        }
+    }
+
+    pub(super) fn ready(&self, queue: QueueId, priority: i32, place: i64) {
+        let mut pending = self.pending.lock();
+        if pending.has_readers {
+            let new = Ready { lowest: place, count: 0 };
+            let ready = pending.ready.entry((queue, priority)).or_insert(new);
+            ready.lowest = ready.lowest.min(place);
+            ready.count += 1;
+            self.bell.notify_one();
+        }
+    }
+
+    pub(super) fn lost(&self, lost: &[(SessionId, Lease)]) {
+        let mut pending = self.pending.lock();
+        if pending.has_readers && !lost.is_empty() {
+            pending.lost.extend_from_slice(lost);
+            self.bell.notify_one();
+        }
+    }
+
+    pub(super) fn node(&self, id: &str) {
+        self.pending.lock().nodes.push(id.to_owned());
+        self.bell.notify_one();
+    }
+
+    /// All that is pending, as messages.
+    fn take(&self, sender: i64) -> Vec<String> {
+        let mut pending = self.pending.lock();
+        let ready = std::mem::take(&mut pending.ready);
+        let lost = std::mem::take(&mut pending.lost);
+        let nodes = std::mem::take(&mut pending.nodes);
+        drop(pending);
+        let mut messages = Messages { sender, done: Vec::new(), open: String::new() };
+        for ((queue, priority), Ready { lowest, count }) in ready {
+            messages.add(&format!("r {queue} {priority} {lowest} {count}"));
+        }
+        for (session, lease) in lost {
+            messages.add(&format!("l {} {} {}", session.0, lease.job.0, lease.delivery));
+        }
+        for node in nodes {
+            messages.add(&format!("n {node}"));
+        }
+        messages.finish()
+    }
+}
+
+struct Messages {
+    sender: i64,
+    done: Vec<String>,
+    open: String,
+}
+
+impl Messages {
+    fn add(&mut self, line: &str) {
+        if self.open.len() + line.len() > MESSAGE_BYTES_MAX {
+            self.done.push(std::mem::take(&mut self.open));
+        }
+        if self.open.is_empty() {
+            write!(self.open, "{}", self.sender).expect("a String takes everything");
+        }
+        self.open.push('\n');
+        self.open.push_str(line);
+    }
+
+    fn finish(mut self) -> Vec<String> {
+        if !self.open.is_empty() {
+            self.done.push(self.open);
+        }
+        self.done
+    }
+}
+
+/// One line of a message.
+#[derive(Debug, PartialEq, Eq)]
+enum Line {
+    Ready { queue: QueueId, priority: i32, lowest: i64, count: usize },
+    Lost(SessionId, Lease),
+    Node(String),
+}
+
+/// The lines of a message of another node. What is not understood is passed over: it may be of a
+/// later version.
+fn parse(message: &str, own: i64) -> Vec<Line> {
+    let mut lines = message.lines();
+    match lines.next().and_then(|sender| sender.parse::<i64>().ok()) {
+        Some(sender) if sender != own => lines.filter_map(parse_line).collect(),
+        _ => Vec::new(),
+    }
+}
+
+fn parse_line(line: &str) -> Option<Line> {
+    let words: Vec<&str> = line.split(' ').collect();
+    match words[..] {
+        ["r", queue, priority, lowest, count] => Some(Line::Ready {
+            queue: queue.parse().ok()?,
+            priority: priority.parse().ok()?,
+            lowest: lowest.parse().ok()?,
+            count: count.parse().ok()?,
+        }),
+        ["l", session, job, delivery] => {
+            let lease = Lease { job: JobId(job.parse().ok()?), delivery: delivery.parse().ok()? };
+            Some(Line::Lost(SessionId(session.parse().ok()?), lease))
+        }
+        ["n", node] => Some(Line::Node(node.to_owned())),
+        _ => None,
+    }
+}
+
+/// The channel of a cluster: names of channels are of the database, not of the schema.
+pub(super) fn channel(schema: &str) -> String {
+    format!("batonq {schema}")
+}
+
+impl PostgresStore {
+    /// Tells other nodes what has happened here, until it is dropped.
+    pub(super) async fn tell(&self) {
+        let channel = channel(&self.connector.schema);
+        loop {
+            self.outbox.bell.notified().await;
+            let started = Instant::now();
+            for message in self.outbox.take(self.node.incarnation) {
+                let sql = "SELECT pg_notify($1, $2)";
+                if let Err(error) = self.notify_lane.once((sql, &[&channel, &message])).await {
+                    tracing::debug!(%error, "other nodes were not told");
+                }
+            }
+            tokio::time::sleep_until(started + GATHER).await;
+        }
+    }
+
+    /// What another node has told: notes it. The answer: what is of use to others, and the nodes
+    /// that are asked something.
+    pub(super) async fn hear(&self, message: &str) -> (Vec<Signal>, Vec<String>) {
+        let (mut signals, mut nodes) = (Vec::new(), Vec::new());
+        for line in parse(message, self.node.incarnation) {
+            match line {
+                Line::Ready { queue, priority, lowest, count } => {
+                    self.cursors.note(queue, priority, lowest);
+                    match self.queues.name(&self.pool, queue).await {
+                        Ok(name) => signals.push(Signal::Ready(name, count)),
+                        Err(error) => tracing::debug!(%error, "unknown queue"),
+                    }
+                }
+                Line::Lost(session, lease) => signals.push(Signal::Lost(session, lease)),
+                Line::Node(id) => nodes.push(id),
+            }
+        }
+        (signals, nodes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LEASE: Lease = Lease { job: JobId(41), delivery: 2 };
+
+    #[test]
+    fn what_is_told_is_heard() {
+        let outbox = Outbox::default();
+        outbox.set_readers(true);
+        outbox.ready(7, -3, 90);
+        outbox.ready(7, -3, 80);
+        outbox.lost(&[(SessionId(5), LEASE)]);
+        outbox.node("n-1");
+        let messages = outbox.take(1);
+        assert_eq!(messages.len(), 1);
+        let expected = [
+            Line::Ready { queue: 7, priority: -3, lowest: 80, count: 2 },
+            Line::Lost(SessionId(5), LEASE),
+            Line::Node("n-1".into()),
+        ];
+        assert_eq!(parse(&messages[0], 2), expected);
+        assert_eq!(parse(&messages[0], 1), [], "one's own is not heard");
+        assert!(outbox.take(1).is_empty());
+    }
+
+    #[test]
+    fn nothing_is_gathered_for_nobody() {
+        let outbox = Outbox::default();
+        outbox.ready(7, 0, 1);
+        assert!(outbox.take(1).is_empty());
+    }
+
+    #[test]
+    fn long_messages_are_split() {
+        let outbox = Outbox::default();
+        outbox.set_readers(true);
+        (0..2000).for_each(|queue| outbox.ready(queue, 0, 1));
+        let messages = outbox.take(1);
+        assert!(messages.len() > 1);
+        assert!(messages.iter().all(|message| message.len() < 8000));
+        assert_eq!(messages.iter().map(|message| parse(message, 2).len()).sum::<usize>(), 2000);
+    }
+
+    #[test]
+    fn garbage_is_passed_over() {
+        for message in ["", "x", "5", "5\nr 1", "5\nz 1 2 3", "5\nr a b c d", "5\nl 1 2 -3"] {
+            assert_eq!(parse(message, 1), [], "{message:?}");
+        }
+    }
+}
