@@ -42,7 +42,7 @@ async fn over_http_each_route_asks_for_its_role() {
         ("GET /cluster/nodes", &["obs", "adm"]),
         ("GET /cluster/leader", &["obs", "adm"]),
         ("GET /cluster/info", &["obs", "adm"]),
-        ("POST /cluster/nodes/q/drain", &["adm"]),
+        ("POST /cluster/nodes/1/drain", &["adm"]),
         ("POST /v1/jobs/1/retry", &["adm"]),
         ("POST /v1/jobs/1/cancel", &["adm"]),
         ("POST /v1/jobs/1/promote", &["adm"]),

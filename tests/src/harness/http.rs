@@ -43,7 +43,8 @@ impl Reply {
 }
 
 impl Http {
-    pub(super) fn new(address: SocketAddr) -> Self {
+    /// Requests to this address.
+    pub fn new(address: SocketAddr) -> Self {
         Self { address, token: None }
     }
 
@@ -56,6 +57,26 @@ impl Http {
     /// GET.
     pub async fn get(&self, path: &str) -> Reply {
         self.send(Method::GET, path, None, &[]).await
+    }
+
+    /// GET; an error if there is nobody.
+    ///
+    /// # Errors
+    ///
+    /// What went wrong.
+    pub async fn try_get(&self, path: &str) -> Result<Reply, String> {
+        self.try_send(Method::GET, path, None, &[]).await
+    }
+
+    /// POST with a JSON body; an error if there is nobody.
+    ///
+    /// # Errors
+    ///
+    /// What went wrong.
+    pub async fn try_post(&self, path: &str, body: impl Into<Value>) -> Result<Reply, String> {
+        let json = ("content-type", "application/json");
+        let body = body.into().to_string().into();
+        self.try_send(Method::POST, path, Some(body), &[json]).await
     }
 
     /// POST with a JSON body.

@@ -4,13 +4,17 @@
 //! the test is over, however that ends. [`Wire`] speaks frames byte by byte, [`Http`] requests
 //! line by line; the Rust client is what users have.
 
+pub mod cluster;
 mod http;
 mod postgres;
+mod proxy;
 mod server;
 mod wire;
 
+pub use cluster::Cluster;
 pub use http::{Http, Reply};
 pub use postgres::{Postgres, free_port};
+pub use proxy::{Cut, Proxy};
 pub use server::{Server, ServerBuilder, batonq, free_text};
 pub use wire::{Wire, frame, hello};
 

@@ -39,6 +39,8 @@ pub fn batonq() -> Command {
 pub struct ServerBuilder {
     env: Vec<(String, String)>,
     dir: Option<Arc<TempDir>>,
+    /// 0: any.
+    ports: (u16, u16),
 }
 
 impl ServerBuilder {
@@ -49,7 +51,14 @@ impl ServerBuilder {
         self
     }
 
-    /// Starts it and waits until it is ready.
+    /// On these ports, also after a restart: of the binary protocol and of HTTP.
+    #[must_use]
+    pub fn ports(mut self, tcp: u16, http: u16) -> Self {
+        self.ports = (tcp, http);
+        self
+    }
+
+    /// Starts it and waits until it listens.
     ///
     /// # Panics
     ///
@@ -59,7 +68,8 @@ impl ServerBuilder {
             Arc::new(tempfile::tempdir().expect("a temporary directory can be made"))
         });
         let mut command = batonq();
-        command.args(["serve", "--port", "0", "--http-port", "0", "--data-dir"]).arg(dir.path());
+        let (tcp, http) = (self.ports.0.to_string(), self.ports.1.to_string());
+        command.args(["serve", "--port", &tcp, "--http-port", &http, "--data-dir"]).arg(dir.path());
         command.envs(self.env.iter().map(|(name, value)| (name, value)));
         let mut child = command
             .stdin(Stdio::null())
@@ -215,6 +225,11 @@ impl Server {
     pub fn restart(mut self) -> Self {
         self.kill();
         self.builder.clone().start()
+    }
+
+    /// Starts it again in place, with the settings it had, after it has ended.
+    pub fn resume(&mut self) {
+        *self = self.builder.clone().start();
     }
 
     /// The processor time it has used.

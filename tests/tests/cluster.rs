@@ -1,0 +1,181 @@
+//! Several nodes, one queue: whatever node one asks, it is the same.
+
+use batonq_client::{NewJob, PullOptions};
+use batonq_tests::harness::cluster::{ack, pull, push};
+use batonq_tests::harness::{Cluster, SOON, eventually};
+use serde_json::{Value, json};
+
+async fn job(cluster: &Cluster, place: usize, id: u64) -> Value {
+    cluster.http(place).get(&format!("/v1/jobs/{id}")).await.json()
+}
+
+#[tokio::test]
+async fn a_job_is_pushed_pulled_extended_and_acked_on_four_nodes() {
+    let cluster = Cluster::of(3).await;
+    let id = push(&cluster.http(0), "q", json!({"to": "a"})).await;
+    let jobs = pull(&cluster.http(1), "q", 1, 0).await;
+    assert_eq!((jobs.len(), &jobs[0]["id"]), (1, &json!(id)));
+    let body = json!({"lease": jobs[0]["lease"], "lease_ms": 60_000});
+    let extended = cluster.http(2).post(&format!("/v1/jobs/{id}/extend"), body).await;
+    assert_eq!(extended.status, 200, "{}", extended.text);
+    let body = json!({"lease": jobs[0]["lease"], "percent": 50});
+    let noted = cluster.http(0).post(&format!("/v1/jobs/{id}/progress"), body).await;
+    assert!(noted.status < 300, "{}", noted.text);
+    assert_eq!(job(&cluster, 1, id).await["progress"]["percent"], 50);
+    assert!(ack(&cluster.http(0), &jobs[0]).await < 300);
+    for place in 0..3 {
+        assert_eq!(job(&cluster, place, id).await["state"], "completed");
+    }
+    assert!(ack(&cluster.http(1), &jobs[0]).await < 300, "the same call again is fine");
+}
+
+#[tokio::test]
+async fn a_job_fails_and_is_released_on_other_nodes_than_it_was_pulled_from() {
+    let cluster = Cluster::of(2).await;
+    let id = push(&cluster.http(0), "q", json!(1)).await;
+    let jobs = pull(&cluster.http(0), "q", 1, 0).await;
+    let body = json!({"lease": jobs[0]["lease"]});
+    let released = cluster.http(1).post(&format!("/v1/jobs/{id}/release"), body).await;
+    assert!(released.status < 300, "{}", released.text);
+    let jobs = pull(&cluster.http(1), "q", 1, 5_000).await;
+    let error = json!({"code": "NO", "message": "no"});
+    let body = json!({"lease": jobs[0]["lease"], "error": error, "retry_in_ms": 3_600_000});
+    let failed = cluster.http(0).post(&format!("/v1/jobs/{id}/fail"), body.clone()).await;
+    assert!(failed.status < 300, "{}", failed.text);
+    assert_eq!(job(&cluster, 1, id).await["state"], "scheduled");
+    assert_eq!(ack(&cluster.http(1), &jobs[0]).await, 409);
+}
+
+#[tokio::test]
+async fn what_is_leased_over_tcp_is_acked_over_http_on_another_node() {
+    let cluster = Cluster::of(2).await;
+    let client = cluster.nodes[0].client().await;
+    let id = client.push(NewJob::new("q", "1")).await.unwrap().id;
+    let pulled = client.pull(PullOptions::new("q")).await.unwrap();
+    assert_eq!(pulled[0].id, id);
+    let nodes = cluster.nodes_seen_by(1).await;
+    assert_eq!(nodes["nodes"][0]["instances_claimed"], 1);
+    assert_eq!(nodes["nodes"][1]["instances_claimed"], 0);
+}
+
+#[tokio::test]
+async fn every_node_lists_all_nodes_and_one_leader_alike() {
+    let cluster = Cluster::of(3).await;
+    let first = cluster.nodes_seen_by(0).await;
+    let ids: Vec<&str> = first["nodes"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|node| node["id"].as_str().unwrap())
+        .collect();
+    assert_eq!(ids, ["n1", "n2", "n3"]);
+    for field in [
+        "hostname",
+        "host",
+        "is_leader",
+        "state",
+        "started_at",
+        "last_heartbeat",
+        "instances_claimed",
+        "version",
+    ] {
+        assert!(!first["nodes"][0][field].is_null(), "{field}");
+    }
+    for place in 1..3 {
+        assert_eq!(cluster.nodes_seen_by(place).await, first);
+    }
+    let leader = format!("n{}", cluster.leader().await + 1);
+    assert_eq!(first["leader"], *leader);
+    let array = cluster.http(0).get("/cluster/nodes?format=array").await.json();
+    assert_eq!(array.as_array().unwrap().len(), 3);
+    let told = cluster.http(1).get("/cluster/leader").await.json();
+    assert_eq!((&told["node"], &told["epoch"]), (&json!(leader), &json!(1)));
+    let info = cluster.http(2).get("/cluster/info").await.json();
+    assert_eq!((&info["schema"]["version"], &info["differing"]), (&json!(1), &json!([])));
+}
+
+#[tokio::test]
+async fn a_pull_that_waits_on_one_node_is_woken_by_a_push_on_another() {
+    let cluster = Cluster::of(2).await;
+    let http = cluster.http(1);
+    let waiting = tokio::spawn(async move { pull(&http, "q", 1, 20_000).await });
+    let id = push(&cluster.http(0), "q", json!(1)).await;
+    let jobs = tokio::time::timeout(SOON, waiting).await.unwrap().unwrap();
+    assert_eq!(jobs[0]["id"], id);
+}
+
+#[tokio::test]
+async fn a_wait_on_one_node_ends_with_the_job_on_another() {
+    let cluster = Cluster::of(2).await;
+    let id = push(&cluster.http(0), "q", json!(1)).await;
+    let jobs = pull(&cluster.http(0), "q", 1, 0).await;
+    let http = cluster.http(1);
+    let path = format!("/v1/jobs/{id}/wait?timeout_ms=20000");
+    let waiting = tokio::spawn(async move { http.get(&path).await.json() });
+    ack(&cluster.http(0), &jobs[0]).await;
+    let waited = tokio::time::timeout(SOON, waiting).await.unwrap().unwrap();
+    assert_eq!(waited["state"], "completed", "{waited}");
+}
+
+#[tokio::test]
+async fn a_node_leaves_when_any_node_is_asked_to_have_it_leave() {
+    let mut cluster = Cluster::of(3).await;
+    let reply = cluster.http(0).post("/cluster/nodes/n2/drain", json!({})).await;
+    assert_eq!((reply.status, reply.text.as_str()), (200, ""));
+    assert_eq!(cluster.nodes[1].wait(), 0);
+    let seen = cluster.nodes_seen_by(2).await;
+    let ids: Vec<&Value> = seen["nodes"].as_array().unwrap().iter().map(|it| &it["id"]).collect();
+    assert_eq!(ids, ["n1", "n3"]);
+    let unknown = cluster.http(0).post("/cluster/nodes/n9/drain", json!({})).await;
+    assert_eq!(unknown.problem(), (404, "NOT_FOUND".into()));
+}
+
+#[tokio::test]
+async fn a_drained_node_may_stay() {
+    let cluster = Cluster::of(2).await;
+    let reply = cluster.http(0).post("/cluster/nodes/n2/drain?exit=false", json!({})).await;
+    assert_eq!(reply.status, 200);
+    eventually("n2 drains", || async {
+        (cluster.http(1).get("/health/ready").await.status == 503).then_some(())
+    })
+    .await;
+    assert_eq!(cluster.http(1).get("/health/live").await.status, 200);
+    eventually("n1 sees it", || async {
+        (cluster.nodes_seen_by(0).await["nodes"][1]["state"] == "draining").then_some(())
+    })
+    .await;
+    assert_eq!(cluster.leader().await, 0, "it gives up the leadership");
+    // Pushes and acks are still taken.
+    push(&cluster.http(1), "q", json!(1)).await;
+}
+
+#[tokio::test]
+async fn a_second_node_of_the_same_name_refuses_to_start_and_says_why() {
+    let cluster = Cluster::of(1).await;
+    let mut second = cluster.builder(1).start();
+    assert_eq!(second.wait(), 1);
+    let log = second.log();
+    assert!(log.contains("has the id n1") && log.contains("NODE_ID"), "{log}");
+    push(&cluster.http(0), "q", json!(1)).await;
+}
+
+#[tokio::test]
+async fn a_node_that_was_killed_comes_back_under_its_name_at_once() {
+    let mut cluster = Cluster::of(2).await;
+    let before = cluster.nodes_seen_by(0).await["nodes"][1]["incarnation"].clone();
+    cluster.nodes[1].kill();
+    cluster.nodes[1].resume();
+    cluster.ready().await;
+    let after = cluster.nodes_seen_by(0).await["nodes"][1].clone();
+    assert_ne!(after["incarnation"], before);
+    assert_eq!(after["state"], "active");
+}
+
+#[tokio::test]
+async fn nodes_that_were_told_otherwise_are_shown() {
+    let mut cluster = Cluster::of(1).await;
+    cluster.nodes.push(cluster.builder(2).env("BATONQ_KEEP_DEAD", "7d").start());
+    cluster.ready().await;
+    let info = cluster.http(0).get("/cluster/info").await.json();
+    assert_eq!(info["differing"][0]["id"], "n2", "{info}");
+}
