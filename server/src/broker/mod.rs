@@ -196,11 +196,24 @@ impl Broker {
         Ok(report.next)
     }
 
+    /// Wakes duties for what other nodes have left them to do.
+    ///
+    /// # Errors
+    ///
+    /// Those of the store.
+    pub(crate) async fn look_ahead(&self) -> Result<(), Error> {
+        for (duty, delay) in self.store().outlook().await? {
+            self.alarms().of(duty).set(delay);
+        }
+        Ok(())
+    }
+
     /// Passes on what another node has told.
     pub(crate) fn hear(&self, signal: Signal) {
         let core = &self.0.core;
         match signal {
             Signal::Ready(queue, count) => core.queue_bells.ring(&queue, count),
+            Signal::Due(at) => core.alarms.of(Duty::Due).set(at.since(core.clock.now())),
             Signal::Lost(session, lease) => core.tell_lost(vec![(session, lease)]),
         }
     }

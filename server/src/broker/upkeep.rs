@@ -18,7 +18,7 @@ const RENEWAL_EVERY: Duration = Duration::from_secs(SESSION_LEASE.as_secs() / 4)
 const HEALTH_EVERY: Duration = Duration::from_secs(5);
 
 /// How often it is tried while it fails.
-const HEALTH_EVERY_ILL: Duration = Duration::from_secs(1);
+const HEALTH_EVERY_ILL: Duration = Duration::from_millis(250);
 
 /// How often it is asked what others have done that somebody here waits for: what it costs if
 /// nobody tells.

@@ -28,15 +28,15 @@ const SLEEP_MAX: Duration = Duration::from_secs(30);
 /// How long a duty waits after the store failed.
 const AFTER_FAILURE: Duration = Duration::from_secs(1);
 
-/// How often the leader looks whether nodes are gone.
-const NODES_EVERY: Duration = Duration::from_secs(2);
+/// How often the leader looks whether nodes are gone, and what the others have left it to do.
+const NODES_EVERY: Duration = Duration::from_secs(1);
 
 /// What the leader does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Chore {
     /// To jobs.
     Jobs(Duty),
-    /// To nodes that are gone.
+    /// To nodes that are gone; and it looks ahead for all duties.
     Nodes,
 }
 
@@ -106,6 +106,7 @@ impl Frame {
                 if self.registry.tidy(term).await? > 0 {
                     self.broker.alarms().of(Duty::Expiry).set(ORPHANED_FOR);
                 }
+                self.broker.look_ahead().await?;
                 NODES_EVERY
             }
         };

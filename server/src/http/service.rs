@@ -55,6 +55,7 @@ impl Service {
     /// Answers a request, whatever it is.
     pub(super) async fn serve(&self, request: Request<Incoming>) -> Answer {
         let request_id = request_id(request.headers());
+        let is_probe = request.uri().path().starts_with("/health");
         let span = tracing::info_span!(
             "request",
             method = %request.method(),
@@ -66,7 +67,9 @@ impl Service {
             Problem::new(&Error::Internal("a handler panicked".into())).respond()
         });
         let status = answer.status().as_u16();
+        // A probe that is told no is no event: what it is told about has been logged.
         span.in_scope(|| match status {
+            503 if is_probe => tracing::debug!(status, "answered"),
             500.. if status != 503 => tracing::error!(status, "answered"),
             503.. => tracing::warn!(status, "answered"),
             _ => tracing::debug!(status, "answered"),

@@ -139,6 +139,12 @@ pub trait Store: Send + Sync + 'static {
         Ok(News::default())
     }
 
+    /// How long until each duty has something to do because of what others who share the store
+    /// have done. Of a store that is not shared: nothing, since its duties know.
+    async fn outlook(&self) -> Result<Vec<(Duty, Duration)>, Error> {
+        Ok(Vec::new())
+    }
+
     /// Whether the store can be written to, by trying.
     async fn check(&self) -> Result<(), Error>;
 }
@@ -516,6 +522,8 @@ pub fn verdict_of(ending: job::Ending) -> (&'static str, &'static str) {
 pub enum Signal {
     /// So many jobs of a queue have become ready.
     Ready(QueueName, usize),
+    /// A job will be due at this time: of interest to the leader.
+    Due(Timestamp),
     /// A lease was taken away from a session.
     Lost(SessionId, Lease),
 }

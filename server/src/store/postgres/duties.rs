@@ -230,6 +230,20 @@ const AUDIT: &str = "
     INSERT INTO audit (at, epoch, token, node, duty, count)
     VALUES ($1, $2, $3::text::uuid, $4, $5, $6)";
 
+/// How long until there is something to do, by duty.
+const OUTLOOK: &str = "
+    WITH clock AS MATERIALIZED (SELECT now_ms() AS now)
+    SELECT (SELECT now FROM clock) AS now, duty, at
+    FROM (
+        (SELECT 'due' AS duty, run_at AS at FROM scheduled ORDER BY run_at, job_id LIMIT 1)
+        UNION ALL
+        (SELECT 'expiry', expires_at FROM lease ORDER BY expires_at LIMIT 1)
+        UNION ALL
+        (SELECT 'timeouts', at FROM deadline ORDER BY at, job_id LIMIT 1)
+        UNION ALL
+        (SELECT 'ttl', expires_at FROM ttl ORDER BY expires_at, job_id LIMIT 1)
+    ) next";
+
 /// A part of a duty, before it is committed.
 #[derive(Default)]
 struct Part {
@@ -264,6 +278,16 @@ impl PostgresStore {
         self.leases.end(part.ended.into_iter());
         self.note_all(part.notes);
         Ok(part.report)
+    }
+
+    pub(super) async fn look_ahead(&self) -> Result<Vec<(Duty, Duration)>, Failure> {
+        let rows = self.duty_lane.once((OUTLOOK, &[])).await?;
+        let ahead = |row: &Row| {
+            let name: &str = get(row, "duty");
+            let duty = Duty::ALL.into_iter().find(|duty| duty.name() == name)?;
+            Some((duty, Timestamp(get(row, "at")).since(now(row))))
+        };
+        Ok(rows.iter().filter_map(ahead).collect())
     }
 
     /// Notes what was done, and commits.

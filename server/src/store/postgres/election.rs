@@ -15,9 +15,11 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 use tokio_postgres::Client;
+use tokio_postgres::error::SqlState;
+use tokio_postgres::types::ToSql;
 use tokio_util::sync::CancellationToken;
 
-use super::dsn::Dsn;
+use super::dsn::{Dsn, chain};
 use super::migrate::quoted;
 use crate::leader::{Profile, Term, Throne};
 
@@ -26,6 +28,9 @@ const AFTER_FAILURE: Duration = Duration::from_millis(500);
 
 /// A node that was asked to resign lets the others go first.
 const SIT_OUT: Duration = Duration::from_secs(5);
+
+/// How long the last write of the leader before may take: longer than the database bears it.
+const LAST_WRITE_MAX: Duration = Duration::from_secs(10);
 
 /// Every so many beats the lock itself is looked for: an administrator may have released it.
 const LOCK_CHECK_EVERY: u32 = 10;
@@ -102,9 +107,8 @@ impl Election {
             tracing::debug!(error, "election interrupted");
             return AFTER_FAILURE;
         }
-        let sent = Instant::now();
-        let term = match self.win(&session.client).await {
-            Ok(term) => term,
+        let (term, sent) = match self.win(&session.client).await {
+            Ok(won) => won,
             Err(error) => {
                 tracing::warn!(error, "lock won, but not the term");
                 return AFTER_FAILURE;
@@ -132,7 +136,7 @@ impl Election {
             .tcp_user_timeout(self.profile.trust);
         let connect = tokio::time::timeout(Duration::from_secs(5), config.connect(self.dsn.tls()));
         let connected = connect.await.map_err(|_| "no answer in time".to_owned())?;
-        let (client, connection) = connected.map_err(|error| error.to_string())?;
+        let (client, connection) = connected.map_err(|error| chain(&error))?;
         let driver = tokio::spawn(async move {
             // Whoever uses the client learns of it.
             connection.await.ok();
@@ -174,7 +178,7 @@ impl Election {
         query: impl Future<Output = Result<T, tokio_postgres::Error>>,
     ) -> Result<T, String> {
         match tokio::time::timeout(self.profile.trust, query).await {
-            Ok(done) => done.map_err(|error| error.to_string()),
+            Ok(done) => done.map_err(|error| chain(&error)),
             Err(_) => Err("no answer in time".into()),
         }
     }
@@ -193,8 +197,8 @@ impl Election {
         }
     }
 
-    /// Writes down who leads. Waits for the last write of the one before.
-    async fn win(&self, client: &Client) -> Result<Term, String> {
+    /// Writes down who leads, and when that was sent. Waits for the last write of the one before.
+    async fn win(&self, client: &Client) -> Result<(Term, Instant), String> {
         let token: u128 = rand::random();
         let schema = quoted(&self.schema);
         let sql = format!(
@@ -203,9 +207,24 @@ impl Election {
              RETURNING epoch"
         );
         let text = Term { epoch: 0, token }.token_text();
-        let row = self.in_time(client.query_one(&sql, &[&text, &self.node])).await?;
-        let epoch = u64::try_from(row.get::<_, i64>(0)).unwrap_or(0);
-        Ok(Term { epoch, token })
+        let started = Instant::now();
+        loop {
+            let sent = Instant::now();
+            let params: [&(dyn ToSql + Sync); 2] = [&text, &self.node];
+            let won = client.query_one(&sql, &params);
+            match tokio::time::timeout(self.profile.trust, won).await {
+                Ok(Ok(row)) => {
+                    let epoch = u64::try_from(row.get::<_, i64>(0)).unwrap_or(0);
+                    return Ok((Term { epoch, token }, sent));
+                }
+                // The last write of the one before is still under way.
+                Ok(Err(error))
+                    if error.code() == Some(&SqlState::LOCK_NOT_AVAILABLE)
+                        && started.elapsed() < LAST_WRITE_MAX => {}
+                Ok(Err(error)) => return Err(chain(&error)),
+                Err(_) => return Err("no answer in time".into()),
+            }
+        }
     }
 
     /// Keeps the trust until a beat fails. The answer: why.
@@ -234,7 +253,7 @@ impl Election {
             match tokio::time::timeout_at(deadline, client.query_opt(statement, &[])).await {
                 Ok(Ok(Some(_))) => throne.trust(sent + self.profile.trust),
                 Ok(Ok(None)) => return "the lock or the term is somebody else's".into(),
-                Ok(Err(error)) => return error.to_string(),
+                Ok(Err(error)) => return chain(&error),
                 Err(_) => return "the database did not answer in time".into(),
             }
         }

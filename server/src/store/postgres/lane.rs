@@ -26,7 +26,7 @@ use super::migrate::quoted;
 use crate::error::Error;
 
 /// How long a call may take before its connection is given up.
-const CALL_MAX: Duration = Duration::from_secs(10);
+const CALL_MAX: Duration = Duration::from_secs(6);
 
 /// After a connection was refused, others that want one are told so this long.
 const REFUSED_FOR: Duration = Duration::from_millis(250);
@@ -34,8 +34,8 @@ const REFUSED_FOR: Duration = Duration::from_millis(250);
 /// What every connection of ours is told. `plan_cache_mode` and the rest pin the plans; the
 /// timeouts end what a node that is frozen or cut off has left behind.
 const SETTINGS: &str = "
-    SET statement_timeout = '10s';
-    SET lock_timeout = '5s';
+    SET statement_timeout = '5s';
+    SET lock_timeout = '4s';
     SET idle_in_transaction_session_timeout = '5s';
     SET plan_cache_mode = force_generic_plan;
     SET enable_seqscan = off;
@@ -46,6 +46,10 @@ const SETTINGS: &str = "
     SET client_min_messages = warning;
     SELECT set_config('synchronous_commit', 'on', false)
     WHERE current_setting('synchronous_commit') IN ('off', 'local');";
+
+/// What the leader's lane is told beside that. Its transactions hold the fence, for which the next
+/// election waits: what a leader has left behind that was cut off must end soon.
+pub(super) const SHORT: &str = "SET idle_in_transaction_session_timeout = '1s';";
 
 /// Opens connections, once it is known where and that the tables fit.
 #[derive(Debug)]
@@ -76,13 +80,18 @@ impl Drop for Conn {
 
 impl Connector {
     /// Opens a connection and settles how it behaves.
-    pub(super) async fn connect(&self, lane: &str) -> Result<Conn, Failure> {
+    pub(super) async fn connect(&self, lane: &str, settings: &str) -> Result<Conn, Failure> {
         let dsn = self.gate.read().clone().map_err(Failure::NotDone)?;
-        self.connect_to(&dsn, lane).await
+        self.connect_to(&dsn, lane, settings).await
     }
 
     /// The same, also before it is known that the tables fit.
-    pub(super) async fn connect_to(&self, dsn: &Dsn, lane: &str) -> Result<Conn, Failure> {
+    pub(super) async fn connect_to(
+        &self,
+        dsn: &Dsn,
+        lane: &str,
+        settings: &str,
+    ) -> Result<Conn, Failure> {
         let mut config = dsn.config().clone();
         config.application_name(format!("batonq/{}/{lane}", self.name));
         let (client, connection) =
@@ -94,8 +103,9 @@ impl Connector {
         });
         let conn =
             Conn { client, driver, statements: HashMap::new(), is_dirty: false, is_spent: false };
-        let path = format!("SET search_path = {}, pg_temp; {SETTINGS}", quoted(&self.schema));
-        conn.client.batch_execute(&path).await.map_err(|error| Failure::of(&error))?;
+        let path = quoted(&self.schema);
+        let settings = format!("SET search_path = {path}, pg_temp; {SETTINGS} {settings}");
+        conn.client.batch_execute(&settings).await.map_err(|error| Failure::of(&error))?;
         Ok(conn)
     }
 }
@@ -233,6 +243,8 @@ impl Conn {
 pub(super) struct Lane {
     name: &'static str,
     connector: Arc<Connector>,
+    /// Settings beside those of all.
+    settings: &'static str,
     slot: Mutex<Slot>,
 }
 
@@ -250,7 +262,12 @@ impl std::fmt::Debug for Slot {
 
 impl Lane {
     pub(super) fn new(name: &'static str, connector: &Arc<Connector>) -> Self {
-        Self { name, connector: Arc::clone(connector), slot: Mutex::default() }
+        Self { name, connector: Arc::clone(connector), settings: "", slot: Mutex::default() }
+    }
+
+    /// With settings beside those of all lanes.
+    pub(super) fn with(self, settings: &'static str) -> Self {
+        Self { settings, ..self }
     }
 
     async fn open(&self) -> Result<MutexGuard<'_, Slot>, Failure> {
@@ -270,7 +287,8 @@ impl Lane {
         {
             return Err(failure.clone());
         }
-        let connect = tokio::time::timeout(CALL_MAX, self.connector.connect(self.name)).await;
+        let connect =
+            tokio::time::timeout(CALL_MAX, self.connector.connect(self.name, self.settings)).await;
         match connect.unwrap_or_else(|_| Err(too_slow())) {
             Ok(conn) => {
                 slot.conn = Some(conn);
@@ -313,7 +331,7 @@ impl bb8::ManageConnection for Manager {
     type Error = Failure;
 
     async fn connect(&self) -> Result<Conn, Failure> {
-        self.0.connect("pool").await
+        self.0.connect("pool", "").await
     }
 
     async fn is_valid(&self, _: &mut Conn) -> Result<(), Failure> {

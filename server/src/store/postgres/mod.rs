@@ -54,8 +54,8 @@ use self::leases::Memory;
 use self::queues::Queues;
 use self::wake::Outbox;
 use super::{
-    Attempt, Changed, Claim, Claimed, DeadFilter, Duty, DutyReport, Effect, Extension, Job,
-    JobFilter, JobPage, News, Pausing, Progress, Pushed, Queue, Retention, SessionId, Settled,
+    Attempt, Changed, Claim, Claimed, DeadFilter, Destination, Duty, DutyReport, Effect, Extension,
+    Job, JobFilter, JobPage, News, Pausing, Progress, Pushed, Queue, Retention, SessionId, Settled,
     Settlement, Store,
 };
 use crate::error::Error;
@@ -158,7 +158,7 @@ impl PostgresStore {
             claim_lane: lane("claim"),
             settle_lane: lane("settle"),
             keep_lane: lane("keep"),
-            duty_lane: lane("duty"),
+            duty_lane: lane("duty").with(lane::SHORT),
             notify_lane: lane("notify"),
             pool: Pool::new(&connector, pool_max),
             connector,
@@ -187,7 +187,7 @@ impl PostgresStore {
             return Ok(());
         }
         let mut conn =
-            self.connector.connect_to(dsn, "start").await.map_err(|error| error.to_string())?;
+            self.connector.connect_to(dsn, "start", "").await.map_err(|error| error.to_string())?;
         let sql = "SELECT value FROM meta WHERE key = 'lease_key'";
         let rows = conn.once((sql, &[])).await.map_err(|failure| failure.to_string())?;
         let key = rows.first().and_then(|row| row::get::<&[u8]>(row, "value").try_into().ok());
@@ -236,7 +236,13 @@ impl Store for PostgresStore {
     }
 
     async fn settle(&self, settlements: Vec<Settlement>) -> Result<Vec<Settled>, Error> {
-        Ok(self.settle_all(&settlements).await?)
+        let settled = self.settle_all(&settlements).await?;
+        for settled in &settled {
+            if let Settled::Done(Effect { to: Destination::Scheduled(at), .. }) = settled {
+                self.outbox.due(*at);
+            }
+        }
+        Ok(settled)
     }
 
     async fn extend(&self, extensions: Vec<Extension>) -> Result<Vec<Option<Timestamp>>, Error> {
@@ -307,6 +313,10 @@ impl Store for PostgresStore {
 
     async fn poll(&self, queues: Vec<QueueName>, jobs: Vec<JobId>) -> Result<News, Error> {
         Ok(self.look_around(&queues, &jobs).await?)
+    }
+
+    async fn outlook(&self) -> Result<Vec<(Duty, Duration)>, Error> {
+        Ok(self.look_ahead().await?)
     }
 
     /// Also the moment to forget what has ended elsewhere.

@@ -155,8 +155,12 @@ impl PostgresStore {
         pushed: &Vec<Pushed>,
     ) {
         for (job, pushed) in jobs.iter().zip(pushed) {
-            if let Pushed::Inserted { id, run_at: None } = pushed {
-                self.note_ready(queues[&job.queue], job.priority, sql_id(*id));
+            match pushed {
+                Pushed::Inserted { id, run_at: None } => {
+                    self.note_ready(queues[&job.queue], job.priority, sql_id(*id));
+                }
+                Pushed::Inserted { run_at: Some(at), .. } => self.outbox.due(*at),
+                Pushed::Duplicate { .. } => {}
             }
         }
     }

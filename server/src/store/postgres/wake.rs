@@ -14,7 +14,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::{PostgresStore, QueueId};
-use crate::job::{JobId, Lease};
+use crate::job::{JobId, Lease, Timestamp};
 use crate::store::{SessionId, Signal};
 
 /// The shortest time between two messages.
@@ -33,6 +33,8 @@ pub(super) struct Outbox {
 #[derive(Debug, Default)]
 struct Pending {
     ready: BTreeMap<(QueueId, i32), Ready>,
+    /// The earliest time at which a job will be due.
+    due: Option<Timestamp>,
     lost: Vec<(SessionId, Lease)>,
     nodes: Vec<String>,
     /// False: there is nobody to tell.
@@ -53,6 +55,7 @@ impl Outbox {
         pending.has_readers = has_readers;
         if !has_readers {
             pending.ready.clear();
+            pending.due = None;
             pending.lost.clear();
         }
     }
@@ -64,6 +67,14 @@ impl Outbox {
             let ready = pending.ready.entry((queue, priority)).or_insert(new);
             ready.lowest = ready.lowest.min(place);
             ready.count += 1;
+            self.bell.notify_one();
+        }
+    }
+
+    pub(super) fn due(&self, at: Timestamp) {
+        let mut pending = self.pending.lock();
+        if pending.has_readers {
+            pending.due = Some(pending.due.map_or(at, |due| due.min(at)));
             self.bell.notify_one();
         }
     }
@@ -85,12 +96,16 @@ impl Outbox {
     fn take(&self, sender: i64) -> Vec<String> {
         let mut pending = self.pending.lock();
         let ready = std::mem::take(&mut pending.ready);
+        let due = pending.due.take();
         let lost = std::mem::take(&mut pending.lost);
         let nodes = std::mem::take(&mut pending.nodes);
         drop(pending);
         let mut messages = Messages { sender, done: Vec::new(), open: String::new() };
         for ((queue, priority), Ready { lowest, count }) in ready {
             messages.add(&format!("r {queue} {priority} {lowest} {count}"));
+        }
+        if let Some(at) = due {
+            messages.add(&format!("d {}", at.0));
         }
         for (session, lease) in lost {
             messages.add(&format!("l {} {} {}", session.0, lease.job.0, lease.delivery));
@@ -132,6 +147,7 @@ impl Messages {
 #[derive(Debug, PartialEq, Eq)]
 enum Line {
     Ready { queue: QueueId, priority: i32, lowest: i64, count: usize },
+    Due(Timestamp),
     Lost(SessionId, Lease),
     Node(String),
 }
@@ -155,6 +171,7 @@ fn parse_line(line: &str) -> Option<Line> {
             lowest: lowest.parse().ok()?,
             count: count.parse().ok()?,
         }),
+        ["d", at] => Some(Line::Due(Timestamp(at.parse().ok()?))),
         ["l", session, job, delivery] => {
             let lease = Lease { job: JobId(job.parse().ok()?), delivery: delivery.parse().ok()? };
             Some(Line::Lost(SessionId(session.parse().ok()?), lease))
@@ -199,6 +216,7 @@ impl PostgresStore {
                         Err(error) => tracing::debug!(%error, "unknown queue"),
                     }
                 }
+                Line::Due(at) => signals.push(Signal::Due(at)),
                 Line::Lost(session, lease) => signals.push(Signal::Lost(session, lease)),
                 Line::Node(id) => nodes.push(id),
             }
@@ -219,12 +237,15 @@ mod tests {
         outbox.set_readers(true);
         outbox.ready(7, -3, 90);
         outbox.ready(7, -3, 80);
+        outbox.due(Timestamp(70));
+        outbox.due(Timestamp(60));
         outbox.lost(&[(SessionId(5), LEASE)]);
         outbox.node("n-1");
         let messages = outbox.take(1);
         assert_eq!(messages.len(), 1);
         let expected = [
             Line::Ready { queue: 7, priority: -3, lowest: 80, count: 2 },
+            Line::Due(Timestamp(60)),
             Line::Lost(SessionId(5), LEASE),
             Line::Node("n-1".into()),
         ];
