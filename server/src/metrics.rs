@@ -7,7 +7,8 @@ use hdrhistogram::Histogram;
 use parking_lot::Mutex;
 use prometheus::core::Collector;
 use prometheus::{
-    Encoder, HistogramOpts, HistogramVec, IntCounterVec, IntGaugeVec, Opts, Registry, TextEncoder,
+    Encoder, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    TextEncoder,
 };
 use tokio::time::Instant;
 
@@ -81,6 +82,8 @@ pub struct Metrics {
     batch: HistogramVec,
     connections: IntGaugeVec,
     duty: IntGaugeVec,
+    waiting: IntGauge,
+    term: IntGauge,
     minute: Mutex<Minute>,
 }
 
@@ -113,7 +116,12 @@ impl Default for Metrics {
             ),
             &["duty"],
         );
+        let waiting = IntGauge::new("batonq_waiting_pulls", "Pulls that wait for a job");
+        let term =
+            IntGauge::new("batonq_leader_epoch", "The term this node leads in; -1: it follows");
         Self {
+            waiting: register(&registry, waiting),
+            term: register(&registry, term),
             jobs: register(&registry, jobs),
             duration: register(&registry, duration),
             batch: register(&registry, batch),
@@ -165,6 +173,17 @@ impl Metrics {
         let gauge = self.connections.with_label_values(&[transport]);
         gauge.inc();
         Connected(gauge)
+    }
+
+    /// Counts a pull that waits, as long as the answer lives.
+    pub fn waits(&self) -> Connected {
+        self.waiting.inc();
+        Connected(self.waiting.clone())
+    }
+
+    /// This node leads, in the term of this number; `None`: it follows.
+    pub fn leads(&self, epoch: Option<u64>) {
+        self.term.set(epoch.map_or(-1, |epoch| i64::try_from(epoch).unwrap_or(i64::MAX)));
     }
 
     /// Open connections of all transports.
@@ -231,7 +250,7 @@ fn queue_metrics(queues: &[Queue]) -> Registry {
     registry
 }
 
-/// An open connection; see [`Metrics::connected`].
+/// Something that is counted as long as it lives: an open connection, a pull that waits.
 #[derive(Debug)]
 pub struct Connected(prometheus::IntGauge);
 

@@ -4,6 +4,7 @@ mod bench;
 mod change;
 mod demo;
 mod look;
+mod migrate;
 mod pull;
 mod push;
 mod serve;
@@ -67,6 +68,9 @@ pub(crate) enum Command {
     /// Look at dead jobs and send them round again
     #[command(subcommand)]
     Dlq(change::Dlq),
+    /// Make and change the tables in Postgres
+    #[command(subcommand)]
+    Migrate(migrate::Migrate),
     /// Measure a broker
     Bench(bench::Bench),
 }
@@ -96,6 +100,7 @@ impl Command {
             Self::Promote(promote) => promote.run(shared).await,
             Self::Replay(replay) => replay.run(shared).await,
             Self::Dlq(dlq) => dlq.run(shared).await,
+            Self::Migrate(migrate) => migrate.run(shared.output).await,
             Self::Bench(bench) => bench.run(shared).await,
         }
     }

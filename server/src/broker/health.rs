@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use tokio::sync::Notify;
 
 use super::Broker;
 use crate::error::Error;
@@ -53,12 +54,15 @@ impl Broker {
 
 /// Remembers how the store last did.
 #[derive(Debug)]
-pub(super) struct Monitor(Mutex<Option<String>>);
+pub(super) struct Monitor {
+    known: Mutex<Option<String>>,
+    look: Notify,
+}
 
 impl Monitor {
     /// Of a store that, to begin with, can not be used for this reason.
     pub(super) fn new(failure: Option<String>) -> Self {
-        Self(Mutex::new(failure))
+        Self { known: Mutex::new(failure), look: Notify::new() }
     }
 
     /// Takes note of what the store answered.
@@ -69,7 +73,7 @@ impl Monitor {
             ) => Some(error.to_string()),
             _ => None,
         };
-        let mut known = self.0.lock();
+        let mut known = self.known.lock();
         match (&*known, &failure) {
             (None, Some(error)) => tracing::error!(error, "store failed"),
             (Some(_), None) => tracing::info!("store works again"),
@@ -79,7 +83,17 @@ impl Monitor {
         answer
     }
 
+    /// It is time to try the store.
+    pub(super) fn look(&self) {
+        self.look.notify_one();
+    }
+
+    /// Waits until it is said that it is time.
+    pub(super) async fn is_time(&self) {
+        self.look.notified().await;
+    }
+
     pub(super) fn failure(&self) -> Option<String> {
-        self.0.lock().clone()
+        self.known.lock().clone()
     }
 }

@@ -213,6 +213,7 @@ impl Broker {
         let core = &self.0.core;
         match signal {
             Signal::Ready(queue, count) => core.queue_bells.ring(&queue, count),
+            Signal::Interrupted => core.health.look(),
             Signal::Due(at) => core.alarms.of(Duty::Due).set(at.since(core.clock.now())),
             Signal::Lost(session, lease) => core.tell_lost(vec![(session, lease)]),
         }

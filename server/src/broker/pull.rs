@@ -53,6 +53,7 @@ impl Broker {
                 return Ok(Vec::new());
             }
             let jobs = self.claim(&pull).await?;
+            let _waiting = self.metrics().waits();
             if !jobs.is_empty() || tokio::time::timeout_at(deadline, rung).await.is_err() {
                 return Ok(jobs);
             }

@@ -72,6 +72,7 @@ pub(super) fn health(core: Arc<Core>, stop: CancellationToken) -> Loop {
             };
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
+                () = core.health.is_time() => {}
                 () = stop.cancelled() => return,
             }
         }

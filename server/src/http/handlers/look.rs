@@ -97,5 +97,7 @@ pub(in crate::http) async fn metrics(call: Call) -> Result<String, Error> {
             Vec::new()
         }
     };
-    Ok(call.door.broker.metrics().text(&queues))
+    let metrics = call.door.broker.metrics();
+    metrics.leads(call.door.leadership.term().map(|term| term.epoch));
+    Ok(metrics.text(&queues))
 }

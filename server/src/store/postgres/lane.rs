@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use parking_lot::RwLock;
-use tokio::sync::{Mutex, MutexGuard};
+use tokio::sync::{Mutex, MutexGuard, watch};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_postgres::error::{Severity, SqlState};
@@ -59,6 +59,8 @@ pub(super) struct Connector {
     pub(super) name: String,
     /// The database, or why it can not be worked with yet.
     pub(super) gate: RwLock<Result<Dsn, String>>,
+    /// Why a connection could not be had the last time that one could not be had.
+    pub(super) refused: watch::Sender<Option<Failure>>,
 }
 
 /// An open connection. Dropping it closes it.
@@ -81,8 +83,12 @@ impl Drop for Conn {
 impl Connector {
     /// Opens a connection and settles how it behaves.
     pub(super) async fn connect(&self, lane: &str, settings: &str) -> Result<Conn, Failure> {
-        let dsn = self.gate.read().clone().map_err(Failure::NotDone)?;
-        self.connect_to(&dsn, lane, settings).await
+        let dsn = self.gate.read().clone().map_err(Failure::NotDone);
+        let connected = match dsn {
+            Ok(dsn) => self.connect_to(&dsn, lane, settings).await,
+            Err(failure) => Err(failure),
+        };
+        connected.inspect_err(|failure| drop(self.refused.send_replace(Some(failure.clone()))))
     }
 
     /// The same, also before it is known that the tables fit.
@@ -320,7 +326,10 @@ impl Lane {
 
 /// Connections for what is not the hot path.
 #[derive(Debug, Clone)]
-pub(super) struct Pool(bb8::Pool<Manager>);
+pub(super) struct Pool {
+    pool: bb8::Pool<Manager>,
+    refused: watch::Receiver<Option<Failure>>,
+}
 
 /// Opens the pool's connections.
 #[derive(Debug)]
@@ -350,17 +359,36 @@ impl Pool {
             .max_size(connections_max)
             .min_idle(0)
             .test_on_check_out(false)
+            .retry_connection(false)
             .idle_timeout(Duration::from_secs(60))
             .connection_timeout(CALL_MAX);
-        Self(builder.build_unchecked(Manager(Arc::clone(connector))))
+        let pool = builder.build_unchecked(Manager(Arc::clone(connector)));
+        Self { pool, refused: connector.refused.subscribe() }
     }
 
     /// Begins a transaction. If it is dropped, it is rolled back.
     pub(super) async fn begin(&self) -> Result<Tx<'_>, Failure> {
-        let conn = self.0.get().await.map_err(|error| match error {
-            bb8::RunError::User(failure) => failure,
-            bb8::RunError::TimedOut => too_slow(),
-        })?;
+        let mut refused = self.refused.clone();
+        refused.mark_unchanged();
+        // The pool does not tell those who wait that there is nothing to wait for.
+        let refusal = async {
+            loop {
+                if refused.changed().await.is_err() {
+                    std::future::pending::<()>().await;
+                }
+                let failure = refused.borrow().clone();
+                if let (Some(failure), 0) = (failure, self.pool.state().connections) {
+                    return failure;
+                }
+            }
+        };
+        let conn = tokio::select! {
+            conn = self.pool.get() => conn.map_err(|error| match error {
+                bb8::RunError::User(failure) => failure,
+                bb8::RunError::TimedOut => too_slow(),
+            })?,
+            failure = refusal => return Err(failure),
+        };
         Ok(Tx { home: Home::Pool(Box::new(conn)), has_begun: false })
     }
 

@@ -47,6 +47,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use parking_lot::RwLock;
+use tokio::sync::watch;
 
 use self::cursors::Cursors;
 use self::lane::{Connector, Lane, Pool};
@@ -146,6 +147,7 @@ impl PostgresStore {
             schema: options.schema,
             name: options.node.id.clone(),
             gate: RwLock::new(Err("the database has not been reached yet".into())),
+            refused: watch::Sender::new(None),
         });
         let lane = |name| Lane::new(name, &connector);
         let pool_max = options.connections_max.saturating_sub(DEDICATED).max(2);

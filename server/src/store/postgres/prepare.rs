@@ -10,7 +10,7 @@ use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 
 use super::dsn::{Dsn, chain};
-use super::migrate::{self, Fit, SCHEMA_VERSION};
+use super::migrate::{self, Applied, Fit, SCHEMA_VERSION};
 
 /// How often it is tried again.
 const RETRY_EVERY: Duration = Duration::from_secs(1);
@@ -105,6 +105,33 @@ impl Database {
         }
     }
 
+    /// Applies the migrations that are missing. The answer: their versions.
+    ///
+    /// # Errors
+    ///
+    /// Why it can not be done; then nothing was changed.
+    pub async fn migrate(&self) -> Result<Vec<i32>, String> {
+        let mut client = self.connect_directly().await?;
+        migrate::up(&mut client, &self.schema).await.map_err(|error| text(&error))
+    }
+
+    /// How the tables stand, and what has been applied.
+    ///
+    /// # Errors
+    ///
+    /// Why it can not be told.
+    pub async fn status(&self) -> Result<(Fit, Vec<Applied>), String> {
+        let client = self.connect_directly().await?;
+        let fit = migrate::fit(&client, &self.schema).await.map_err(|error| text(&error))?;
+        let applied = migrate::applied(&client, &self.schema).await;
+        Ok((fit, applied.map_err(|error| text(&error))?))
+    }
+
+    async fn connect_directly(&self) -> Result<Client, String> {
+        let dsn = self.direct.as_ref().unwrap_or(&self.dsn);
+        connect(dsn, "migrate").await.map_err(|error| text(&error))
+    }
+
     async fn try_prepare(&self) -> Result<Dsn, Trouble> {
         let first = connect(&self.dsn, "start").await.map_err(|error| trouble(&error))?;
         let version = first.query_one("SHOW server_version_num", &[]).await;
@@ -187,11 +214,15 @@ async fn is_pooled(first: &Client, second: &Client) -> Result<bool, tokio_postgr
     Ok(pids[0] == pids[1] || pids[0] != pids[2] || pids[1] != pids[3])
 }
 
-fn trouble(error: &tokio_postgres::Error) -> Trouble {
-    let text = match error.as_db_error() {
+fn text(error: &tokio_postgres::Error) -> String {
+    match error.as_db_error() {
         Some(error) => error.message().to_owned(),
         None => chain(error),
-    };
+    }
+}
+
+fn trouble(error: &tokio_postgres::Error) -> Trouble {
+    let text = text(error);
     let Some(code) = error.code() else { return Trouble::Wait(text) };
     let wrong = match *code {
         SqlState::INVALID_PASSWORD | SqlState::INVALID_AUTHORIZATION_SPECIFICATION => {

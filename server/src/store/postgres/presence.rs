@@ -129,12 +129,18 @@ impl Drop for Session {
 impl Presence {
     /// Is present until the node leaves. The answer: why it must go, if another has its name.
     pub async fn run(self, dsn: Dsn) -> Option<String> {
+        let mut last = String::new();
         loop {
             match self.attend(&dsn).await {
                 End::Left => return None,
                 End::Taken(reason) => return Some(reason),
                 End::Broken(error) => {
-                    tracing::warn!(error, "presence interrupted");
+                    if error != last {
+                        tracing::warn!(error, "presence interrupted");
+                        // Nobody listens any more: the node is stopping.
+                        self.signals.send(Signal::Interrupted).ok();
+                    }
+                    last = error;
                     tokio::select! {
                         () = tokio::time::sleep(AFTER_FAILURE) => {}
                         () = self.gone.cancelled() => return None,

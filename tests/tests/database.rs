@@ -1,0 +1,284 @@
+//! What a node does when Postgres is not as it should be.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use batonq_tests::harness::cluster::{ack, is_ready, pull, push};
+use batonq_tests::harness::{Cluster, Http, Postgres, Server, eventually};
+use serde_json::json;
+
+/// Starts a node that must refuse to go on. What it logged.
+fn refused(dsn: &str, settings: &[(&str, &str)]) -> String {
+    let builder = Server::with().env("DATABASE_URL", dsn);
+    let builder = settings.iter().fold(builder, |builder, (name, value)| builder.env(name, value));
+    let mut node = builder.start();
+    assert_ne!(node.wait(), 0);
+    node.log()
+}
+
+fn dsn(postgres: &Postgres, user: &str, database: &str) -> String {
+    format!("postgres://{user}:secret-7531@{}/{database}", postgres.address())
+}
+
+#[tokio::test]
+async fn what_will_not_get_better_by_itself_is_refused_with_the_fix() {
+    let postgres = Postgres::start();
+    postgres.execute("CREATE ROLE poor LOGIN").await;
+    postgres.execute("REVOKE CREATE ON DATABASE postgres FROM public").await;
+    for (dsn, part) in [
+        (dsn(&postgres, "postgres", "nowhere"), "create the database"),
+        (dsn(&postgres, "nobody", "postgres"), "check the user"),
+        (dsn(&postgres, "poor", "postgres"), "batonq migrate up"),
+    ] {
+        let log = refused(&dsn, &[]);
+        assert!(log.contains("DATABASE_URL") && log.contains(part), "{log}");
+        assert!(!log.contains("secret-7531"), "{log}");
+    }
+}
+
+#[tokio::test]
+async fn tables_of_a_newer_batonq_are_refused_once_they_no_longer_serve_this_one() {
+    let cluster = Cluster::of(1).await;
+    let newer = "INSERT INTO batonq.migration (version, name, serves_from) VALUES";
+    cluster.postgres.execute(&format!("{newer} (900, 'later', 1)")).await;
+    let second = cluster.builder(2).start();
+    is_ready(&second).await;
+    cluster.postgres.execute(&format!("{newer} (901, 'later still', 900)")).await;
+    let log = refused(&cluster.postgres.dsn(), &[]);
+    assert!(log.contains("use a newer batonq") && log.contains("900"), "{log}");
+}
+
+#[tokio::test]
+async fn a_standby_is_waited_for_until_it_is_promoted() {
+    let postgres = Postgres::start();
+    let standby = postgres.standby("copy");
+    let node = Server::with().env("DATABASE_URL", &standby.dsn()).start();
+    eventually("it says why it waits", || async {
+        let ready = node.http().get("/health/ready").await;
+        (ready.status == 503 && node.log().contains("waiting for postgres")).then_some(())
+    })
+    .await;
+    standby.promote();
+    is_ready(&node).await;
+    push(&node.http(), "q", json!(1)).await;
+}
+
+#[tokio::test]
+async fn a_node_that_may_not_migrate_waits_until_somebody_has() {
+    let postgres = Postgres::start();
+    let settings = [("DATABASE_URL", postgres.dsn())];
+    let node =
+        Server::with().env("DATABASE_URL", &settings[0].1).env("BATONQ_MIGRATE", "off").start();
+    eventually("it says what it waits for", || async {
+        let reason = node.http().get("/health/ready").await.json()["reason"].to_string();
+        reason.contains("batonq migrate up").then_some(())
+    })
+    .await;
+    let migrate = |what: &str| {
+        let mut command = batonq_tests::harness::batonq();
+        let out = command.args(["migrate", what]).env("DATABASE_URL", &settings[0].1).output();
+        let out = out.unwrap();
+        assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+        String::from_utf8_lossy(&out.stdout).into_owned()
+    };
+    assert!(migrate("status").contains("0"), "nothing is applied yet");
+    assert!(migrate("sql").contains("CREATE TABLE job"));
+    assert!(migrate("up").contains("1"));
+    is_ready(&node).await;
+    assert!(migrate("status").contains("first"));
+    migrate("up");
+}
+
+#[tokio::test]
+async fn three_nodes_start_at_once_on_an_empty_schema_fifty_times() {
+    let postgres = Postgres::start();
+    let dsn = batonq_server::store::postgres::Dsn::parse(&postgres.dsn(), None).unwrap();
+    for round in 0..50 {
+        let mut migrations = tokio::task::JoinSet::new();
+        for _ in 0..3 {
+            let (dsn, schema) = (dsn.clone(), format!("round_{round}"));
+            migrations.spawn(async move {
+                let mut client = batonq_server::store::postgres::connect(&dsn, "test").await?;
+                batonq_server::store::postgres::migrate::up(&mut client, &schema).await
+            });
+        }
+        let applied: Vec<usize> =
+            migrations.join_all().await.into_iter().map(|done| done.unwrap().len()).collect();
+        assert_eq!(applied.iter().sum::<usize>(), 1, "round {round}: {applied:?}");
+    }
+}
+
+/// Pushes one job after the other until it is told to stop, asking again when that is said to be
+/// safe. The ids that were answered.
+async fn push_through(http: Vec<Http>, stop: Arc<AtomicBool>) -> Vec<u64> {
+    let mut ids = Vec::new();
+    let mut turn = 0;
+    while !stop.load(Ordering::SeqCst) {
+        turn += 1;
+        let http = &http[turn % http.len()];
+        if let Ok(reply) = http.try_post("/v1/queues/q/jobs", json!({"payload": turn})).await {
+            assert!(matches!(reply.status, 201 | 503 | 500), "{}", reply.text);
+            if reply.status == 201 {
+                ids.push(reply.json()["id"].as_u64().unwrap());
+            }
+        }
+    }
+    ids
+}
+
+/// Every acknowledged job is there and is delivered.
+async fn assert_all_there(http: &Http, ids: Vec<u64>) {
+    let mut missing: HashSet<u64> = ids.into_iter().collect();
+    while !missing.is_empty() {
+        let jobs = pull(http, "q", 500, 2_000).await;
+        assert!(!jobs.is_empty(), "lost: {missing:?}");
+        for job in jobs {
+            missing.remove(&job["id"].as_u64().unwrap());
+            assert!(ack(http, &job).await < 300);
+        }
+    }
+}
+
+async fn survives(fault: impl AsyncFn(&Cluster)) {
+    let postgres = Arc::new(Postgres::start_with(&[]));
+    let cluster = Cluster::on(postgres, 2, &[]).await;
+    let stop = Arc::new(AtomicBool::new(false));
+    let nodes = vec![cluster.http(0), cluster.http(1)];
+    let pushing = tokio::spawn(push_through(nodes, Arc::clone(&stop)));
+    eventually("jobs flow", || async {
+        let count = cluster.postgres.value("SELECT count(*) FROM batonq.job").await;
+        (count.parse::<u32>().unwrap() > 20).then_some(())
+    })
+    .await;
+    fault(&cluster).await;
+    cluster.ready().await;
+    push(&cluster.http(0), "q", json!("after")).await;
+    stop.store(true, Ordering::SeqCst);
+    assert_all_there(&cluster.http(1), pushing.await.unwrap()).await;
+}
+
+#[tokio::test]
+async fn a_backend_that_is_killed_loses_nothing() {
+    survives(async |cluster: &Cluster| {
+        let sql = "SELECT pid FROM pg_stat_activity WHERE application_name LIKE 'batonq/n1/push'";
+        let pid = cluster.postgres.value(sql).await;
+        let killed = std::process::Command::new("kill").args(["-9", &pid]).status();
+        assert!(killed.unwrap().success());
+        // Postgres recovers by itself.
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_fast_restart_loses_nothing() {
+    survives(async |cluster: &Cluster| {
+        cluster.postgres.stop("fast");
+        cluster.postgres.resume();
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_immediate_restart_loses_nothing() {
+    survives(async |cluster: &Cluster| {
+        cluster.postgres.stop("immediate");
+        cluster.postgres.resume();
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_postmaster_that_is_killed_loses_nothing() {
+    survives(async |cluster: &Cluster| {
+        cluster.postgres.kill();
+        cluster.postgres.resume();
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn when_there_are_no_connections_left_nodes_wait_and_go_on_by_themselves() {
+    let postgres = Arc::new(Postgres::start_with(&["max_connections=30", "fsync=off"]));
+    let mut taken = Vec::new();
+    while let Ok((client, connection)) =
+        tokio_postgres::connect(&postgres.dsn(), tokio_postgres::NoTls).await
+    {
+        tokio::spawn(connection);
+        taken.push(client);
+    }
+    let node = Server::with().env("DATABASE_URL", &postgres.dsn()).start();
+    eventually("it says why it waits", || async {
+        let reason = node.http().get("/health/ready").await.json()["reason"].to_string();
+        (reason.contains("clients") || reason.contains("slots")).then_some(())
+    })
+    .await;
+    drop(taken);
+    is_ready(&node).await;
+    push(&node.http(), "q", json!(1)).await;
+}
+
+#[tokio::test]
+async fn a_promotion_loses_nothing_that_was_acknowledged_if_replication_is_synchronous() {
+    let primary = Arc::new(Postgres::start_with(&["wal_level=replica"]));
+    let standby = primary.standby("copy");
+    primary.execute("ALTER SYSTEM SET synchronous_standby_names = 'copy'").await;
+    primary.execute("SELECT pg_reload_conf()").await;
+    let both = format!("postgres://postgres@{},{}/postgres", primary.address(), standby.address());
+    let cluster = Cluster::on(Arc::clone(&primary), 2, &[("DATABASE_URL", &both)]).await;
+    let stop = Arc::new(AtomicBool::new(false));
+    let nodes = vec![cluster.http(0), cluster.http(1)];
+    let pushing = tokio::spawn(push_through(nodes, Arc::clone(&stop)));
+    eventually("jobs flow", || async {
+        let count = primary.value("SELECT count(*) FROM batonq.job").await;
+        (count.parse::<u32>().unwrap() > 20).then_some(())
+    })
+    .await;
+    primary.kill();
+    standby.promote();
+    cluster.ready().await;
+    push(&cluster.http(0), "q", json!("after")).await;
+    stop.store(true, Ordering::SeqCst);
+    assert_all_there(&cluster.http(1), pushing.await.unwrap()).await;
+}
+
+#[tokio::test]
+async fn a_node_keeps_to_its_budget_of_connections() {
+    let postgres = Arc::new(Postgres::start());
+    let cluster = Cluster::on(postgres, 1, &[("BATONQ_DATABASE_CONNECTIONS", "12")]).await;
+    let mut looks = tokio::task::JoinSet::new();
+    for number in 0..60 {
+        let http = cluster.http(0);
+        looks.spawn(async move {
+            push(&http, "q", json!(number)).await;
+            http.get("/v1/queues").await.status
+        });
+    }
+    assert!(looks.join_all().await.iter().all(|status| *status == 200));
+    let sql = "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'batonq/n1/%'";
+    let count: u32 = cluster.postgres.value(sql).await.parse().unwrap();
+    assert!(count <= 12, "{count} connections");
+}
+
+#[tokio::test]
+async fn when_notifications_are_cut_only_latency_suffers() {
+    let postgres = Arc::new(Postgres::start());
+    postgres
+        .execute(
+            "CREATE ROLE quiet LOGIN; GRANT CREATE ON DATABASE postgres TO quiet;
+             REVOKE EXECUTE ON FUNCTION pg_notify(text, text) FROM public",
+        )
+        .await;
+    let quiet = dsn(&postgres, "quiet", "postgres");
+    let cluster = Cluster::on(postgres, 2, &[("DATABASE_URL", &quiet)]).await;
+    for round in 0..3 {
+        let http = cluster.http(1);
+        let waiting = tokio::spawn(async move { pull(&http, "q", 1, 20_000).await });
+        let id = push(&cluster.http(0), "q", json!(round)).await;
+        let jobs = waiting.await.unwrap();
+        assert_eq!(jobs[0]["id"], id);
+        assert!(ack(&cluster.http(0), &jobs[0]).await < 300);
+    }
+}
