@@ -142,6 +142,14 @@ struct Share {
     is_done: bool,
 }
 
+/// See [`super::hot_statements`].
+pub(super) const HOT: &[super::Named] = &[
+    ("claim::LOOK", LOOK),
+    ("claim::LOCK", LOCK),
+    ("claim::TAKE", TAKE),
+    ("claim::DELETE_TTLS", DELETE_TTLS),
+];
+
 impl PostgresStore {
     pub(super) async fn claim_jobs(&self, claims: &[Claim]) -> Result<Claimed, Failure> {
         retrying!(self.try_claim(claims))

@@ -259,6 +259,21 @@ fn rows_max() -> i64 {
     DUTY_ROWS_MAX as i64
 }
 
+/// See [`super::hot_statements`].
+pub(super) const HOT: &[super::Named] = &[
+    ("duties::DUE", DUE),
+    ("duties::PROMOTE", PROMOTE),
+    ("duties::RUN_OUT", RUN_OUT),
+    ("duties::OVERDUE", OVERDUE),
+    ("duties::DELETE_DEADLINES", DELETE_DEADLINES),
+    ("duties::EXPIRED", EXPIRED),
+    ("duties::LEAVE_PLACES", LEAVE_PLACES),
+    ("duties::OLD_KEPT", OLD_KEPT),
+    ("duties::OLD_DEAD", OLD_DEAD),
+    ("duties::OLDEST_KEPT", OLDEST_KEPT),
+    ("duties::FORGET", FORGET),
+];
+
 impl PostgresStore {
     pub(super) async fn do_duty(&self, term: &Term, duty: Duty) -> Result<DutyReport, Failure> {
         retrying!(self.try_duty(term, duty))

@@ -18,9 +18,10 @@ macro_rules! live_columns {
         j.id, j.queue_id,
         CASE
             WHEN j.run_at IS NOT NULL THEN 'scheduled'
-            WHEN EXISTS (
-                SELECT 1 FROM ready r
+            WHEN (
+                SELECT true FROM ready r
                 WHERE r.queue_id = j.queue_id AND r.priority = j.priority AND r.place = j.place
+                LIMIT 1
             ) THEN 'ready'
             ELSE 'leased'
         END AS state,

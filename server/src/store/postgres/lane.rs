@@ -33,7 +33,10 @@ const REFUSED_FOR: Duration = Duration::from_millis(250);
 
 /// What every connection of ours is told. `plan_cache_mode` and the rest pin the plans; the
 /// timeouts end what a node that is frozen or cut off has left behind.
-const SETTINGS: &str = "
+///
+/// The planner can not be told not to hash a correlated `EXISTS`, which then reads the whole
+/// table; statements ask with `(SELECT … LIMIT 1)` instead.
+pub(super) const SETTINGS: &str = "
     SET statement_timeout = '5s';
     SET lock_timeout = '4s';
     SET idle_in_transaction_session_timeout = '5s';

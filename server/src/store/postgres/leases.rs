@@ -369,6 +369,17 @@ pub(super) async fn leave(
     Ok(())
 }
 
+/// See [`super::hot_statements`].
+pub(super) const HOT: &[super::Named] = &[
+    ("leases::LIVE", LIVE),
+    ("leases::RENEW", RENEW),
+    ("leases::ADOPT", ADOPT),
+    ("leases::LOCK_OURS", LOCK_OURS),
+    ("leases::PROGRESS", PROGRESS),
+    ("leases::DELETE", DELETE),
+    ("leases::DELETE_IF_FREE", DELETE_IF_FREE),
+];
+
 impl PostgresStore {
     pub(super) async fn extend_leases(
         &self,

@@ -115,6 +115,16 @@ pub struct Options {
 /// Connections for one purpose each: push, claim, settle, keep, duty, notify; presence, election.
 const DEDICATED: u32 = 8;
 
+/// Statements by name.
+pub type Named = (&'static str, &'static str);
+
+/// The statements that must be fast whatever is in the tables, by name, and the settings of the
+/// sessions that run them: for those who look at their plans.
+pub fn hot_statements() -> (&'static str, Vec<Named>) {
+    let all = [push::HOT, claim::HOT, settle::HOT, leases::HOT, duties::HOT].concat();
+    (lane::SETTINGS, all)
+}
+
 /// What a node needs at least: two for what is looked at, since a transaction may ask for one more.
 pub const CONNECTIONS_MIN: u32 = DEDICATED + 2;
 

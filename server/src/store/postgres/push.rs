@@ -90,10 +90,16 @@ const TAKE_KEYS: &str = "
     RETURNING queue_id, key";
 
 const GIVE_KEYS: &str = "
-    UPDATE unique_key k
+    UPDATE unique_key
     SET job_id = u.job_id
-    FROM unnest($1::bigint[], $2::text[], $3::bigint[]) AS u (queue_id, key, job_id)
-    WHERE k.queue_id = u.queue_id AND k.key = u.key";
+    FROM (
+        SELECT k.tid, g.job_id
+        FROM unnest($1::bigint[], $2::text[], $3::bigint[]) AS g (queue_id, key, job_id)
+        CROSS JOIN LATERAL (
+            SELECT ctid AS tid FROM unique_key WHERE queue_id = g.queue_id AND key = g.key OFFSET 0
+        ) k
+    ) u
+    WHERE unique_key.ctid = u.tid";
 
 const HOLDERS: &str = "
     SELECT u.queue_id, u.key, k.job_id, j.run_at IS NOT NULL AS is_scheduled, r.is_ready
@@ -105,10 +111,11 @@ const HOLDERS: &str = "
         SELECT run_at, queue_id, priority, place FROM job WHERE id = k.job_id OFFSET 0
     ) j
     CROSS JOIN LATERAL (
-        SELECT EXISTS (
-            SELECT 1 FROM ready
+        SELECT (
+            SELECT true FROM ready
             WHERE queue_id = j.queue_id AND priority = j.priority AND place = j.place
-        ) AS is_ready
+            LIMIT 1
+        ) IS NOT NULL AS is_ready
     ) r";
 
 /// A key may be given back between the look at who has it and the next try to take it.
@@ -125,6 +132,14 @@ enum Chance {
     /// Another job has it.
     Taken(JobId, State),
 }
+
+/// See [`super::hot_statements`].
+pub(super) const HOT: &[super::Named] = &[
+    ("push::PUSH", PUSH),
+    ("push::TAKE_KEYS", TAKE_KEYS),
+    ("push::GIVE_KEYS", GIVE_KEYS),
+    ("push::HOLDERS", HOLDERS),
+];
 
 impl PostgresStore {
     pub(super) async fn try_push(&self, jobs: &[NewJob]) -> Result<Vec<Pushed>, Failure> {

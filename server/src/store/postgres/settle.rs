@@ -205,7 +205,9 @@ const BEFORE: &str = "
     LEFT JOIN LATERAL (
         SELECT ending FROM attempt_log WHERE job_id = u.id AND delivery = u.delivery OFFSET 0
     ) a ON true
-    CROSS JOIN LATERAL (SELECT EXISTS (SELECT 1 FROM job WHERE id = u.id) AS is_live) j";
+    CROSS JOIN LATERAL (
+        SELECT (SELECT true FROM job WHERE id = u.id LIMIT 1) IS NOT NULL AS is_live
+    ) j";
 
 const DELETE_TTLS_OF: &str = "
     DELETE FROM ttl
@@ -492,6 +494,18 @@ pub(super) async fn finish_waiting(
     finish.carry_out(tx, now).await?;
     Ok(effects)
 }
+
+/// See [`super::hot_statements`].
+pub(super) const HOT: &[super::Named] = &[
+    ("settle::ACK", ACK),
+    ("settle::STANDING", STANDING),
+    ("settle::FINISH", FINISH),
+    ("settle::END_ATTEMPTS", END_ATTEMPTS),
+    ("settle::LOG", LOG),
+    ("settle::GO_ON", GO_ON),
+    ("settle::BEFORE", BEFORE),
+    ("settle::DELETE_TTLS_OF", DELETE_TTLS_OF),
+];
 
 impl PostgresStore {
     pub(super) async fn settle_all(

@@ -1,0 +1,115 @@
+//! Every hot statement keeps to its indexes, whatever is in the tables and whatever the planner
+//! believes of them.
+
+use std::collections::BTreeSet;
+
+use batonq_server::store::postgres::{Dsn, connect, hot_statements, migrate};
+use batonq_tests::harness::Postgres;
+use tokio_postgres::{Client, SimpleQueryMessage};
+
+/// Tables that grow with the jobs. `lease` has a row for each claim that is being worked on.
+const LARGE: [&str; 8] =
+    ["job", "ready", "scheduled", "finished", "attempt_log", "unique_key", "ttl", "deadline"];
+
+async fn plan(client: &Client, sql: &str) -> Vec<String> {
+    let parameters: BTreeSet<u32> = sql
+        .split('$')
+        .skip(1)
+        .filter_map(|rest| {
+            let digits = rest.find(|letter: char| !letter.is_ascii_digit());
+            rest[..digits.unwrap_or(rest.len())].parse().ok()
+        })
+        .collect();
+    let nulls = vec!["NULL"; parameters.len()].join(", ");
+    let arguments = if nulls.is_empty() { nulls } else { format!("({nulls})") };
+    client.batch_execute("DEALLOCATE ALL").await.unwrap();
+    client.batch_execute(&format!("PREPARE hot AS {sql}")).await.unwrap();
+    let explained =
+        client.simple_query(&format!("EXPLAIN (COSTS off) EXECUTE hot{arguments}")).await;
+    let lines = explained.unwrap().into_iter().filter_map(|message| match message {
+        SimpleQueryMessage::Row(row) => row.get(0).map(ToOwned::to_owned),
+        _ => None,
+    });
+    lines.collect()
+}
+
+/// What is wrong with a plan.
+fn faults(plan: &[String]) -> Vec<String> {
+    let mut faults = Vec::new();
+    for (place, line) in plan.iter().enumerate() {
+        if ["Hash Join", "Merge Join", "Bitmap"].iter().any(|node| line.contains(node)) {
+            faults.push(line.clone());
+        }
+        let scans = |table: &&&str| {
+            let rest = line.split(" on ").nth(1).unwrap_or_default();
+            line.contains("Scan") && rest.split_whitespace().next() == Some(**table)
+        };
+        if LARGE.iter().find(scans).is_none() {
+            continue;
+        }
+        if line.contains("Seq Scan") {
+            faults.push(line.clone());
+        }
+        // The lines up to the next node say what is looked for.
+        let details = plan[place + 1..].iter().take_while(|line| !line.contains("->"));
+        let is_bounded = details
+            .into_iter()
+            .any(|line| line.contains("Index Cond") || line.contains("TID Cond"));
+        let is_limited = plan[..place].iter().rev().take(3).any(|line| line.contains("Limit"));
+        if !is_bounded && !is_limited {
+            faults.push(format!("unbounded: {line}"));
+        }
+    }
+    faults
+}
+
+async fn check(client: &Client, when: &str) {
+    let (_, statements) = hot_statements();
+    for (name, sql) in statements {
+        let plan = plan(client, sql).await;
+        let faults = faults(&plan);
+        assert!(faults.is_empty(), "{name}, {when}: {faults:#?}\n{}", plan.join("\n"));
+    }
+}
+
+#[tokio::test]
+async fn hot_statements_use_their_indexes_on_empty_small_and_large_tables() {
+    let postgres = Postgres::start();
+    let dsn = Dsn::parse(&postgres.dsn(), None).unwrap();
+    let mut client = connect(&dsn, "test").await.unwrap();
+    migrate::up(&mut client, "batonq").await.unwrap();
+    let (settings, _) = hot_statements();
+    client.batch_execute(&format!("SET search_path = batonq, pg_temp; {settings}")).await.unwrap();
+    client.batch_execute("SET statement_timeout = '60s'").await.unwrap();
+    check(&client, "empty").await;
+    client.batch_execute("ANALYZE").await.unwrap();
+    check(&client, "known to be empty").await;
+    for (count, when) in [(10, "small"), (100_000, "large")] {
+        client.batch_execute(&fill(count)).await.unwrap();
+        // First with the statistics of what was there before.
+        check(&client, when).await;
+        client.batch_execute("ANALYZE").await.unwrap();
+        check(&client, &format!("{when}, analysed")).await;
+    }
+    client.batch_execute("DELETE FROM ready; DELETE FROM job; VACUUM ready, job").await.ok();
+    check(&client, "emptied, statistics of large ones").await;
+}
+
+fn fill(count: u32) -> String {
+    format!(
+        "INSERT INTO job (id, queue_id, priority, max_attempts, place, created_at, attempts,
+             delivery, crashes, payload)
+         SELECT nextval('number'), 1, 0, 25, currval('number'), 0, 0, 1, 0, '1'
+         FROM generate_series(1, {count});
+         INSERT INTO ready (queue_id, place, job_id, priority, delivery, bytes, ready_at)
+         SELECT 1, place, id, 0, 1, 1, 0 FROM job ON CONFLICT DO NOTHING;
+         INSERT INTO finished (id, queue_id, state, priority, max_attempts, created_at,
+             finished_at, attempts, deliveries, crashes, payload)
+         SELECT nextval('number'), 1, 'completed', 0, 25, 0, 0, 0, 1, 0, '1'
+         FROM generate_series(1, {count});
+         INSERT INTO unique_key SELECT 1, 'k' || id, id FROM job ON CONFLICT DO NOTHING;
+         INSERT INTO ttl SELECT 1, id FROM job ON CONFLICT DO NOTHING;
+         INSERT INTO deadline SELECT 1, id, 1 FROM job ON CONFLICT DO NOTHING;
+         INSERT INTO scheduled SELECT 1, id, 1 FROM finished ON CONFLICT DO NOTHING"
+    )
+}
