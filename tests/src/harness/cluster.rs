@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use super::proxy::Proxy;
-use super::{Http, Postgres, SOON, Server, ServerBuilder, free_port};
+use super::{Http, Nginx, Postgres, SOON, Server, ServerBuilder, free_port};
 
 /// A Postgres and nodes on it, named n1, n2, …
 #[derive(Debug)]
@@ -62,6 +62,12 @@ impl Cluster {
             .ports(free_port(), free_port());
         let settings = self.settings.iter();
         settings.fold(builder, |builder, (name, value)| builder.env(name, value))
+    }
+
+    /// nginx in front of all nodes.
+    pub fn nginx(&self) -> Nginx {
+        let ports = |node: &Server| (node.tcp.port(), node.http().address.port());
+        Nginx::before(&self.nodes.iter().map(ports).collect::<Vec<_>>())
     }
 
     /// One more node.

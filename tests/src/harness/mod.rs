@@ -6,6 +6,7 @@
 
 pub mod cluster;
 mod http;
+mod nginx;
 mod postgres;
 mod proxy;
 mod server;
@@ -13,6 +14,7 @@ mod wire;
 
 pub use cluster::Cluster;
 pub use http::{Http, Reply};
+pub use nginx::Nginx;
 pub use postgres::{Postgres, free_port};
 pub use proxy::{Cut, Proxy};
 pub use server::{Server, ServerBuilder, batonq, free_text};
