@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use batonq_tests::harness::cluster::{ack, is_ready, pull, push};
-use batonq_tests::harness::{Cluster, Http, Postgres, Server, eventually};
+use batonq_tests::harness::{Cluster, Http, Pooler, Postgres, Server, eventually};
 use serde_json::json;
 
 /// Starts a node that must refuse to go on. What it logged.
@@ -281,4 +281,91 @@ async fn when_notifications_are_cut_only_latency_suffers() {
         assert_eq!(jobs[0]["id"], id);
         assert!(ack(&cluster.http(0), &jobs[0]).await < 300);
     }
+}
+
+#[tokio::test]
+async fn a_transaction_pooler_is_refused_unless_there_is_a_way_around_it() {
+    let postgres = Postgres::start();
+    let pooler = Pooler::before(&postgres);
+    let log = refused(&pooler.dsn(), &[]);
+    assert!(log.contains("pooler") && log.contains("BATONQ_DIRECT_DATABASE_URL"), "{log}");
+    let log = refused(&pooler.dsn(), &[("BATONQ_DIRECT_DATABASE_URL", &pooler.dsn())]);
+    assert!(log.contains("BATONQ_DIRECT_DATABASE_URL: leads through a pooler"), "{log}");
+    let node = Server::with()
+        .env("DATABASE_URL", &pooler.dsn())
+        .env("BATONQ_DIRECT_DATABASE_URL", &postgres.dsn())
+        .start();
+    is_ready(&node).await;
+    push(&node.http(), "q", json!(1)).await;
+}
+
+#[tokio::test]
+async fn the_way_to_postgres_is_as_safe_as_it_was_asked_for() {
+    let postgres = Postgres::with_tls();
+    let (port, root) = (postgres.address().port(), postgres.certificate());
+    let root = root.display();
+    let certified = |host: &str, mode: &str| {
+        format!("postgres://postgres@{host}:{port}/postgres?sslmode={mode}&sslrootcert={root}")
+    };
+    let plain = format!("postgres://postgres@127.0.0.1:{port}/postgres");
+    for dsn in [
+        plain.clone(),
+        format!("{plain}?sslmode=require"),
+        certified("127.0.0.1", "verify-ca"),
+        certified("localhost", "verify-full"),
+        format!(
+            "host=localhost port={port} user=postgres dbname=postgres sslmode=verify-full \
+                 sslrootcert={root}"
+        ),
+    ] {
+        let node = Server::with().env("DATABASE_URL", &dsn).start();
+        is_ready(&node).await;
+    }
+    let log = refused(&format!("{plain}?sslmode=disable"), &[]);
+    assert!(log.contains("no encryption"), "{log}");
+    // A certificate that can not be trusted may be replaced: it is waited for.
+    let node = Server::with().env("DATABASE_URL", &certified("127.0.0.1", "verify-full")).start();
+    eventually("it says why it waits", || async {
+        let reason = node.http().get("/health/ready").await.json()["reason"].to_string();
+        reason.contains("certificate").then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_node_whose_clock_is_an_hour_off_treats_jobs_like_all_others() {
+    let mut cluster = Cluster::of(1).await;
+    let library = "/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1";
+    assert!(std::path::Path::new(library).exists(), "install the package faketime");
+    for (name, offset) in [("fast", "+3600"), ("slow", "-3600")] {
+        let node = cluster
+            .builder(cluster.nodes.len() + 1)
+            .env("NODE_ID", name)
+            .env("LD_PRELOAD", library)
+            .env("FAKETIME", offset)
+            .env("DONT_FAKE_MONOTONIC", "1")
+            .start();
+        cluster.nodes.push(node);
+    }
+    cluster.ready().await;
+    for (place, queue) in [(0, "q-0"), (1, "q-1"), (2, "q-2")] {
+        let http = cluster.http(place);
+        let delayed = json!({"payload": 1, "delay_ms": 1000});
+        http.post(&format!("/v1/queues/{queue}/jobs"), delayed).await;
+        assert!(pull(&http, queue, 1, 0).await.is_empty(), "not before its time");
+        let started = tokio::time::Instant::now();
+        let jobs = pull(&http, queue, 1, 15_000).await;
+        assert_eq!(jobs.len(), 1, "{}", cluster.nodes[place].log());
+        assert!(started.elapsed() < Duration::from_secs(5));
+        assert!(ack(&cluster.http(0), &jobs[0]).await < 300);
+    }
+    // What they say of the time is the database's, too.
+    let nodes = cluster.nodes_seen_by(1).await;
+    let hours: HashSet<String> = nodes["nodes"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|node| node["last_heartbeat"].as_str().unwrap()[..13].to_owned())
+        .collect();
+    assert!(hours.len() <= 2, "{nodes}");
 }

@@ -7,6 +7,7 @@
 pub mod cluster;
 mod http;
 mod nginx;
+mod pooler;
 mod postgres;
 mod proxy;
 mod server;
@@ -15,6 +16,7 @@ mod wire;
 pub use cluster::Cluster;
 pub use http::{Http, Reply};
 pub use nginx::Nginx;
+pub use pooler::Pooler;
 pub use postgres::{Postgres, free_port};
 pub use proxy::{Cut, Proxy};
 pub use server::{Server, ServerBuilder, batonq, free_text};

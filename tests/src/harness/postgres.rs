@@ -51,7 +51,7 @@ fn glob(parent: &str) -> Vec<PathBuf> {
 }
 
 /// The user to run the server as: it refuses to be run by root.
-fn user() -> Option<(u32, u32)> {
+pub(super) fn user() -> Option<(u32, u32)> {
     let is_root = std::fs::metadata("/proc/self").is_ok_and(|me| me.uid() == 0);
     is_root.then(|| {
         let id = |flag| {
@@ -85,7 +85,7 @@ pub fn free_port() -> u16 {
 }
 
 /// A directory that the server's user can use.
-fn home() -> TempDir {
+pub(super) fn home() -> TempDir {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let open = std::fs::Permissions::from_mode(0o755);
     std::fs::set_permissions(dir.path(), open).expect("it is ours");
@@ -144,6 +144,39 @@ impl Postgres {
         let server = Self { dir, port: free_port(), settings, process: Mutex::new(None) };
         server.resume();
         server
+    }
+
+    /// A server that speaks TLS only, with a certificate for `localhost` and not for 127.0.0.1.
+    ///
+    /// # Panics
+    ///
+    /// If openssl is not installed.
+    pub fn with_tls() -> Self {
+        let dir = home();
+        create(&dir.path().join("data"));
+        let (key, certificate) = (dir.path().join("server.key"), dir.path().join("server.crt"));
+        let mut make = Command::new("openssl");
+        make.args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"]);
+        make.args(["-nodes", "-days", "2", "-subj", "/CN=localhost"]);
+        make.args(["-addext", "subjectAltName=DNS:localhost"]);
+        make.args(["-addext", "basicConstraints=critical,CA:FALSE"]);
+        make.arg("-keyout").arg(&key).arg("-out").arg(&certificate);
+        run(make);
+        let secret = std::fs::Permissions::from_mode(0o600);
+        std::fs::set_permissions(&key, secret).expect("it is ours");
+        if let Some((uid, gid)) = user() {
+            chown(&key, Some(uid), Some(gid)).expect("we are root");
+        }
+        let access = "hostssl all all 127.0.0.1/32 trust\n";
+        std::fs::write(dir.path().join("data/pg_hba.conf"), access).expect("it is ours");
+        let key = format!("ssl_key_file={}", key.display());
+        let certificate = format!("ssl_cert_file={}", certificate.display());
+        Self::at(dir, &["ssl=on", "fsync=off", &key, &certificate])
+    }
+
+    /// The certificate of a server that speaks TLS.
+    pub fn certificate(&self) -> PathBuf {
+        self.dir.path().join("server.crt")
     }
 
     /// The server that all tests of this process share; it goes with the last of them.
