@@ -2,7 +2,7 @@
 
 use batonq_protocol::Message;
 use batonq_protocol::messages::{
-    CancelJob, PauseQueue, PromoteJob, ReplayDead, ReplayJob, ResumeQueue, RetryJob,
+    CancelJob, DrainNode, PauseQueue, PromoteJob, ReplayDead, ReplayJob, ResumeQueue, RetryJob,
 };
 
 use crate::client::{Client, answer};
@@ -27,6 +27,26 @@ impl Client {
     /// As [`Client::pause`].
     pub async fn resume(&self, queue: impl Into<String>) -> Result<(), Error> {
         self.change(Message::ResumeQueue(ResumeQueue { queue: queue.into() })).await
+    }
+
+    /// Has a node leave, whichever node this client is connected to: it gives out nothing more,
+    /// sends its clients elsewhere, and exits.
+    ///
+    /// # Errors
+    ///
+    /// As [`Client::pause`]; [`Error::Refused`] with [`crate::ErrorCode::NotFound`] if there is no
+    /// such node.
+    pub async fn drain(&self, node: impl Into<String>) -> Result<(), Error> {
+        self.change(Message::DrainNode(DrainNode { id: node.into(), stay: false })).await
+    }
+
+    /// As [`Client::drain`], but the node does not exit: it stays drained until it is restarted.
+    ///
+    /// # Errors
+    ///
+    /// As [`Client::drain`].
+    pub async fn drain_in_place(&self, node: impl Into<String>) -> Result<(), Error> {
+        self.change(Message::DrainNode(DrainNode { id: node.into(), stay: true })).await
     }
 
     /// Sends a dead job round again, with fresh attempts.

@@ -6,14 +6,14 @@
 use std::time::Duration;
 
 use batonq_protocol::messages::{
-    GetJob, GetStats, GetTimeline, ListQueues, ListWorkers, Ping, WaitJob,
+    GetJob, GetStats, GetTimeline, ListNodes, ListQueues, ListWorkers, Ping, WaitJob,
 };
 use batonq_protocol::{ErrorCode, Message};
 use tokio::time::Instant;
 
 pub use batonq_protocol::messages::{
-    Attempt, Job as JobDetail, JobPage, Limits, ListJobs as JobFilter, Queue, State, Stats,
-    Timeline, Worker as WorkerInfo,
+    Attempt, Job as JobDetail, JobPage, Limits, ListJobs as JobFilter, Node as ClusterNode, Queue,
+    State, Stats, Timeline, Worker as WorkerInfo,
 };
 
 use crate::client::{Client, answer, millis};
@@ -104,6 +104,16 @@ impl Client {
     pub async fn workers(&self) -> Result<Vec<WorkerInfo>, Error> {
         let list = Message::ListWorkers(ListWorkers {});
         Ok(answer!(self.call(list).await?, Workers)?.workers)
+    }
+
+    /// All nodes of the cluster, by id. Every node gives the same answer.
+    ///
+    /// # Errors
+    ///
+    /// As [`Client::queues`].
+    pub async fn nodes(&self) -> Result<Vec<ClusterNode>, Error> {
+        let list = Message::ListNodes(ListNodes {});
+        Ok(answer!(self.call(list).await?, Nodes)?.nodes)
     }
 
     /// What this node did in the last minute.

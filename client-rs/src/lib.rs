@@ -81,7 +81,8 @@ pub use config::Config;
 pub use error::Error;
 pub use failure::Failure;
 pub use inspect::{
-    Attempt, JobDetail, JobFilter, JobPage, Limits, Queue, State, Stats, Timeline, WorkerInfo,
+    Attempt, ClusterNode, JobDetail, JobFilter, JobPage, Limits, Queue, State, Stats, Timeline,
+    WorkerInfo,
 };
 pub use job::{Job, JobId, Lease};
 pub use pull::PullOptions;

@@ -54,6 +54,7 @@ fn changes(message: &Message) -> bool {
             | Message::ListQueues(_)
             | Message::GetStats(_)
             | Message::ListWorkers(_)
+            | Message::ListNodes(_)
     )
 }
 

@@ -5,7 +5,7 @@ pub struct Envelope {
     /// Chosen by the side that asks, repeated in the answer. 0: not an answer.
     #[prost(uint64, tag = "1")]
     pub request_id: u64,
-    #[prost(oneof = "envelope::Message", tags = "2, 3, 4, 5, 6, 7, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 30, 31, 32, 33, 34, 35, 36, 37, 38, 39, 40, 41, 42, 50, 51, 52, 53, 54, 55, 56, 57")]
+    #[prost(oneof = "envelope::Message", tags = "2, 3, 4, 5, 6, 7, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 30, 31, 32, 33, 34, 35, 36, 37, 38, 39, 40, 41, 42, 50, 51, 52, 53, 54, 55, 56, 57, 60, 61, 62")]
     pub message: ::core::option::Option<envelope::Message>,
 }
 /// Nested message and enum types in `Envelope`.
@@ -107,6 +107,13 @@ pub mod envelope {
         CancelJob(super::CancelJob),
         #[prost(message, tag = "57")]
         PromoteJob(super::PromoteJob),
+        /// The cluster.
+        #[prost(message, tag = "60")]
+        ListNodes(super::ListNodes),
+        #[prost(message, tag = "61")]
+        Nodes(super::Nodes),
+        #[prost(message, tag = "62")]
+        DrainNode(super::DrainNode),
     }
 }
 // ---------------------------------------------------------------- opening
@@ -776,6 +783,63 @@ pub struct CancelJob {
 pub struct PromoteJob {
     #[prost(uint64, tag = "1")]
     pub id: u64,
+}
+// --------------------------------------------------------------- cluster
+
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ListNodes {
+}
+/// All nodes, by id. Every node gives the same answer.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Nodes {
+    #[prost(message, repeated, tag = "1")]
+    pub nodes: ::prost::alloc::vec::Vec<Node>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Node {
+    #[prost(string, tag = "1")]
+    pub id: ::prost::alloc::string::String,
+    /// Which life of the node: a restart is another one.
+    #[prost(int64, tag = "2")]
+    pub incarnation: i64,
+    /// The name of its machine.
+    #[prost(string, tag = "3")]
+    pub hostname: ::prost::alloc::string::String,
+    /// Where clients reach it.
+    #[prost(string, tag = "4")]
+    pub host: ::prost::alloc::string::String,
+    #[prost(uint32, tag = "5")]
+    pub tcp_port: u32,
+    /// 0: it serves no HTTP.
+    #[prost(uint32, tag = "6")]
+    pub http_port: u32,
+    #[prost(bool, tag = "7")]
+    pub is_leader: bool,
+    /// active, draining or stale.
+    #[prost(string, tag = "8")]
+    pub state: ::prost::alloc::string::String,
+    #[prost(int64, tag = "9")]
+    pub started_at_ms: i64,
+    #[prost(int64, tag = "10")]
+    pub last_heartbeat_ms: i64,
+    /// Jobs that are leased through it now.
+    #[prost(uint64, tag = "11")]
+    pub leased: u64,
+    #[prost(string, tag = "12")]
+    pub version: ::prost::alloc::string::String,
+    /// Of the settings that should be the same on all nodes.
+    #[prost(string, tag = "13")]
+    pub fingerprint: ::prost::alloc::string::String,
+}
+/// Has a node leave, whichever node is asked. Answered by Done once it has been
+/// told.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DrainNode {
+    #[prost(string, tag = "1")]
+    pub id: ::prost::alloc::string::String,
+    /// It gives out nothing more, but does not exit.
+    #[prost(bool, tag = "2")]
+    pub stay: bool,
 }
 /// The numbers are the contract; protocol/src/error_code.rs says what each
 /// means to a client.

@@ -10,8 +10,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::access::Access;
-use crate::broker::Broker;
-use crate::cluster::{Card, Registry};
+use crate::broker::{Broker, Condition};
+use crate::cluster::{Card, Leave, Node, NodeState, Registry};
 use crate::error::Error;
 use crate::leader::Leadership;
 use crate::limits;
@@ -48,6 +48,33 @@ impl std::fmt::Debug for Door {
 const AFTER_FAILURE: Duration = Duration::from_millis(100);
 
 impl Door {
+    /// All nodes, by name. This one knows of itself best whether it drains.
+    ///
+    /// # Errors
+    ///
+    /// Those of the store.
+    pub async fn nodes(&self) -> Result<Vec<Node>, Error> {
+        let mut nodes = self.registry.nodes().await?;
+        let is_draining = self.broker.health().condition == Condition::Draining;
+        if let Some(own) = nodes.iter_mut().find(|node| is_draining && node.card.id == self.card.id)
+        {
+            own.state = NodeState::Draining;
+        }
+        Ok(nodes)
+    }
+
+    /// Has a node leave, whichever it is.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotFound`], or those of the store.
+    pub async fn drain(&self, id: &str, leave: Leave) -> Result<(), Error> {
+        match self.registry.ask_to_leave(id, leave).await? {
+            true => Ok(()),
+            false => Err(Error::NotFound(format!("there is no node {id}"))),
+        }
+    }
+
     /// Lets clients in until `stop`. Each is attended in a task of its own, as long as its permit
     /// lasts; one for which there is no room is turned away.
     pub async fn let_in<A, T>(

@@ -128,6 +128,8 @@ async fn over_tcp_each_request_asks_for_its_role() {
         (Message::ListQueues(wire::ListQueues::default()), &["obs", "adm"]),
         (Message::ListWorkers(wire::ListWorkers::default()), &["obs", "adm"]),
         (Message::GetStats(wire::GetStats::default()), &["obs", "adm"]),
+        (Message::ListNodes(wire::ListNodes::default()), &["obs", "adm"]),
+        (Message::DrainNode(wire::DrainNode::default()), &["adm"]),
         (Message::PauseQueue(wire::PauseQueue::default()), &["adm"]),
         (Message::ResumeQueue(wire::ResumeQueue::default()), &["adm"]),
         (Message::RetryJob(wire::RetryJob::default()), &["adm"]),

@@ -179,3 +179,21 @@ async fn nodes_that_were_told_otherwise_are_shown() {
     let info = cluster.http(0).get("/cluster/info").await.json();
     assert_eq!(info["differing"][0]["id"], "n2", "{info}");
 }
+
+#[tokio::test]
+async fn the_command_line_lists_nodes_and_drains_them() {
+    let mut cluster = Cluster::of(2).await;
+    let run = |arguments: &[&str]| {
+        let out = cluster.nodes[0].command(arguments).output().unwrap();
+        assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+        String::from_utf8_lossy(&out.stdout).into_owned()
+    };
+    let table = run(&["nodes"]);
+    assert!(table.contains("n1") && table.contains("n2") && table.contains("leader"), "{table}");
+    let nodes: Value = serde_json::from_str(&run(&["nodes", "-o", "json"])).unwrap();
+    assert_eq!((&nodes[1]["id"], &nodes[1]["state"]), (&json!("n2"), &json!("active")));
+    assert_eq!(run(&["drain", "n2"]).trim(), "n2 drains");
+    assert_eq!(cluster.nodes[1].wait(), 0);
+    let unknown = cluster.nodes[0].command(&["drain", "n9"]).output().unwrap();
+    assert_eq!(unknown.status.code(), Some(3));
+}

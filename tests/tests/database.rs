@@ -121,7 +121,7 @@ async fn push_through(http: Vec<Http>, stop: Arc<AtomicBool>) -> Vec<u64> {
         if let Ok(reply) = http.try_post("/v1/queues/q/jobs", json!({"payload": turn})).await {
             assert!(matches!(reply.status, 201 | 503 | 500), "{}", reply.text);
             if reply.status == 201 {
-                ids.push(reply.json()["id"].as_u64().unwrap());
+                ids.push(reply.json()["id"].as_u64().expect("a test fails by panicking"));
             }
         }
     }
@@ -135,7 +135,7 @@ async fn assert_all_there(http: &Http, ids: Vec<u64>) {
         let jobs = pull(http, "q", 500, 2_000).await;
         assert!(!jobs.is_empty(), "lost: {missing:?}");
         for job in jobs {
-            missing.remove(&job["id"].as_u64().unwrap());
+            missing.remove(&job["id"].as_u64().expect("a test fails by panicking"));
             assert!(ack(http, &job).await < 300);
         }
     }
@@ -149,14 +149,14 @@ async fn survives(fault: impl AsyncFn(&Cluster)) {
     let pushing = tokio::spawn(push_through(nodes, Arc::clone(&stop)));
     eventually("jobs flow", || async {
         let count = cluster.postgres.value("SELECT count(*) FROM batonq.job").await;
-        (count.parse::<u32>().unwrap() > 20).then_some(())
+        (count.parse::<u32>().expect("a test fails by panicking") > 20).then_some(())
     })
     .await;
     fault(&cluster).await;
     cluster.ready().await;
     push(&cluster.http(0), "q", json!("after")).await;
     stop.store(true, Ordering::SeqCst);
-    assert_all_there(&cluster.http(1), pushing.await.unwrap()).await;
+    assert_all_there(&cluster.http(1), pushing.await.expect("a test fails by panicking")).await;
 }
 
 #[tokio::test]

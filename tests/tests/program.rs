@@ -98,7 +98,9 @@ fn a_job_goes_from_push_to_ack_on_the_command_line() {
     let (code, out, _) = run(&server, &["wait", "1"]);
     assert_eq!((code, out.as_str()), (0, "{\"ok\":true}"));
     assert_eq!(run(&server, &["pull", "q"]).0, 6, "nothing is left");
-    for look in [&["queues"][..], &["top", "--once"], &["workers"], &["stats"], &["jobs", "ls"]] {
+    for look in
+        [&["queues"][..], &["top", "--once"], &["workers"], &["nodes"], &["stats"], &["jobs", "ls"]]
+    {
         assert_eq!(run(&server, look).0, 0, "{look:?}");
     }
 }

@@ -15,11 +15,16 @@ async fn terminate(postgres: &Postgres, name: &str) -> u32 {
         "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
          WHERE application_name LIKE 'batonq/%/{name}'"
     );
-    postgres.value(&sql).await.parse().unwrap()
+    postgres.value(&sql).await.parse().expect("a test fails by panicking")
 }
 
 async fn epoch(cluster: &Cluster) -> u64 {
-    cluster.postgres.value("SELECT epoch FROM batonq.leader").await.parse().unwrap()
+    cluster
+        .postgres
+        .value("SELECT epoch FROM batonq.leader")
+        .await
+        .parse()
+        .expect("a test fails by panicking")
 }
 
 #[tokio::test]
@@ -250,7 +255,7 @@ async fn defect_12_a_push_is_answered_before_it_is_stored() {
 /// Over all connections of all nodes. Statements of the test itself are few.
 async fn transactions(postgres: &Postgres) -> u64 {
     let sql = "SELECT sum(xact_commit + xact_rollback)::bigint FROM pg_stat_database";
-    postgres.value(sql).await.parse().unwrap()
+    postgres.value(sql).await.parse().expect("a test fails by panicking")
 }
 
 #[tokio::test]

@@ -48,7 +48,10 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("duties/", &["broker", "cluster", "error", "leader", "store"]),
     ("door.rs", &["access", "broker", "cluster", "error", "leader", "limits"]),
     ("config.rs", &["access", "broker", "leader", "store"]),
-    ("tcp/", &["access", "broker", "door", "error", "job", "limits", "metrics", "store"]),
+    (
+        "tcp/",
+        &["access", "broker", "cluster", "door", "error", "job", "limits", "metrics", "store"],
+    ),
     (
         "http/",
         &["access", "broker", "cluster", "door", "error", "job", "limits", "metrics", "store"],

@@ -1,4 +1,4 @@
-//! Changing what waits: `batonq pause`, `resume`, `retry`, `cancel`, `promote`, `replay`, `dlq`.
+//! Changing what waits: `batonq pause`, `resume`, `retry`, `cancel`, `promote`, `replay`, `dlq`, `drain`.
 
 use std::process::ExitCode;
 
@@ -50,6 +50,30 @@ change!(
     /// Arguments of `promote`.
     Promote, id: u64, "The job", promote, "ready"
 );
+
+/// Arguments of `drain`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Drain {
+    /// The node, as `batonq nodes` calls it
+    node: String,
+
+    /// It gives out nothing more, but does not exit
+    #[arg(long)]
+    stay: bool,
+}
+
+impl Drain {
+    pub(crate) async fn run(self, shared: &Shared) -> Result<ExitCode, Failure> {
+        let client = shared.connect("").await?;
+        match self.stay {
+            true => client.drain_in_place(&self.node).await?,
+            false => client.drain(&self.node).await?,
+        }
+        let value = json!({ "node": self.node, "status": "draining" });
+        shared.output.value(&value, &format!("{} drains", self.node))?;
+        Ok(ExitCode::SUCCESS)
+    }
+}
 
 /// Arguments of `replay`.
 #[derive(Debug, clap::Args)]

@@ -1,11 +1,11 @@
-//! Looking: `batonq queues`, `jobs`, `timeline`, `workers`, `stats`.
+//! Looking: `batonq queues`, `jobs`, `timeline`, `workers`, `nodes`, `stats`.
 
 use std::process::ExitCode;
 
 use batonq_client::{Client, JobFilter, State};
 use serde_json::json;
 
-use super::view::{self, AttemptRow, JobRow, QueueRow, WorkerRow};
+use super::view::{self, AttemptRow, JobRow, NodeRow, QueueRow, WorkerRow};
 use crate::Shared;
 use crate::exit::Failure;
 use crate::output::{Format, length, note, say, table};
@@ -157,6 +157,19 @@ impl Workers {
     pub(crate) async fn run(self, shared: &Shared) -> Result<ExitCode, Failure> {
         let workers = shared.connect("").await?.workers().await?;
         let rows: Vec<WorkerRow> = workers.into_iter().map(Into::into).collect();
+        shared.output.rows(&rows)?;
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// Arguments of `nodes`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Nodes {}
+
+impl Nodes {
+    pub(crate) async fn run(self, shared: &Shared) -> Result<ExitCode, Failure> {
+        let nodes = shared.connect("").await?.nodes().await?;
+        let rows: Vec<NodeRow> = nodes.into_iter().map(Into::into).collect();
         shared.output.rows(&rows)?;
         Ok(ExitCode::SUCCESS)
     }

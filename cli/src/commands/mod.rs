@@ -51,6 +51,10 @@ pub(crate) enum Command {
     Workers(look::Workers),
     /// What the node did in the last 60 seconds
     Stats(look::Stats),
+    /// List the nodes of the cluster
+    Nodes(look::Nodes),
+    /// Have a node leave: it sends its clients elsewhere and exits
+    Drain(change::Drain),
     /// Watch queues and workers
     Top(top::Top),
     /// Stop a queue from giving out jobs
@@ -90,6 +94,8 @@ impl Command {
             Self::Queues(queues) => queues.run(shared).await,
             Self::Jobs(jobs) => jobs.run(shared).await,
             Self::Timeline(timeline) => timeline.run(shared).await,
+            Self::Nodes(nodes) => nodes.run(shared).await,
+            Self::Drain(drain) => drain.run(shared).await,
             Self::Workers(workers) => workers.run(shared).await,
             Self::Stats(stats) => stats.run(shared).await,
             Self::Top(top) => top.run(shared).await,

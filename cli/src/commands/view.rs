@@ -2,7 +2,7 @@
 
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
-use batonq_client::{Attempt, Job, JobDetail, Lease, Queue, State, WorkerInfo};
+use batonq_client::{Attempt, ClusterNode, Job, JobDetail, Lease, Queue, State, WorkerInfo};
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -284,6 +284,60 @@ impl Row for LeasedRow {
             self.attempt.to_string(),
             self.priority.to_string(),
             short(&self.payload),
+        ]
+    }
+}
+
+/// A node.
+#[derive(Debug, Serialize)]
+pub(super) struct NodeRow {
+    id: String,
+    host: String,
+    tcp_port: u32,
+    http_port: u32,
+    state: String,
+    is_leader: bool,
+    leased: u64,
+    started_at: String,
+    last_heartbeat: String,
+    version: String,
+    fingerprint: String,
+}
+
+impl From<ClusterNode> for NodeRow {
+    fn from(node: ClusterNode) -> Self {
+        Self {
+            id: node.id,
+            host: node.host,
+            tcp_port: node.tcp_port,
+            http_port: node.http_port,
+            state: node.state,
+            is_leader: node.is_leader,
+            leased: node.leased,
+            started_at: time(node.started_at_ms),
+            last_heartbeat: time(node.last_heartbeat_ms),
+            version: node.version,
+            fingerprint: node.fingerprint,
+        }
+    }
+}
+
+impl Row for NodeRow {
+    const HEAD: &'static [&'static str] =
+        &["NODE", "", "STATE", "LEASED", "HOST", "TCP", "HTTP", "STARTED", "VERSION", "SETTINGS"];
+
+    fn cells(&self) -> Vec<String> {
+        vec![
+            self.id.clone(),
+            if self.is_leader { "leader".into() } else { String::new() },
+            self.state.clone(),
+            self.leased.to_string(),
+            self.host.clone(),
+            self.tcp_port.to_string(),
+            self.http_port.to_string(),
+            self.started_at.clone(),
+            self.version.clone(),
+            self.fingerprint.clone(),
         ]
     }
 }

@@ -87,6 +87,7 @@ impl From<std::io::Error> for End {
 impl Connection {
     pub(super) fn new(stream: TcpStream, guest: Guest, door: Door) -> Self {
         let asker = Asker {
+            door: door.clone(),
             broker: door.broker.clone(),
             principal: guest.principal,
             worker: guest.worker,

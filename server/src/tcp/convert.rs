@@ -7,6 +7,7 @@ use batonq_protocol::{ErrorCode, FrameError, Message};
 use bytes::Bytes;
 
 use crate::broker::{Broker, Worker};
+use crate::cluster::Node;
 use crate::error::Error;
 use crate::job::{
     Backoff, FailureCode, JobId, Lease, NewJob, Payload, QueueName, Reason, State, Tag, Timestamp,
@@ -355,6 +356,25 @@ pub(super) fn queue(queue: Queue) -> wire::Queue {
         dead: queue.counts.dead,
         cancelled: queue.counts.cancelled,
         oldest_ready_ms: queue.oldest_ready.map(millis),
+    }
+}
+
+pub(super) fn node(node: Node) -> wire::Node {
+    let card = node.card;
+    wire::Node {
+        id: card.id,
+        incarnation: card.incarnation,
+        hostname: card.hostname,
+        host: card.host,
+        tcp_port: card.tcp_port.into(),
+        http_port: card.http_port.unwrap_or(0).into(),
+        is_leader: node.is_leader,
+        state: node.state.name().into(),
+        started_at_ms: node.started_at.0,
+        last_heartbeat_ms: node.last_heartbeat.0,
+        leased: node.leased,
+        version: card.version,
+        fingerprint: card.fingerprint,
     }
 }
 

@@ -10,7 +10,8 @@ use bytes::Bytes;
 use super::convert;
 use crate::access::{Operation, Principal};
 use crate::broker::{Broker, Pull};
-use crate::door::{check_batch, each};
+use crate::cluster::Leave;
+use crate::door::{Door, check_batch, each};
 use crate::error::Error;
 use crate::job::{JobId, Lease, QueueName, WorkerName, check_lease, check_wait, cut};
 use crate::limits;
@@ -19,6 +20,7 @@ use crate::store::{Extension, Hold, Pausing, Progress, SessionId, Settlement};
 /// What an answer needs to know of its connection.
 #[derive(Clone)]
 pub(super) struct Asker {
+    pub(super) door: Door,
     pub(super) broker: Broker,
     pub(super) principal: Principal,
     pub(super) worker: WorkerName,
@@ -64,6 +66,8 @@ pub(super) fn operation(message: &Message) -> Option<Operation> {
         Message::ReplayDead(_) => Operation::ReplayDead,
         Message::CancelJob(_) => Operation::CancelJob,
         Message::PromoteJob(_) => Operation::PromoteJob,
+        Message::ListNodes(_) => Operation::GetCluster,
+        Message::DrainNode(_) => Operation::DrainNode,
         Message::Ping(_) | Message::Pong(_) => Operation::Greet,
         Message::Hello(_)
         | Message::Welcome(_)
@@ -81,6 +85,7 @@ pub(super) fn operation(message: &Message) -> Option<Operation> {
         | Message::Queues(_)
         | Message::Stats(_)
         | Message::Workers(_)
+        | Message::Nodes(_)
         | Message::Replayed(_) => return None,
     })
 }
@@ -209,6 +214,10 @@ impl Asker {
                 let workers = broker.workers().into_iter().map(convert::worker).collect();
                 Message::Workers(wire::Workers { workers })
             }
+            Message::ListNodes(_) => {
+                let nodes = self.door.nodes().await?.into_iter().map(convert::node).collect();
+                Message::Nodes(wire::Nodes { nodes })
+            }
             Message::GetStats(_) => {
                 let metrics = broker.metrics();
                 let uptime = broker.health().uptime;
@@ -232,6 +241,10 @@ impl Asker {
             Message::RetryJob(retry) => drop(broker.retry(JobId(retry.id)).await?),
             Message::CancelJob(cancel) => drop(broker.cancel(JobId(cancel.id)).await?),
             Message::PromoteJob(promote) => drop(broker.promote(JobId(promote.id)).await?),
+            Message::DrainNode(drain) => {
+                let leave = if drain.stay { Leave::Stay } else { Leave::Exit };
+                self.door.drain(&drain.id, leave).await?;
+            }
             Message::ReplayJob(replay) => {
                 let copy = broker.replay(JobId(replay.id)).await?;
                 return Ok(Message::Replayed(wire::Replayed { ids: vec![copy.job.0] }));
