@@ -1,5 +1,7 @@
 //! What a node does when Postgres is not as it should be.
 
+#![allow(clippy::unwrap_used, reason = "everything here is a test, which fails by panicking")]
+
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -121,7 +123,7 @@ async fn push_through(http: Vec<Http>, stop: Arc<AtomicBool>) -> Vec<u64> {
         if let Ok(reply) = http.try_post("/v1/queues/q/jobs", json!({"payload": turn})).await {
             assert!(matches!(reply.status, 201 | 503 | 500), "{}", reply.text);
             if reply.status == 201 {
-                ids.push(reply.json()["id"].as_u64().expect("a test fails by panicking"));
+                ids.push(reply.json()["id"].as_u64().unwrap());
             }
         }
     }
@@ -135,7 +137,7 @@ async fn assert_all_there(http: &Http, ids: Vec<u64>) {
         let jobs = pull(http, "q", 500, 2_000).await;
         assert!(!jobs.is_empty(), "lost: {missing:?}");
         for job in jobs {
-            missing.remove(&job["id"].as_u64().expect("a test fails by panicking"));
+            missing.remove(&job["id"].as_u64().unwrap());
             assert!(ack(http, &job).await < 300);
         }
     }
@@ -149,14 +151,14 @@ async fn survives(fault: impl AsyncFn(&Cluster)) {
     let pushing = tokio::spawn(push_through(nodes, Arc::clone(&stop)));
     eventually("jobs flow", || async {
         let count = cluster.postgres.value("SELECT count(*) FROM batonq.job").await;
-        (count.parse::<u32>().expect("a test fails by panicking") > 20).then_some(())
+        (count.parse::<u32>().unwrap() > 20).then_some(())
     })
     .await;
     fault(&cluster).await;
     cluster.ready().await;
     push(&cluster.http(0), "q", json!("after")).await;
     stop.store(true, Ordering::SeqCst);
-    assert_all_there(&cluster.http(1), pushing.await.expect("a test fails by panicking")).await;
+    assert_all_there(&cluster.http(1), pushing.await.unwrap()).await;
 }
 
 #[tokio::test]

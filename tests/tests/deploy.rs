@@ -1,5 +1,7 @@
 //! What is shipped for operators: nginx, Kubernetes, Compose.
 
+#![allow(clippy::unwrap_used, reason = "everything here is a test, which fails by panicking")]
+
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -56,7 +58,7 @@ async fn produce(http: Http, stop: Arc<AtomicBool>) -> Vec<u64> {
     while !stop.load(Ordering::SeqCst) {
         let reply = http.post("/v1/queues/q/jobs", json!({"payload": 1})).await;
         match reply.status {
-            201 => ids.push(reply.json()["id"].as_u64().expect("a test fails by panicking")),
+            201 => ids.push(reply.json()["id"].as_u64().unwrap()),
             503 => assert_eq!(reply.json()["retryable"], true, "{}", reply.text),
             other => panic!("{other}: {}", reply.text),
         }
@@ -67,15 +69,10 @@ async fn produce(http: Http, stop: Arc<AtomicBool>) -> Vec<u64> {
 
 /// Pushes with the Rust client, which must see no error at all.
 async fn produce_with_client(url: String, stop: Arc<AtomicBool>) -> Vec<u64> {
-    let client = Client::builder()
-        .url(&url)
-        .worker("producer")
-        .connect()
-        .await
-        .expect("a test fails by panicking");
+    let client = Client::builder().url(&url).worker("producer").connect().await.unwrap();
     let mut ids = Vec::new();
     while !stop.load(Ordering::SeqCst) {
-        ids.push(client.push(NewJob::new("q", "2")).await.expect("a test fails by panicking").id.0);
+        ids.push(client.push(NewJob::new("q", "2")).await.unwrap().id.0);
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     ids

@@ -1,6 +1,8 @@
 //! Every hot statement keeps to its indexes, whatever is in the tables and whatever the planner
 //! believes of them.
 
+#![allow(clippy::unwrap_used, reason = "everything here is a test, which fails by panicking")]
+
 use std::collections::BTreeSet;
 
 use batonq_server::store::postgres::{Dsn, connect, hot_statements, migrate};
@@ -22,20 +24,14 @@ async fn plan(client: &Client, sql: &str) -> Vec<String> {
         .collect();
     let nulls = vec!["NULL"; parameters.len()].join(", ");
     let arguments = if nulls.is_empty() { nulls } else { format!("({nulls})") };
-    client.batch_execute("DEALLOCATE ALL").await.expect("a test fails by panicking");
-    client
-        .batch_execute(&format!("PREPARE hot AS {sql}"))
-        .await
-        .expect("a test fails by panicking");
+    client.batch_execute("DEALLOCATE ALL").await.unwrap();
+    client.batch_execute(&format!("PREPARE hot AS {sql}")).await.unwrap();
     let explained =
         client.simple_query(&format!("EXPLAIN (COSTS off) EXECUTE hot{arguments}")).await;
-    let lines =
-        explained.expect("a test fails by panicking").into_iter().filter_map(
-            |message| match message {
-                SimpleQueryMessage::Row(row) => row.get(0).map(ToOwned::to_owned),
-                _ => None,
-            },
-        );
+    let lines = explained.unwrap().into_iter().filter_map(|message| match message {
+        SimpleQueryMessage::Row(row) => row.get(0).map(ToOwned::to_owned),
+        _ => None,
+    });
     lines.collect()
 }
 

@@ -1,5 +1,7 @@
 //! What the only public attempt at such a cluster got wrong, one test for each defect.
 
+#![allow(clippy::unwrap_used, reason = "everything here is a test, which fails by panicking")]
+
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,16 +17,11 @@ async fn terminate(postgres: &Postgres, name: &str) -> u32 {
         "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
          WHERE application_name LIKE 'batonq/%/{name}'"
     );
-    postgres.value(&sql).await.parse().expect("a test fails by panicking")
+    postgres.value(&sql).await.parse().unwrap()
 }
 
 async fn epoch(cluster: &Cluster) -> u64 {
-    cluster
-        .postgres
-        .value("SELECT epoch FROM batonq.leader")
-        .await
-        .parse()
-        .expect("a test fails by panicking")
+    cluster.postgres.value("SELECT epoch FROM batonq.leader").await.parse().unwrap()
 }
 
 #[tokio::test]
@@ -255,7 +252,7 @@ async fn defect_12_a_push_is_answered_before_it_is_stored() {
 /// Over all connections of all nodes. Statements of the test itself are few.
 async fn transactions(postgres: &Postgres) -> u64 {
     let sql = "SELECT sum(xact_commit + xact_rollback)::bigint FROM pg_stat_database";
-    postgres.value(sql).await.parse().expect("a test fails by panicking")
+    postgres.value(sql).await.parse().unwrap()
 }
 
 #[tokio::test]
