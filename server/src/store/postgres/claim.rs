@@ -162,7 +162,6 @@ impl PostgresStore {
             claims.iter().map(|claim| known.get(&claim.queue).copied()).collect();
         let mut tx = self.claim_lane.begin().await?;
         let distinct: HashSet<QueueId> = queues.iter().flatten().copied().collect();
-        self.release_doubtful(&mut tx).await?;
         self.look_at(&mut tx, &self.cursors.due(distinct.iter().copied())).await?;
         let mut round = Round::new(&self.cursors, claims, &queues);
         round.run(&mut tx).await?;

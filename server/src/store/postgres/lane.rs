@@ -68,11 +68,11 @@ pub(super) struct Connector {
 
 /// An open connection. Dropping it closes it.
 pub(super) struct Conn {
-    client: Client,
+    client: Arc<Client>,
     driver: JoinHandle<()>,
     statements: HashMap<&'static str, Statement>,
-    /// A transaction was left open.
-    is_dirty: bool,
+    /// A transaction was left open and is being rolled back, so that nobody waits for its locks.
+    undoing: Option<JoinHandle<bool>>,
     /// An answer did not come in time: what is under way on it is not known.
     is_spent: bool,
 }
@@ -110,8 +110,9 @@ impl Connector {
                 tracing::debug!(error = chain(&error), "connection to postgres ended");
             }
         });
+        let client = Arc::new(client);
         let conn =
-            Conn { client, driver, statements: HashMap::new(), is_dirty: false, is_spent: false };
+            Conn { client, driver, statements: HashMap::new(), undoing: None, is_spent: false };
         let path = quoted(&self.schema);
         let settings = format!("SET search_path = {path}, pg_temp; {SETTINGS} {settings}");
         conn.client.batch_execute(&settings).await.map_err(|error| Failure::of(&error))?;
@@ -182,6 +183,23 @@ impl Conn {
         let statement = self.client.prepare(sql).await.map_err(|error| Failure::of(&error))?;
         self.statements.insert(sql, statement.clone());
         Ok(statement)
+    }
+
+    /// Rolls back what was left open, at once and without waiting for it.
+    fn undo(&mut self) {
+        let client = Arc::clone(&self.client);
+        let undo = async move { client.batch_execute("ROLLBACK").await.is_ok() };
+        match tokio::runtime::Handle::try_current() {
+            Ok(runtime) => self.undoing = Some(runtime.spawn(undo)),
+            Err(_) => self.is_spent = true,
+        }
+    }
+
+    async fn finish_undoing(&mut self) {
+        if let Some(undoing) = self.undoing.take() {
+            let undone = tokio::time::timeout(CALL_MAX, undoing).await;
+            self.is_spent |= !matches!(undone, Ok(Ok(true)));
+        }
     }
 
     /// Whether it can not be used any more.
@@ -281,13 +299,10 @@ impl Lane {
 
     async fn open(&self) -> Result<MutexGuard<'_, Slot>, Failure> {
         let mut slot = self.slot.lock().await;
-        if let Some(conn) = &mut slot.conn
-            && conn.is_dirty
-            && conn.client.batch_execute("ROLLBACK").await.is_ok()
-        {
-            conn.is_dirty = false;
+        if let Some(conn) = &mut slot.conn {
+            conn.finish_undoing().await;
         }
-        if slot.conn.as_ref().is_some_and(|conn| !conn.is_closed() && !conn.is_dirty) {
+        if slot.conn.as_ref().is_some_and(|conn| !conn.is_closed()) {
             return Ok(slot);
         }
         slot.conn = None;
@@ -351,7 +366,7 @@ impl bb8::ManageConnection for Manager {
     }
 
     fn has_broken(&self, conn: &mut Conn) -> bool {
-        conn.is_dirty || conn.is_closed()
+        conn.undoing.is_some() || conn.is_closed()
     }
 }
 
@@ -423,7 +438,7 @@ impl Drop for Tx<'_> {
         if self.has_begun
             && let Ok(conn) = self.conn()
         {
-            conn.is_dirty = true;
+            conn.undo();
         }
     }
 }

@@ -527,22 +527,23 @@ impl PostgresStore {
         Ok(effects)
     }
 
-    /// Undoes claims whose commit may or may not have happened: nobody was given their jobs.
-    pub(super) async fn release_doubtful(&self, tx: &mut Tx<'_>) -> Result<(), Failure> {
+    /// Undoes claims whose commit may or may not have happened: nobody was given their jobs, and
+    /// the sessions that they hang on may live for long.
+    pub(super) async fn release_doubtful(&self) -> Result<(), Failure> {
         let doubtful = self.leases.doubtful();
         if doubtful.is_empty() {
             return Ok(());
         }
+        let mut tx = self.keep_lane.begin().await?;
         let locked = ids(&tx.query(LOCK, &[&doubtful]).await?);
-        let rows = live(tx, &locked).await?;
+        let rows = live(&mut tx, &locked).await?;
         let ended: Vec<Ended<'_>> =
             rows.iter().flat_map(|row| row.ended(Ending::NodeLost)).collect();
-        let (_, notes) = end_badly(self, tx, &ended).await?;
-        tx.query(DELETE, &[&locked]).await?;
-        tracing::warn!(count = ended.len(), "claims of unknown outcome were taken back");
-        // A claim follows in the same transaction; if that fails they are undone once more.
+        let (_, notes) = end_badly(self, &mut tx, &ended).await?;
+        tx.commit(&[(DELETE, &[&locked])]).await?;
         self.leases.resolved(&doubtful);
         self.note_all(notes);
+        tracing::warn!(count = ended.len(), "claims of unknown outcome were taken back");
         Ok(())
     }
 }

@@ -15,8 +15,8 @@
 //!
 //! What each failure means: a connection that breaks before the commit was asked for has done
 //! nothing (`UNAVAILABLE`, to be tried again, also elsewhere); one that breaks afterwards may have
-//! (`OUTCOME_UNKNOWN`). A claim of unknown outcome has given its jobs to nobody; it is undone
-//! before the next claim of this node, or runs out.
+//! (`OUTCOME_UNKNOWN`). A claim of unknown outcome has given its jobs to nobody; it is undone when
+//! the database answers again, or runs out with its node.
 
 mod claim;
 mod cursors;
@@ -331,9 +331,10 @@ impl Store for PostgresStore {
         Ok(self.look_ahead().await?)
     }
 
-    /// Also the moment to forget what has ended elsewhere.
+    /// Also the moment to forget what has ended elsewhere, and to undo what nobody knows of.
     async fn check(&self) -> Result<(), Error> {
         self.leases.prune();
+        self.release_doubtful().await?;
         let sql = "UPDATE meta SET value = value WHERE key = 'checked' RETURNING key";
         self.keep_lane.once((sql, &[])).await?;
         Ok(())
