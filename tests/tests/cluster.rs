@@ -197,3 +197,39 @@ async fn the_command_line_lists_nodes_and_drains_them() {
     let unknown = cluster.nodes[0].command(&["drain", "n9"]).output().unwrap();
     assert_eq!(unknown.status.code(), Some(3));
 }
+
+#[tokio::test]
+async fn a_node_that_has_been_silent_for_too_long_is_shown_as_stale() {
+    let settings = [("BATONQ_NODE_HEARTBEAT_INTERVAL", "1s"), ("BATONQ_NODE_STALE_AFTER", "3s")];
+    let postgres = std::sync::Arc::new(batonq_tests::harness::Postgres::start());
+    let mut cluster = Cluster::on(postgres, 2, &settings).await;
+    let before = cluster.nodes_seen_by(0).await["nodes"][0]["last_heartbeat"].clone();
+    cluster.nodes[1].kill();
+    eventually("n2 is stale", || async {
+        let nodes = cluster.nodes_seen_by(0).await;
+        (nodes["nodes"][1]["state"] == "stale").then_some(())
+    })
+    .await;
+    let own = cluster.nodes_seen_by(0).await["nodes"][0].clone();
+    assert_eq!(own["state"], "active");
+    assert_ne!(own["last_heartbeat"], before);
+}
+
+#[tokio::test]
+async fn the_password_comes_from_a_file_and_is_nowhere_to_be_read() {
+    let postgres = batonq_tests::harness::Postgres::start();
+    postgres.execute("CREATE ROLE careful LOGIN PASSWORD 's3cret-7531'").await;
+    postgres.execute("GRANT CREATE ON DATABASE postgres TO careful").await;
+    postgres.demand_passwords("careful");
+    let file = postgres.dir().join("password");
+    std::fs::write(&file, "s3cret-7531\n").unwrap();
+    let dsn = format!("postgres://careful@{}/postgres", postgres.address());
+    let node = batonq_tests::harness::Server::with()
+        .env("DATABASE_URL", &dsn)
+        .env("BATONQ_DATABASE_PASSWORD_FILE", file.to_str().unwrap())
+        .env("BATONQ_LOG", "trace")
+        .start();
+    batonq_tests::harness::cluster::is_ready(&node).await;
+    push(&node.http(), "q", json!(1)).await;
+    assert!(!node.log().contains("s3cret-7531"));
+}

@@ -255,6 +255,17 @@ impl Postgres {
         self.dir.path().join("data")
     }
 
+    /// From now on this user must show a password.
+    pub fn demand_passwords(&self, user: &str) {
+        let file = self.data().join("pg_hba.conf");
+        let rest = std::fs::read_to_string(&file).expect("the server has it");
+        let rule = format!("host all {user} 127.0.0.1/32 scram-sha-256\n");
+        std::fs::write(&file, rule + &rest).expect("it is ours");
+        let mut reload = program("pg_ctl");
+        reload.arg("-D").arg(self.data()).arg("reload");
+        run(reload);
+    }
+
     /// A directory that both the server and the test can use.
     pub fn dir(&self) -> &Path {
         self.dir.path()
