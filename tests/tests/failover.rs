@@ -92,12 +92,12 @@ async fn a_leader_that_is_frozen_is_replaced_and_writes_nothing_when_it_wakes() 
 }
 
 async fn a_cut_off_leader_is_replaced(cut: Cut) {
-    let cluster = Cluster::behind_proxies(3, &[]).await;
+    let cluster = Cluster::of_separable(3).await;
     let leader = cluster.leader().await;
     let others = cluster.others(leader);
     let busy = keep_the_leader_busy(&cluster, others[0]).await;
     let started = Instant::now();
-    cluster.proxies[leader].cut(cut);
+    cluster.ways[leader].cut(cut);
     cluster.leader_among(&others).await;
     assert!(started.elapsed() <= SILENCE_MAX, "{cut:?}: {:?}", started.elapsed());
     eventually("the one that is cut off knows it", || async {
@@ -107,7 +107,7 @@ async fn a_cut_off_leader_is_replaced(cut: Cut) {
     .await;
     assert_eq!(cluster.http(leader).get("/health/live").await.status, 200);
     assert_eq!(cluster.http(leader).get("/health/ready").await.status, 503);
-    cluster.proxies[leader].mend();
+    cluster.ways[leader].mend();
     is_ready(&cluster.nodes[leader]).await;
     busy.abort();
     assert_one_leader_at_a_time(&cluster).await;

@@ -6,7 +6,8 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use super::proxy::Proxy;
+use super::namespace::{self, Namespace};
+use super::proxy::{Cut, Proxy};
 use super::{Http, Nginx, Postgres, SOON, Server, ServerBuilder, free_port};
 
 /// A Postgres and nodes on it, named n1, n2, …
@@ -17,8 +18,42 @@ pub struct Cluster {
     /// In the order of their names.
     pub nodes: Vec<Server>,
     /// The way of each node to the database, if it can be cut.
-    pub proxies: Vec<Proxy>,
+    pub ways: Vec<Way>,
     settings: Vec<(String, String)>,
+}
+
+/// How a node reaches the database.
+#[derive(Debug)]
+pub enum Way {
+    /// Through a proxy.
+    Proxy(Proxy),
+    /// Over a wire of its own.
+    Namespace(Namespace),
+}
+
+impl Way {
+    fn database(&self) -> std::net::SocketAddr {
+        match self {
+            Self::Proxy(proxy) => proxy.address(),
+            Self::Namespace(namespace) => namespace.database(),
+        }
+    }
+
+    /// Nothing passes any more.
+    pub fn cut(&self, cut: Cut) {
+        match self {
+            Self::Proxy(proxy) => proxy.cut(cut),
+            Self::Namespace(namespace) => namespace.cut(cut),
+        }
+    }
+
+    /// Everything passes.
+    pub fn mend(&self) {
+        match self {
+            Self::Proxy(proxy) => proxy.mend(),
+            Self::Namespace(namespace) => namespace.mend(),
+        }
+    }
 }
 
 impl Cluster {
@@ -30,8 +65,8 @@ impl Cluster {
     /// Nodes with settings, on a Postgres that is there.
     pub async fn on(postgres: Arc<Postgres>, count: usize, settings: &[(&str, &str)]) -> Self {
         let settings = settings.iter().map(|(name, value)| ((*name).into(), (*value).into()));
-        let (nodes, proxies) = (Vec::new(), Vec::new());
-        let mut cluster = Self { postgres, nodes, proxies, settings: settings.collect() };
+        let (nodes, ways) = (Vec::new(), Vec::new());
+        let mut cluster = Self { postgres, nodes, ways, settings: settings.collect() };
         for number in 1..=count {
             cluster.nodes.push(cluster.builder(number).start());
         }
@@ -39,15 +74,25 @@ impl Cluster {
         cluster
     }
 
-    /// Nodes each of which can be cut off from the database.
-    pub async fn behind_proxies(count: usize, settings: &[(&str, &str)]) -> Self {
-        let mut cluster = Self::on(Arc::new(Postgres::start()), 0, settings).await;
+    /// Nodes each of which can be cut off from the database: in network namespaces where this
+    /// process may make them, behind proxies otherwise.
+    pub async fn of_separable(count: usize) -> Self {
+        let postgres = Postgres::start_with(&["fsync=off", "listen_addresses=*"]);
+        postgres.trust_namespaces();
+        let mut cluster = Self::on(Arc::new(postgres), 0, &[]).await;
+        let address = cluster.postgres.address();
         for number in 1..=count {
-            let proxy = Proxy::to(cluster.postgres.address()).await;
-            let dsn = format!("postgres://postgres@{}/postgres", proxy.address());
-            let node = cluster.builder(number).env("DATABASE_URL", &dsn).start();
-            cluster.nodes.push(node);
-            cluster.proxies.push(proxy);
+            let builder = cluster.builder(number);
+            let (builder, way) = match namespace::are_possible() {
+                true => {
+                    let namespace = Namespace::new(address.port());
+                    (builder.within(&namespace), Way::Namespace(namespace))
+                }
+                false => (builder, Way::Proxy(Proxy::to(address).await)),
+            };
+            let dsn = format!("postgres://postgres@{}/postgres", way.database());
+            cluster.nodes.push(builder.env("DATABASE_URL", &dsn).start());
+            cluster.ways.push(way);
         }
         cluster.ready().await;
         cluster

@@ -6,6 +6,7 @@
 
 pub mod cluster;
 mod http;
+mod namespace;
 mod nginx;
 mod pooler;
 mod postgres;

@@ -10,6 +10,7 @@ use batonq_client::Client;
 use parking_lot::Mutex;
 use tempfile::TempDir;
 
+use super::namespace::Namespace;
 use super::{Http, Wire};
 
 /// The program under test.
@@ -41,6 +42,8 @@ pub struct ServerBuilder {
     dir: Option<Arc<TempDir>>,
     /// 0: any.
     ports: (u16, u16),
+    /// The network namespace to run in: how to get there, and its address.
+    place: Option<(Vec<String>, std::net::Ipv4Addr)>,
 }
 
 impl ServerBuilder {
@@ -49,6 +52,13 @@ impl ServerBuilder {
     pub fn env(mut self, name: &str, value: &str) -> Self {
         self.env.push((name.into(), value.into()));
         self
+    }
+
+    /// In a network namespace, open to all who reach it.
+    #[must_use]
+    pub fn within(mut self, namespace: &Namespace) -> Self {
+        self.place = Some((namespace.prefix(), namespace.address));
+        self.env("BATONQ_BIND", "0.0.0.0").env("BATONQ_INSECURE", "1")
     }
 
     /// On these ports, also after a restart: of the binary protocol and of HTTP.
@@ -68,6 +78,17 @@ impl ServerBuilder {
             Arc::new(tempfile::tempdir().expect("a temporary directory can be made"))
         });
         let mut command = batonq();
+        if let Some((prefix, _)) = &self.place {
+            let mut outer = Command::new(&prefix[0]);
+            outer.args(&prefix[1..]).arg(command.get_program());
+            for (name, value) in command.get_envs() {
+                match value {
+                    Some(value) => outer.env(name, value),
+                    None => outer.env_remove(name),
+                };
+            }
+            command = outer;
+        }
         let (tcp, http) = (self.ports.0.to_string(), self.ports.1.to_string());
         command.args(["serve", "--port", &tcp, "--http-port", &http, "--data-dir"]).arg(dir.path());
         command.envs(self.env.iter().map(|(name, value)| (name, value)));
@@ -82,7 +103,10 @@ impl ServerBuilder {
         let ready = lines.next().and_then(Result::ok);
         let Some(ready) = ready else { panic!("the server did not start:\n{}", log.lock()) };
         let address = |name: &str| -> Option<SocketAddr> {
-            ready.split_whitespace().find_map(|word| word.strip_prefix(name)?.parse().ok())
+            let told: SocketAddr =
+                ready.split_whitespace().find_map(|word| word.strip_prefix(name)?.parse().ok())?;
+            let place = self.place.as_ref().map(|(_, address)| (*address).into());
+            Some(SocketAddr::new(place.unwrap_or(told.ip()), told.port()))
         };
         Server {
             child,
