@@ -134,6 +134,19 @@ rules! {
         assert_eq!(claimed.jobs[0].jobs(), ids);
     }
 
+    async fn expired_jobs_are_told_in_the_order_of_the_claims(given: Given<M>) {
+        let mortal = |name| NewJob { queue: named(name), ttl: Some(SECOND), ..job() };
+        // More of the first than it asks for, so that it must look on.
+        let mut ids = Vec::new();
+        for name in ["a", "a", "b"] {
+            ids.push(given.push(mortal(name)).await);
+        }
+        given.pass(SECOND);
+        let of = |name| Claim { queue: named(name), ..claim(1, usize::MAX) };
+        let claimed = given.store.claim(vec![of("a"), of("b")]).await.unwrap();
+        assert_eq!(claimed.expired.jobs(), ids);
+    }
+
     async fn a_job_that_failed_stands_behind_those_in_line(given: Given<M>) {
         let failed = given.push(job()).await;
         given.end(given.lease().await, fail()).await;

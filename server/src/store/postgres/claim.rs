@@ -138,6 +138,8 @@ struct Line {
 #[derive(Default)]
 struct Share {
     jobs: Vec<Candidate>,
+    /// What stood before them and was too old.
+    expired: Vec<Candidate>,
     bytes: usize,
     is_done: bool,
 }
@@ -217,7 +219,9 @@ impl PostgresStore {
         claims: &[Claim],
         round: Round<'_>,
     ) -> Result<Claimed, Failure> {
-        let Round { shares, expired, now, .. } = round;
+        let Round { shares, now, .. } = round;
+        // In the order of the claims, however many looks each of them took.
+        let expired: Vec<&Candidate> = shares.iter().flat_map(|share| &share.expired).collect();
         let expired = self.bury(&mut tx, &expired, now).await?;
         let taken: Vec<&Candidate> = shares.iter().flat_map(|share| &share.jobs).collect();
         if taken.is_empty() {
@@ -266,7 +270,7 @@ impl PostgresStore {
     async fn bury(
         &self,
         tx: &mut Tx<'_>,
-        expired: &[Candidate],
+        expired: &[&Candidate],
         now: Timestamp,
     ) -> Result<Vec<Effect>, Failure> {
         if expired.is_empty() {
@@ -412,7 +416,6 @@ struct Round<'a> {
     line_of: Vec<Option<usize>>,
     lines: Vec<Line>,
     shares: Vec<Share>,
-    expired: Vec<Candidate>,
     /// What is locked already: a second look may find it again.
     locked: HashSet<JobId>,
     now: Timestamp,
@@ -440,8 +443,8 @@ impl<'a> Round<'a> {
             line_of.push(line);
         }
         let shares = claims.iter().map(|_| Share::default()).collect();
-        let (expired, locked) = (Vec::new(), HashSet::new());
-        Self { claims, line_of, lines, shares, expired, locked, now: Timestamp(0) }
+        let locked = HashSet::new();
+        Self { claims, line_of, lines, shares, locked, now: Timestamp(0) }
     }
 
     /// Locks and shares out until every claim has what it wants or its line has no more.
@@ -509,7 +512,7 @@ impl<'a> Round<'a> {
                 && let Some(job) = line.waiting.front()
             {
                 if job.expires_at.is_some_and(|at| at <= self.now) {
-                    self.expired.extend(line.waiting.pop_front());
+                    share.expired.extend(line.waiting.pop_front());
                     continue;
                 }
                 if share.bytes + job.bytes > claim.bytes_max && !share.jobs.is_empty() {

@@ -5,6 +5,7 @@
 //! it finds no such row; one that is in the middle of a part makes the election wait for its end.
 //! What a part changed is noted in `audit`, by token.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio_postgres::Row;
@@ -441,6 +442,21 @@ impl PostgresStore {
         Ok(Part { report, count, ..Part::default() })
     }
 
+    /// How many finished jobs are too many, of which `room` are about to be forgotten. It takes a
+    /// while to count a million; as long as the last count leaves enough, it is not done again.
+    async fn excess(&self, tx: &mut Tx<'_>, room: i64) -> Result<i64, Failure> {
+        let known = self.excess_kept.load(Ordering::Relaxed);
+        let excess = if known >= room {
+            known
+        } else {
+            let sql = "SELECT count(*) AS count FROM finished WHERE state <> 'dead'";
+            let kept: i64 = get(&tx.query(sql, &[]).await?[0], "count");
+            kept - i64::try_from(self.retention.completed_max).unwrap_or(i64::MAX)
+        };
+        self.excess_kept.store(excess - room, Ordering::Relaxed);
+        Ok(excess)
+    }
+
     async fn retention(&self, tx: &mut Tx<'_>, now: Timestamp) -> Result<Part, Failure> {
         let mut done = 0;
         for (sql, keep) in [(OLD_KEPT, self.retention.completed), (OLD_DEAD, self.retention.dead)] {
@@ -448,10 +464,8 @@ impl PostgresStore {
             let room = rows_max() - done;
             done += forget(tx, sql, &[&until, &room]).await?;
         }
-        let sql = "SELECT count(*) AS count FROM finished WHERE state <> 'dead'";
-        let kept: i64 = get(&tx.query(sql, &[]).await?[0], "count");
-        let most = i64::try_from(self.retention.completed_max).unwrap_or(i64::MAX);
-        let excess = (kept - most).min(rows_max() - done);
+        let room = rows_max() - done;
+        let excess = self.excess(tx, room).await?.min(room);
         if excess > 0 {
             done += forget(tx, OLDEST_KEPT, &[&excess]).await?;
         }

@@ -42,6 +42,7 @@ pub use election::Election;
 pub use prepare::{Database, Migrate, Refusal, connect};
 pub use presence::Presence;
 
+use std::sync::atomic::AtomicI64;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -148,6 +149,8 @@ pub struct PostgresStore {
     cursors: Cursors,
     leases: Memory,
     outbox: Outbox,
+    /// Finished jobs that are too many, as far as they have been counted.
+    excess_kept: AtomicI64,
 }
 
 impl PostgresStore {
@@ -178,6 +181,7 @@ impl PostgresStore {
             cursors: Cursors::default(),
             leases: Memory::default(),
             outbox: Outbox::default(),
+            excess_kept: AtomicI64::new(0),
         })
     }
 
