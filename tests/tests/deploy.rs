@@ -51,6 +51,51 @@ async fn a_pull_that_waits_long_is_not_cut_off_by_nginx() {
     assert_eq!(waiting.await.unwrap()[0]["id"], id);
 }
 
+/// A lease that a TCP client holds, as HTTP writes it.
+fn as_text(lease: &batonq_client::Lease) -> String {
+    use base64::Engine;
+    base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(lease.as_bytes())
+}
+
+#[tokio::test]
+async fn a_job_goes_through_the_balancer_and_every_node_over_both_protocols() {
+    let cluster = Cluster::of(3).await;
+    let nginx = cluster.nginx();
+    let balanced = nginx.http();
+    let (a, b) = (cluster.nodes[0].client().await, cluster.nodes[1].client().await);
+    for (verb, expected) in [
+        ("ack", "completed"),
+        ("fail", "dead"),
+        ("release", "ready"),
+        ("ack over TCP", "completed"),
+    ] {
+        let queue = verb.replace(' ', "-");
+        let id = push(&balanced, &queue, json!(verb)).await;
+        let held = a.pull(batonq_client::PullOptions::new(&queue)).await.unwrap().remove(0);
+        assert_eq!(held.id.0, id);
+        b.extend(&held, Duration::from_secs(60)).await.unwrap();
+        b.progress(&held, 50, "half").await.unwrap();
+        let lease = as_text(&held.lease);
+        let settled = match verb {
+            "ack over TCP" => {
+                b.ack(&held).await.unwrap();
+                continue;
+            }
+            "fail" => {
+                let error = json!({"code": "NO", "message": "no"});
+                json!({"lease": lease, "error": error, "reject": true})
+            }
+            _ => json!({"lease": lease}),
+        };
+        let path = format!("/v1/jobs/{id}/{verb}");
+        let reply = cluster.http(2).post(&path, settled).await;
+        assert!(reply.status < 300, "{verb}: {}", reply.text);
+        let job = balanced.get(&format!("/v1/jobs/{id}")).await.json();
+        assert_eq!(job["state"], expected, "{verb}: {job}");
+        assert!(a.ack(&held).await.is_err() || verb == "ack", "{verb}: the lease has ended");
+    }
+}
+
 /// Pushes over HTTP, asking again after a 503, which says that nothing was done. The ids; anything
 /// but 201 and 503 is an error that a user sees.
 async fn produce(http: Http, stop: Arc<AtomicBool>) -> Vec<u64> {
