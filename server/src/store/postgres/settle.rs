@@ -525,7 +525,13 @@ impl PostgresStore {
         let lost = settlements.iter().zip(&settled).filter(|(_, done)| done.is_none());
         let lost: Vec<&Settlement> = lost.map(|(settlement, _)| settlement).collect();
         if !lost.is_empty() {
-            let outcomes = self.settle_any(&lost).await?;
+            let outcomes = retrying!(self.settle_any(&lost));
+            // Nothing may be said to be undone once a part of it is done.
+            let has_done = settled.iter().any(Option::is_some);
+            let outcomes = outcomes.map_err(|failure| match has_done {
+                true => Failure::InDoubt(failure.to_string()),
+                false => failure,
+            })?;
             let open = settled.iter_mut().filter(|done| done.is_none());
             open.zip(outcomes).for_each(|(open, outcome)| *open = Some(outcome));
         }
