@@ -1,4 +1,4 @@
-# The batonq program on an image without a shell.
+# The batonq program on a small image, as a user without rights.
 #
 # Both stages are Debian 12: the program needs the C library that it was built with.
 FROM rust:1-slim-bookworm AS build
@@ -11,7 +11,7 @@ RUN --mount=type=cache,target=/usr/local/cargo/registry \
     && cp target/release/batonq /batonq \
     && mkdir /data
 
-FROM gcr.io/distroless/cc-debian12:nonroot
+FROM debian:bookworm-slim
 COPY --from=build /batonq /usr/local/bin/batonq
 # A new volume takes its owner from the directory that it covers.
 COPY --from=build --chown=65532:65532 /data /var/lib/batonq
@@ -19,6 +19,6 @@ ENV BATONQ_DATA_DIR=/var/lib/batonq
 # By number: Kubernetes can not tell whether a name is root.
 USER 65532:65532
 EXPOSE 6789 6790
-# No HEALTHCHECK: nothing in here can ask. GET /health/live and /health/ready, from outside.
+# No HEALTHCHECK: no program in here speaks HTTP. GET /health/live and /health/ready, from outside.
 ENTRYPOINT ["/usr/local/bin/batonq"]
 CMD ["serve"]
