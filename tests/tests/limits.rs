@@ -1,11 +1,16 @@
 //! Each limit at its edge, through the front doors: one below, at it, one above.
 
+use std::net::SocketAddr;
+use std::time::Duration;
+
 use batonq_protocol::Message;
 use batonq_protocol::messages as wire;
 use batonq_server::limits;
 use batonq_tests::harness::{Server, Wire, free_text};
 use bytes::Bytes;
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 
 /// What a transport says to a value: yes, or the code.
 async fn edges(what: &str, max: usize, refused: &str, mut ask: impl AsyncFnMut(usize) -> String) {
@@ -173,6 +178,18 @@ async fn more_requests_than_may_be_in_flight_are_read_later_and_all_answered() {
     }
 }
 
+/// What a client hears that asks a while after it has connected: an answer before the question
+/// would be taken for a broken connection.
+async fn answer_to_a_late_request(address: SocketAddr) -> String {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    let early = tokio::time::timeout(Duration::from_millis(50), stream.read_u8()).await;
+    assert!(early.is_err(), "it answers before it is asked: {early:?}");
+    stream.write_all(b"GET /health HTTP/1.1\r\nhost: node\r\n\r\n").await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    answer.chars().take(12).collect()
+}
+
 #[tokio::test]
 async fn one_connection_more_than_allowed_is_turned_away_and_others_stay() {
     // However long it takes to connect them all, none is cut off for its silence.
@@ -198,6 +215,7 @@ async fn one_connection_more_than_allowed_is_turned_away_and_others_stay() {
         (reply.problem() == (503, "OVERLOADED".into())).then_some(())
     })
     .await;
+    assert_eq!(answer_to_a_late_request(server.http().address).await, "HTTP/1.1 503");
     assert!(server.wire().await.until_closed().await.is_empty());
     assert_eq!(said(client.ask(2, push(vec![job("q", 1)])).await), "OK");
     open.clear();

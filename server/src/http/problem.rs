@@ -84,6 +84,8 @@ pub(super) async fn turn_away(mut stream: TcpStream) {
         body.len()
     );
     let told = async {
+        // Clients take an answer to what they have not asked yet for a broken connection.
+        stream.peek(&mut [0]).await?;
         stream.write_all(answer.as_bytes()).await?;
         stream.shutdown().await?;
         // What has been sent and is not read would make the answer be lost with a reset.
