@@ -1,13 +1,71 @@
 //! Changing what waits.
 
+use std::time::{Duration, SystemTime};
+
 use batonq_protocol::Message;
 use batonq_protocol::messages::{
-    CancelJob, DrainNode, PauseQueue, PromoteJob, ReplayDead, ReplayJob, ResumeQueue, RetryJob,
+    CancelJob, DrainNode, EditJob, PauseQueue, PromoteJob, ReplayDead, ReplayJob, ResumeQueue,
+    RetryJob, SetSettings, State,
 };
+use bytes::Bytes;
 
-use crate::client::{Client, answer};
+use crate::client::{Client, answer, millis};
 use crate::error::Error;
-use crate::job::JobId;
+use crate::job::{JobId, time};
+
+/// What came of a wish to cancel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cancelled {
+    /// The job is cancelled.
+    Done,
+    /// Its worker has been asked to end it.
+    Requested {
+        /// When the job is taken from it.
+        force_at: SystemTime,
+    },
+}
+
+/// What is to be changed of a job that waits.
+///
+/// ```
+/// use batonq_client::Edit;
+///
+/// let edit = Edit::default().priority(9).queue("urgent");
+/// ```
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Edit {
+    wire: EditJob,
+}
+
+impl Edit {
+    /// Higher first.
+    #[must_use]
+    pub fn priority(mut self, priority: i32) -> Self {
+        self.wire.priority = Some(priority);
+        self
+    }
+
+    /// What the worker gets, as JSON.
+    #[must_use]
+    pub fn payload(mut self, payload: impl Into<Bytes>) -> Self {
+        self.wire.payload = Some(payload.into());
+        self
+    }
+
+    /// Not before this long from now.
+    #[must_use]
+    pub fn delay(mut self, delay: Duration) -> Self {
+        self.wire.delay_ms = Some(millis(delay));
+        self
+    }
+
+    /// To another queue.
+    #[must_use]
+    pub fn queue(mut self, queue: impl Into<String>) -> Self {
+        self.wire.queue = queue.into();
+        self
+    }
+}
 
 /// Changing what waits. Dropping one of these futures does not recall the change.
 impl Client {
@@ -89,14 +147,59 @@ impl Client {
         Ok(copies.into_iter().map(JobId).collect())
     }
 
-    /// Cancels a job that waits.
+    /// Cancels a job. If it is leased, its worker is asked to end it, and has half a minute.
+    ///
+    /// # Errors
+    ///
+    /// As [`Client::pause`]; [`Error::Refused`] with [`crate::ErrorCode::WrongState`] if it has
+    /// ended.
+    pub async fn cancel(&self, id: impl Into<JobId>) -> Result<Cancelled, Error> {
+        self.ask_to_cancel(CancelJob { id: id.into().0, grace_ms: None }).await
+    }
+
+    /// As [`Client::cancel`]; if it is leased, its worker has `grace`, a day at most.
+    ///
+    /// # Errors
+    ///
+    /// As [`Client::cancel`].
+    pub async fn cancel_within(
+        &self,
+        id: impl Into<JobId>,
+        grace: Duration,
+    ) -> Result<Cancelled, Error> {
+        self.ask_to_cancel(CancelJob { id: id.into().0, grace_ms: Some(millis(grace)) }).await
+    }
+
+    async fn ask_to_cancel(&self, cancel: CancelJob) -> Result<Cancelled, Error> {
+        let status = answer!(self.call(Message::CancelJob(cancel)).await?, CancelStatus)?;
+        Ok(match status.state() {
+            State::Leased => Cancelled::Requested { force_at: time(status.force_at_ms) },
+            _ => Cancelled::Done,
+        })
+    }
+
+    /// Changes a job that waits.
     ///
     /// # Errors
     ///
     /// As [`Client::pause`]; [`Error::Refused`] with [`crate::ErrorCode::WrongState`] if it is
     /// leased or has ended.
-    pub async fn cancel(&self, id: impl Into<JobId>) -> Result<(), Error> {
-        self.change(Message::CancelJob(CancelJob { id: id.into().0 })).await
+    pub async fn edit(&self, id: impl Into<JobId>, edit: Edit) -> Result<(), Error> {
+        self.change(Message::EditJob(EditJob { id: id.into().0, ..edit.wire })).await
+    }
+
+    /// Sets all settings of a queue; they are JSON in the shape of the HTTP API.
+    ///
+    /// # Errors
+    ///
+    /// As [`Client::pause`].
+    pub async fn set_settings(
+        &self,
+        queue: impl Into<String>,
+        settings: &serde_json::Value,
+    ) -> Result<(), Error> {
+        let (queue, settings) = (queue.into(), settings.to_string());
+        self.change(Message::SetSettings(SetSettings { queue, settings })).await
     }
 
     /// Makes a scheduled job ready now.

@@ -19,6 +19,7 @@ pub struct Failure {
     pub(crate) message: String,
     pub(crate) retry_in: Option<Duration>,
     pub(crate) reject: bool,
+    pub(crate) snooze: Option<Duration>,
 }
 
 impl Failure {
@@ -30,7 +31,13 @@ impl Failure {
     /// `code` is a word for machines, as `PAYMENT_DECLINED`, of 1 to 64 bytes; `message` is for
     /// people, and cut after 8 KiB.
     pub fn new(code: impl Into<String>, message: impl Into<String>) -> Self {
-        Self { code: code.into(), message: message.into(), retry_in: None, reject: false }
+        Self {
+            code: code.into(),
+            message: message.into(),
+            retry_in: None,
+            reject: false,
+            snooze: None,
+        }
     }
 
     /// Overrides the job's backoff for this failure.
@@ -45,6 +52,11 @@ impl Failure {
     pub fn reject(mut self) -> Self {
         self.reject = true;
         self
+    }
+
+    /// Not a failure at all: the job shall be done later, and no attempt is charged.
+    pub fn snooze(delay: Duration) -> Self {
+        Self { snooze: Some(delay), ..Self::new("SNOOZED", "not now") }
     }
 
     /// The code.

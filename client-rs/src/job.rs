@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use batonq_protocol::ErrorCode;
-use batonq_protocol::messages::LeasedJob;
+use batonq_protocol::messages::{self, LeasedJob, State};
 use bytes::Bytes;
 use serde::de::DeserializeOwned;
 use tokio_util::sync::CancellationToken;
@@ -76,11 +76,35 @@ pub struct Job {
     pub timeout: Option<Duration>,
     /// Words to find it by.
     pub tags: Vec<String>,
+    /// The jobs that it waited for, by id.
+    pub needs: Vec<Need>,
     pub(crate) lost: CancellationToken,
+    pub(crate) cancelled: CancellationToken,
+}
+
+/// A job that another one waited for.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Need {
+    /// Its number.
+    pub id: JobId,
+    /// How it ended. [`State::Unspecified`]: nothing is known of it any more.
+    pub state: State,
+    /// What came of it. `None`: nothing, or more than 64 KiB, to be asked for.
+    pub result: Option<Bytes>,
 }
 
 impl Job {
-    pub(crate) fn new(leased: LeasedJob, queue: Arc<str>, lost: CancellationToken) -> Self {
+    pub(crate) fn new(
+        leased: LeasedJob,
+        queue: Arc<str>,
+        lost: CancellationToken,
+        cancelled: CancellationToken,
+    ) -> Self {
+        let need = |need: messages::Need| Need {
+            id: JobId(need.id),
+            state: need.state(),
+            result: need.result,
+        };
         Self {
             id: JobId(leased.id),
             queue,
@@ -95,7 +119,9 @@ impl Job {
             lease_until: time(leased.lease_until_ms),
             timeout: (leased.timeout_ms > 0).then(|| Duration::from_millis(leased.timeout_ms)),
             tags: leased.tags,
+            needs: leased.needs.into_iter().map(need).collect(),
             lost,
+            cancelled,
         }
     }
 
@@ -115,6 +141,17 @@ impl Job {
     /// for a time of its own.
     pub async fn lost(&self) {
         self.lost.cancelled().await;
+    }
+
+    /// Waits until somebody asks for the end of this job, or the lease is lost. Unless the job is
+    /// acked, it does not go round again.
+    pub async fn cancel_requested(&self) {
+        self.cancelled.cancelled().await;
+    }
+
+    /// Whether somebody has asked for the end of this job.
+    pub fn is_cancel_requested(&self) -> bool {
+        self.cancelled.is_cancelled() && !self.is_lost()
     }
 
     /// Whether the lease is lost, as far as the client knows.

@@ -76,6 +76,7 @@ mod worker;
 
 pub use batonq_protocol::ErrorCode;
 
+pub use change::{Cancelled, Edit};
 pub use client::Client;
 pub use config::Config;
 pub use error::Error;
@@ -84,9 +85,9 @@ pub use inspect::{
     Attempt, ClusterNode, JobDetail, JobFilter, JobPage, Limits, Queue, State, Stats, Timeline,
     WorkerInfo,
 };
-pub use job::{Job, JobId, Lease};
+pub use job::{Job, JobId, Lease, Need};
 pub use pull::PullOptions;
-pub use push::{Backoff, NewJob, Outcome, Pushed};
+pub use push::{Backoff, NewJob, OnFailure, Outcome, Pushed};
 pub use session::NodeInfo;
 pub use settle::Ack;
 pub use subscription::Subscription;

@@ -114,7 +114,82 @@ impl NewJob {
     /// Only if no live job of the queue has this key. See [`Outcome::Duplicate`].
     #[must_use]
     pub fn unique(mut self, key: impl Into<String>) -> Self {
-        self.wire.unique = Some(messages::Unique { key: key.into() });
+        self.wire.unique = Some(messages::Unique { key: key.into(), ..<_>::default() });
+        self
+    }
+
+    /// Only if no job of the queue was pushed with this key within the window, whatever has become
+    /// of it. See [`Outcome::Throttled`].
+    #[must_use]
+    pub fn unique_for(mut self, key: impl Into<String>, window: Duration) -> Self {
+        let window_ms = Some(millis(window));
+        self.wire.unique = Some(messages::Unique { key: key.into(), window_ms, debounce: false });
+        self
+    }
+
+    /// If a job with this key waits that has never run, that one gets this payload and this time
+    /// instead: the last one wins. See [`Outcome::Replaced`].
+    #[must_use]
+    pub fn debounce(mut self, key: impl Into<String>) -> Self {
+        let key = key.into();
+        self.wire.unique = Some(messages::Unique { key, window_ms: None, debounce: true });
+        self
+    }
+
+    /// A push that is repeated with this key within a day is not done again: so it is safe to
+    /// repeat one after [`Error::OutcomeUnknown`]. See [`Outcome::Repeated`].
+    #[must_use]
+    pub fn idempotency_key(mut self, key: impl Into<String>) -> Self {
+        self.wire.idempotency_key = key.into();
+        self
+    }
+
+    /// At most `max` jobs of the queue with this key are worked on at once.
+    #[must_use]
+    pub fn concurrency(mut self, key: impl Into<String>, max: u32) -> Self {
+        self.wire.concurrency = Some(messages::Concurrency { key: key.into(), max: Some(max) });
+        self
+    }
+
+    /// Jobs of the queue with different keys take turns, so that none waits for all those of
+    /// another.
+    #[must_use]
+    pub fn fair_share(mut self, key: impl Into<String>) -> Self {
+        self.wire.concurrency = Some(messages::Concurrency { key: key.into(), max: None });
+        self
+    }
+
+    /// At most `limit` jobs of the queue with this key are given out in `per`.
+    #[must_use]
+    pub fn rate(mut self, key: impl Into<String>, limit: u32, per: Duration) -> Self {
+        let (key, per_ms) = (key.into(), millis(per));
+        self.wire.rate = Some(messages::Rate { key, limit, per_ms, burst: None });
+        self
+    }
+
+    /// Only after this job has been completed; a job may wait for several.
+    #[must_use]
+    pub fn after(mut self, job: impl Into<JobId>) -> Self {
+        self.wire.depends_on.push(job.into().0);
+        self
+    }
+
+    /// In a flow: only after the job at this place. See [`Client::push_flow`].
+    #[must_use]
+    pub fn after_item(mut self, place: u32) -> Self {
+        self.wire.depends_on_items.push(place);
+        self
+    }
+
+    /// What becomes of it if a job that it waits for dies or is cancelled.
+    #[must_use]
+    pub fn on_failure(mut self, policy: OnFailure) -> Self {
+        let policy = match policy {
+            OnFailure::Fail => messages::OnFailure::Fail,
+            OnFailure::Ignore => messages::OnFailure::Ignore,
+            OnFailure::Wait => messages::OnFailure::Wait,
+        };
+        self.wire.on_failure = policy.into();
         self
     }
 
@@ -124,6 +199,18 @@ impl NewJob {
         self.wire.tags.push(tag.into());
         self
     }
+}
+
+/// What becomes of a job if one that it waits for dies or is cancelled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum OnFailure {
+    /// It dies too.
+    #[default]
+    Fail,
+    /// It goes on.
+    Ignore,
+    /// It waits on: the other one may be retried.
+    Wait,
 }
 
 /// How long to wait after a failure.
@@ -159,9 +246,9 @@ impl Backoff {
 /// What became of a pushed job.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Pushed {
-    /// The new job, or the live one that has the unique key.
+    /// The new job, or the one that has the key.
     pub id: JobId,
-    /// Which of the two.
+    /// Which of them.
     pub outcome: Outcome,
     /// Where the job stands.
     pub state: State,
@@ -174,6 +261,12 @@ pub enum Outcome {
     Inserted,
     /// A live job has the same unique key.
     Duplicate,
+    /// A waiting job with the same debounce key took over payload and time.
+    Replaced,
+    /// A job has the same unique key within its window.
+    Throttled,
+    /// The same push was done before.
+    Repeated,
 }
 
 impl Client {
@@ -204,7 +297,32 @@ impl Client {
     pub async fn push_batch(&self, jobs: Vec<NewJob>) -> Result<Vec<Result<Pushed, Error>>, Error> {
         let jobs: Vec<_> = jobs.into_iter().map(|job| job.wire).collect();
         let count = jobs.len();
-        let pushed = answer!(self.call(Message::Push(messages::Push { jobs })).await?, Pushed)?;
+        self.push_all(Message::Push(messages::Push { jobs }), count).await
+    }
+
+    /// Hands in jobs that wait for each other, by [`NewJob::after_item`]: all of them are stored,
+    /// or none.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping this future does not recall the jobs: they may still be pushed.
+    ///
+    /// # Errors
+    ///
+    /// As [`Client::push_batch`]; or [`Error::Refused`] if they wait for each other in a ring.
+    pub async fn push_flow(&self, jobs: Vec<NewJob>) -> Result<Vec<Pushed>, Error> {
+        let jobs: Vec<_> = jobs.into_iter().map(|job| job.wire).collect();
+        let count = jobs.len();
+        let flow = Message::PushFlow(messages::PushFlow { jobs });
+        self.push_all(flow, count).await?.into_iter().collect()
+    }
+
+    async fn push_all(
+        &self,
+        message: Message,
+        count: usize,
+    ) -> Result<Vec<Result<Pushed, Error>>, Error> {
+        let pushed = answer!(self.call(message).await?, Pushed)?;
         if pushed.results.len() != count {
             return Err(Error::unexpected(&"Pushed"));
         }
@@ -219,6 +337,9 @@ fn pushed_one(result: messages::PushResult) -> Result<Pushed, Error> {
     }
     let outcome = match outcome {
         messages::Outcome::Duplicate => Outcome::Duplicate,
+        messages::Outcome::Replaced => Outcome::Replaced,
+        messages::Outcome::Throttled => Outcome::Throttled,
+        messages::Outcome::Repeated => Outcome::Repeated,
         messages::Outcome::Inserted | messages::Outcome::Unspecified => Outcome::Inserted,
     };
     Ok(Pushed { id: JobId(result.id), outcome, state })

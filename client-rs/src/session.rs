@@ -63,6 +63,8 @@ pub struct NodeInfo {
 #[derive(Debug)]
 struct Held {
     lost: CancellationToken,
+    /// Fires when somebody asks for the job's end, and with `lost`.
+    cancelled: CancellationToken,
     /// None: it was pulled.
     origin: Option<Origin>,
 }
@@ -158,8 +160,10 @@ impl Session {
         leases.reserve(jobs.len());
         let hold = |job: LeasedJob| {
             let lost = CancellationToken::new();
-            leases.insert(job.lease.clone(), Held { lost: lost.clone(), origin });
-            Job::new(job, Arc::clone(queue), lost)
+            let cancelled = lost.child_token();
+            let held = Held { lost: lost.clone(), cancelled: cancelled.clone(), origin };
+            leases.insert(job.lease.clone(), held);
+            Job::new(job, Arc::clone(queue), lost, cancelled)
         };
         jobs.into_iter().map(hold).collect()
     }
@@ -192,6 +196,16 @@ impl Session {
         for lease in leases {
             if let Some(held) = state.forget(lease, &self.control) {
                 held.lost.cancel();
+            }
+        }
+    }
+
+    /// Somebody asks for the end of these jobs.
+    pub(crate) fn cancel(&self, leases: &[Bytes]) {
+        let state = self.state.lock();
+        for lease in leases {
+            if let Some(held) = state.leases.get(lease) {
+                held.cancelled.cancel();
             }
         }
     }

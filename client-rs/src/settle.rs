@@ -166,7 +166,23 @@ impl Client {
     ) -> Result<Vec<Result<(), Error>>, Error> {
         let leases: Vec<_> = leases.into_iter().map(|lease| lease.into().0).collect();
         let count = leases.len();
-        self.settle(Message::Release(messages::Release { leases }), count).await
+        let release = messages::Release { leases, delay_ms: 0 };
+        self.settle(Message::Release(release), count).await
+    }
+
+    /// Gives a job back, to be worked on not before `delay` from now: the attempt does not count.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping this future does not recall it.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Client::ack`].
+    pub async fn snooze(&self, lease: impl Into<Lease>, delay: Duration) -> Result<(), Error> {
+        let leases = vec![lease.into().0];
+        let release = messages::Release { leases, delay_ms: millis(delay).max(1) };
+        one(self.settle(Message::Release(release), 1).await?)
     }
 
     /// Lets a lease end `lease_time` from now, and returns that time.

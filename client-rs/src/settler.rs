@@ -55,6 +55,7 @@ async fn settle_once(client: &Client, batch: Vec<Settlement>) -> Vec<Settlement>
     let mut acks = Vec::with_capacity(batch.len());
     let mut failures = Vec::new();
     let (mut acked, mut failed) = (Vec::with_capacity(batch.len()), Vec::new());
+    let (mut snoozes, mut snoozed) = (Vec::new(), Vec::new());
     for settlement in batch {
         let lease = settlement.lease.clone();
         match &settlement.result {
@@ -62,20 +63,26 @@ async fn settle_once(client: &Client, batch: Vec<Settlement>) -> Vec<Settlement>
                 acks.push(Ack::new(lease).result(result.clone()));
                 acked.push(settlement);
             }
+            Err(Failure { snooze: Some(delay), .. }) => {
+                snoozes.push(client.snooze(lease, *delay));
+                snoozed.push(settlement);
+            }
             Err(failure) => {
                 failures.push((lease, failure.clone()));
                 failed.push(settlement);
             }
         }
     }
-    let (acks, failures) = tokio::join!(
+    let (acks, failures, snoozes) = tokio::join!(
         async { if acks.is_empty() { Ok(Vec::new()) } else { client.ack_batch(acks).await } },
         async {
             if failures.is_empty() { Ok(Vec::new()) } else { client.fail_batch(failures).await }
         },
+        futures_util::future::join_all(snoozes),
     );
     let mut again = unsettled(acked, acks);
     again.extend(unsettled(failed, failures));
+    again.extend(unsettled(snoozed, Ok(snoozes)));
     again
 }
 

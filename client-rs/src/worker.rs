@@ -167,8 +167,8 @@ pub struct JobContext {
 }
 
 impl JobContext {
-    /// Waits until there is no more use in going on: the lease is lost, the attempt's time is
-    /// over, or the worker could not wait any longer.
+    /// Waits until there is no more use in going on: the lease is lost, somebody has asked for the
+    /// end of the job, the attempt's time is over, or the worker could not wait any longer.
     pub async fn aborted(&self) {
         self.aborted.cancelled().await;
     }
@@ -292,7 +292,7 @@ where
     }
 
     fn begin(&mut self, job: Job) {
-        let aborted = job.lost.child_token();
+        let aborted = job.cancelled.child_token();
         let running =
             Running { lease: job.lease.clone(), lost: job.lost.clone(), aborted: aborted.clone() };
         let timeout = job.timeout;

@@ -5,7 +5,7 @@ pub struct Envelope {
     /// Chosen by the side that asks, repeated in the answer. 0: not an answer.
     #[prost(uint64, tag = "1")]
     pub request_id: u64,
-    #[prost(oneof = "envelope::Message", tags = "2, 3, 4, 5, 6, 7, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 30, 31, 32, 33, 34, 35, 36, 37, 38, 39, 40, 41, 42, 50, 51, 52, 53, 54, 55, 56, 57, 60, 61, 62")]
+    #[prost(oneof = "envelope::Message", tags = "2, 3, 4, 5, 6, 7, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 30, 31, 32, 33, 34, 35, 36, 37, 38, 39, 40, 41, 42, 50, 51, 52, 53, 54, 55, 56, 57, 58, 59, 65, 60, 61, 62, 63, 64, 66")]
     pub message: ::core::option::Option<envelope::Message>,
 }
 /// Nested message and enum types in `Envelope`.
@@ -63,6 +63,9 @@ pub mod envelope {
         Progress(super::Progress),
         #[prost(message, tag = "25")]
         Settled(super::Settled),
+        /// From the node, unasked.
+        #[prost(message, tag = "26")]
+        CancelRequested(super::CancelRequested),
         /// Looking.
         #[prost(message, tag = "30")]
         GetJob(super::GetJob),
@@ -107,6 +110,12 @@ pub mod envelope {
         CancelJob(super::CancelJob),
         #[prost(message, tag = "57")]
         PromoteJob(super::PromoteJob),
+        #[prost(message, tag = "58")]
+        CancelStatus(super::CancelStatus),
+        #[prost(message, tag = "59")]
+        EditJob(super::EditJob),
+        #[prost(message, tag = "65")]
+        SetSettings(super::SetSettings),
         /// The cluster.
         #[prost(message, tag = "60")]
         ListNodes(super::ListNodes),
@@ -114,6 +123,14 @@ pub mod envelope {
         Nodes(super::Nodes),
         #[prost(message, tag = "62")]
         DrainNode(super::DrainNode),
+        /// Limits.
+        #[prost(message, tag = "63")]
+        ListKeys(super::ListKeys),
+        #[prost(message, tag = "64")]
+        Keys(super::Keys),
+        /// Jobs that wait for each other.
+        #[prost(message, tag = "66")]
+        PushFlow(super::PushFlow),
     }
 }
 // ---------------------------------------------------------------- opening
@@ -240,6 +257,51 @@ pub struct NewJob {
     pub unique: ::core::option::Option<Unique>,
     #[prost(string, repeated, tag = "12")]
     pub tags: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// A push that is repeated with this key within 24 hours is not done again.
+    #[prost(string, tag = "13")]
+    pub idempotency_key: ::prost::alloc::string::String,
+    #[prost(message, optional, tag = "14")]
+    pub concurrency: ::core::option::Option<Concurrency>,
+    #[prost(message, optional, tag = "15")]
+    pub rate: ::core::option::Option<Rate>,
+    /// Jobs that must have been completed first.
+    #[prost(uint64, repeated, tag = "16")]
+    pub depends_on: ::prost::alloc::vec::Vec<u64>,
+    /// In a PushFlow: the same, by their places in it.
+    #[prost(uint32, repeated, tag = "17")]
+    pub depends_on_items: ::prost::alloc::vec::Vec<u32>,
+    /// What becomes of it if one of those dies or is cancelled.
+    #[prost(enumeration = "OnFailure", tag = "18")]
+    pub on_failure: i32,
+}
+/// At most max jobs of a queue with this key are leased at once. Keys take
+/// turns, also those without a maximum.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Concurrency {
+    #[prost(string, tag = "1")]
+    pub key: ::prost::alloc::string::String,
+    #[prost(uint32, optional, tag = "2")]
+    pub max: ::core::option::Option<u32>,
+}
+/// So many jobs of a queue with this key are leased in per_ms.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Rate {
+    #[prost(string, tag = "1")]
+    pub key: ::prost::alloc::string::String,
+    #[prost(uint32, tag = "2")]
+    pub limit: u32,
+    #[prost(uint64, tag = "3")]
+    pub per_ms: u64,
+    /// So many at once after a rest; unset: a quarter of limit, at least 1.
+    #[prost(uint32, optional, tag = "4")]
+    pub burst: ::core::option::Option<u32>,
+}
+/// Jobs that wait for each other: all of them are stored, or none. Answered by
+/// Pushed.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct PushFlow {
+    #[prost(message, repeated, tag = "1")]
+    pub jobs: ::prost::alloc::vec::Vec<NewJob>,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Backoff {
@@ -279,11 +341,18 @@ pub mod backoff {
         List(List),
     }
 }
-/// At most one live job per queue and key.
+/// At most one live job per queue and key. The three kinds do not meet.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Unique {
     #[prost(string, tag = "1")]
     pub key: ::prost::alloc::string::String,
+    /// The key is held for so long after the push, whatever becomes of the job.
+    #[prost(uint64, optional, tag = "2")]
+    pub window_ms: ::core::option::Option<u64>,
+    /// The key is held until the job is leased first. A push meanwhile gives the
+    /// waiting job its payload and its time.
+    #[prost(bool, tag = "3")]
+    pub debounce: bool,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Pushed {
@@ -292,7 +361,7 @@ pub struct Pushed {
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct PushResult {
-    /// The new job, or the live one that has the unique key.
+    /// The new job, or the one that has the key.
     #[prost(uint64, tag = "1")]
     pub id: u64,
     #[prost(enumeration = "Outcome", tag = "2")]
@@ -326,7 +395,7 @@ pub struct Pulled {
     #[prost(message, repeated, tag = "1")]
     pub jobs: ::prost::alloc::vec::Vec<LeasedJob>,
 }
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct LeasedJob {
     #[prost(uint64, tag = "1")]
     pub id: u64,
@@ -360,6 +429,21 @@ pub struct LeasedJob {
     pub queue: ::prost::alloc::string::String,
     #[prost(string, repeated, tag = "13")]
     pub tags: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// The jobs that it waited for, by id.
+    #[prost(message, repeated, tag = "14")]
+    pub needs: ::prost::alloc::vec::Vec<Need>,
+}
+/// A job that another one waited for.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Need {
+    #[prost(uint64, tag = "1")]
+    pub id: u64,
+    /// Unspecified: nothing is known of it any more.
+    #[prost(enumeration = "State", tag = "2")]
+    pub state: i32,
+    /// Unset: there is none, or it has more than 64 KiB.
+    #[prost(bytes = "bytes", optional, tag = "3")]
+    pub result: ::core::option::Option<::prost::bytes::Bytes>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Subscribe {
@@ -396,6 +480,13 @@ pub struct Delivery {
 /// Leases of this session that were taken away: stop working on them.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct LeasesLost {
+    #[prost(bytes = "bytes", repeated, tag = "1")]
+    pub leases: ::prost::alloc::vec::Vec<::prost::bytes::Bytes>,
+}
+/// Somebody asks for the end of jobs of this session: settle them soon, in
+/// whatever way; those that are not acked do not go round again.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CancelRequested {
     #[prost(bytes = "bytes", repeated, tag = "1")]
     pub leases: ::prost::alloc::vec::Vec<::prost::bytes::Bytes>,
 }
@@ -447,6 +538,9 @@ pub struct FailItem {
 pub struct Release {
     #[prost(bytes = "bytes", repeated, tag = "1")]
     pub leases: ::prost::alloc::vec::Vec<::prost::bytes::Bytes>,
+    /// Not before this time, still without an attempt being charged; 0: at once.
+    #[prost(uint64, tag = "2")]
+    pub delay_ms: u64,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Extend {
@@ -568,6 +662,27 @@ pub struct Job {
     pub replay_of: u64,
     #[prost(uint64, tag = "28")]
     pub replayed_as: u64,
+    /// How long the unique key is held; see Unique.
+    #[prost(uint64, optional, tag = "29")]
+    pub unique_window_ms: ::core::option::Option<u64>,
+    #[prost(bool, tag = "30")]
+    pub unique_debounce: bool,
+    #[prost(string, tag = "31")]
+    pub idempotency_key: ::prost::alloc::string::String,
+    #[prost(message, optional, tag = "32")]
+    pub concurrency: ::core::option::Option<Concurrency>,
+    #[prost(message, optional, tag = "33")]
+    pub rate: ::core::option::Option<Rate>,
+    #[prost(uint64, repeated, tag = "34")]
+    pub depends_on: ::prost::alloc::vec::Vec<u64>,
+    #[prost(enumeration = "OnFailure", tag = "35")]
+    pub on_failure: i32,
+    /// While leased, if somebody has asked for its end: since when, and when it
+    /// is forced.
+    #[prost(int64, optional, tag = "36")]
+    pub cancel_requested_at_ms: ::core::option::Option<i64>,
+    #[prost(int64, optional, tag = "37")]
+    pub cancel_force_at_ms: ::core::option::Option<i64>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ListJobs {
@@ -675,6 +790,11 @@ pub struct Queue {
     /// How long the oldest ready job has been ready.
     #[prost(uint64, optional, tag = "10")]
     pub oldest_ready_ms: ::core::option::Option<u64>,
+    #[prost(uint64, tag = "11")]
+    pub blocked: u64,
+    /// JSON, in the shape of the HTTP API.
+    #[prost(string, tag = "12")]
+    pub settings: ::prost::alloc::string::String,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct GetStats {
@@ -772,11 +892,105 @@ pub struct Replayed {
     #[prost(uint64, repeated, tag = "1")]
     pub ids: ::prost::alloc::vec::Vec<u64>,
 }
-/// Of a job that waits.
+/// Of a job that has not ended. Answered by CancelStatus.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct CancelJob {
     #[prost(uint64, tag = "1")]
     pub id: u64,
+    /// How long the worker of a leased job has to end it; unset: 30 s.
+    #[prost(uint64, optional, tag = "2")]
+    pub grace_ms: ::core::option::Option<u64>,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct CancelStatus {
+    /// CANCELLED; or LEASED: its worker is told, and has until force_at_ms.
+    #[prost(enumeration = "State", tag = "1")]
+    pub state: i32,
+    #[prost(int64, tag = "2")]
+    pub force_at_ms: i64,
+}
+/// Changes what is set, of a job that waits.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct EditJob {
+    #[prost(uint64, tag = "1")]
+    pub id: u64,
+    #[prost(sint32, optional, tag = "2")]
+    pub priority: ::core::option::Option<i32>,
+    #[prost(bytes = "bytes", optional, tag = "3")]
+    pub payload: ::core::option::Option<::prost::bytes::Bytes>,
+    /// Of the payload; empty: application/json.
+    #[prost(string, tag = "4")]
+    pub content_type: ::prost::alloc::string::String,
+    /// At most one of the two.
+    #[prost(uint64, optional, tag = "5")]
+    pub delay_ms: ::core::option::Option<u64>,
+    #[prost(int64, optional, tag = "6")]
+    pub run_at_ms: ::core::option::Option<i64>,
+    /// Empty: it stays where it is.
+    #[prost(string, tag = "7")]
+    pub queue: ::prost::alloc::string::String,
+}
+/// Sets all settings of a queue.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SetSettings {
+    #[prost(string, tag = "1")]
+    pub queue: ::prost::alloc::string::String,
+    /// JSON, in the shape of the HTTP API.
+    #[prost(string, tag = "2")]
+    pub settings: ::prost::alloc::string::String,
+}
+// ---------------------------------------------------------------- limits
+
+/// Keys of a queue that jobs wait or work for.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ListKeys {
+    #[prost(string, tag = "1")]
+    pub queue: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Keys {
+    #[prost(message, repeated, tag = "1")]
+    pub keys: ::prost::alloc::vec::Vec<KeyUse>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct KeyUse {
+    #[prost(string, tag = "1")]
+    pub key: ::prost::alloc::string::String,
+    /// Ready jobs with this key.
+    #[prost(uint64, tag = "2")]
+    pub waiting: u64,
+    #[prost(oneof = "key_use::Limit", tags = "3, 4")]
+    pub limit: ::core::option::Option<key_use::Limit>,
+}
+/// Nested message and enum types in `KeyUse`.
+pub mod key_use {
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Limit {
+        #[prost(message, tag = "3")]
+        Concurrency(super::KeyConcurrency),
+        #[prost(message, tag = "4")]
+        Rate(super::KeyRate),
+    }
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct KeyConcurrency {
+    #[prost(uint32, optional, tag = "1")]
+    pub max: ::core::option::Option<u32>,
+    /// The jobs that are leased.
+    #[prost(uint64, repeated, tag = "2")]
+    pub holders: ::prost::alloc::vec::Vec<u64>,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct KeyRate {
+    #[prost(uint32, tag = "1")]
+    pub limit: u32,
+    #[prost(uint64, tag = "2")]
+    pub per_ms: u64,
+    #[prost(uint32, optional, tag = "3")]
+    pub burst: ::core::option::Option<u32>,
+    /// When the next one may start; unset: now.
+    #[prost(int64, optional, tag = "4")]
+    pub opens_at_ms: ::core::option::Option<i64>,
 }
 /// A scheduled job becomes ready now.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -913,10 +1127,53 @@ impl ErrorCode {
 }
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
+pub enum OnFailure {
+    /// As ON_FAILURE_FAIL.
+    Unspecified = 0,
+    /// It dies too.
+    Fail = 1,
+    /// It goes on.
+    Ignore = 2,
+    /// It waits on: the other one may be retried.
+    Wait = 3,
+}
+impl OnFailure {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "ON_FAILURE_UNSPECIFIED",
+            Self::Fail => "ON_FAILURE_FAIL",
+            Self::Ignore => "ON_FAILURE_IGNORE",
+            Self::Wait => "ON_FAILURE_WAIT",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "ON_FAILURE_UNSPECIFIED" => Some(Self::Unspecified),
+            "ON_FAILURE_FAIL" => Some(Self::Fail),
+            "ON_FAILURE_IGNORE" => Some(Self::Ignore),
+            "ON_FAILURE_WAIT" => Some(Self::Wait),
+            _ => None,
+        }
+    }
+}
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
 pub enum Outcome {
     Unspecified = 0,
     Inserted = 1,
+    /// A live job has the unique key.
     Duplicate = 2,
+    /// A waiting job with the debounce key took over payload and time.
+    Replaced = 3,
+    /// A job has the unique key within its window.
+    Throttled = 4,
+    /// The same push was done before.
+    Repeated = 5,
 }
 impl Outcome {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -928,6 +1185,9 @@ impl Outcome {
             Self::Unspecified => "OUTCOME_UNSPECIFIED",
             Self::Inserted => "OUTCOME_INSERTED",
             Self::Duplicate => "OUTCOME_DUPLICATE",
+            Self::Replaced => "OUTCOME_REPLACED",
+            Self::Throttled => "OUTCOME_THROTTLED",
+            Self::Repeated => "OUTCOME_REPEATED",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -936,6 +1196,9 @@ impl Outcome {
             "OUTCOME_UNSPECIFIED" => Some(Self::Unspecified),
             "OUTCOME_INSERTED" => Some(Self::Inserted),
             "OUTCOME_DUPLICATE" => Some(Self::Duplicate),
+            "OUTCOME_REPLACED" => Some(Self::Replaced),
+            "OUTCOME_THROTTLED" => Some(Self::Throttled),
+            "OUTCOME_REPEATED" => Some(Self::Repeated),
             _ => None,
         }
     }

@@ -60,6 +60,9 @@ pub enum Operation {
     ReplayDead,
     CancelJob,
     PromoteJob,
+    EditJob,
+    SetSettings,
+    ListKeys,
     GetCluster,
     DrainNode,
     /// A sign of life, and what is open to everybody: health, the API's description.
@@ -83,6 +86,7 @@ impl Operation {
             | Self::ListJobs
             | Self::GetTimeline
             | Self::ListQueues
+            | Self::ListKeys
             | Self::ListWorkers
             | Self::GetStats
             | Self::GetMetrics
@@ -94,6 +98,8 @@ impl Operation {
             | Self::ReplayDead
             | Self::CancelJob
             | Self::PromoteJob
+            | Self::EditJob
+            | Self::SetSettings
             | Self::DrainNode => Some(&[Admin]),
         }
     }
@@ -119,6 +125,9 @@ impl Operation {
             Self::ReplayDead => "replay dead jobs",
             Self::CancelJob => "cancel job",
             Self::PromoteJob => "promote job",
+            Self::EditJob => "edit job",
+            Self::SetSettings => "set settings",
+            Self::ListKeys => "list keys",
             Self::GetCluster => "get cluster",
             Self::DrainNode => "drain node",
             Self::Greet => "greet",

@@ -29,6 +29,33 @@ pub const QUEUE_NAME_BYTES: RangeInclusive<usize> = 1..=256;
 /// The length of a unique key in bytes: it is stored in an index.
 pub const UNIQUE_KEY_BYTES: RangeInclusive<usize> = 1..=256;
 
+/// Jobs of a key, or of a queue, that may be leased at once.
+pub const CONCURRENCY: RangeInclusive<u32> = 1..=1_000_000;
+
+/// Jobs of a key, or of a queue, that may start in a time; also at once, after a rest.
+pub const RATE_LIMIT: RangeInclusive<u32> = 1..=1_000_000;
+
+/// The time that a rate is about.
+pub const RATE_PER: RangeInclusive<Duration> =
+    Duration::from_millis(1)..=Duration::from_secs(7 * 24 * 3600);
+
+/// Keys of a queue whose limits people have set: they are read with each claim.
+pub const KEYS_SET_MAX: usize = 1000;
+
+/// How long a unique key may outlive its job.
+pub const UNIQUE_WINDOW: RangeInclusive<Duration> =
+    Duration::from_millis(1)..=Duration::from_secs(30 * 24 * 3600);
+
+/// How long a push may be repeated under its idempotency key.
+pub const IDEMPOTENCY_WINDOW: Duration = Duration::from_secs(24 * 3600);
+
+/// Jobs that one job may wait for: they are looked up when it is given out.
+pub const DEPENDS_MAX: usize = 100;
+
+/// The result of a job that another one waited for, as it is given to that one's worker: a larger
+/// one is to be asked for.
+pub const NEED_BYTES_MAX: usize = 64 * 1024;
+
 /// The length of a tag in bytes: it is stored in an index.
 pub const TAG_BYTES: RangeInclusive<usize> = 1..=128;
 
@@ -69,6 +96,12 @@ pub const WAIT_MAX: Duration = Duration::from_secs(60);
 
 /// How long a lease lasts that does not hang on a connection, unless extended.
 pub const LEASE: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(24 * 3600);
+
+/// How long the worker of a cancelled job has to end it, if the request says nothing.
+pub const CANCEL_GRACE_DEFAULT: Duration = Duration::from_secs(30);
+
+/// How long it may have.
+pub const CANCEL_GRACE_MAX: Duration = Duration::from_secs(24 * 3600);
 
 /// Such a lease, if the pull says nothing.
 pub const LEASE_DEFAULT: Duration = Duration::from_secs(30);

@@ -5,14 +5,16 @@ use std::time::Duration;
 
 use batonq_server::clock::ManualClock;
 use batonq_server::job::{
-    Backoff, FailureCode, JobId, Lease, NewJob, Payload, QueueName, Reason, State, Tag, UniqueKey,
-    When, WorkerName,
+    Backoff, Concurrency, Depends, FailureCode, Flow, FlowKey, JobId, KeyLimits, Lease, NewJob,
+    OnFailure, Options, Payload, QueueName, Rate, RateRule, Reason, Settings, State, Tag,
+    UniqueHold, UniqueKey, When, WorkerName,
 };
 use batonq_server::store::{
-    Claim, DeadFilter, Duty, Extension, Hold, JobFilter, Pausing, Progress, Retention, Retry,
+    Claim, DeadFilter, Duty, Edit, Extension, Hold, JobFilter, Pausing, Progress, Retention, Retry,
     SessionId, Settlement, Store, Verdict,
 };
 use bytes::Bytes;
+use futures_util::TryFutureExt;
 use proptest::prelude::*;
 
 use crate::stores::{Maker, Memory};
@@ -50,7 +52,13 @@ pub enum Step {
     /// Dead jobs are copied.
     ReplayDead(DeadFilter),
     /// A job is taken back.
-    Cancel(JobId),
+    Cancel(JobId, Duration),
+    /// A waiting job is changed.
+    Edit(JobId, Edit),
+    /// A queue is given settings.
+    Settings(QueueName, Settings),
+    /// The keys of a queue are looked at.
+    Keys(QueueName),
     /// A scheduled job becomes ready.
     Promote(JobId),
     /// Jobs are listed.
@@ -113,6 +121,7 @@ prop_compose! {
         unique in proptest::option::weighted(0.3, prop_oneof![Just("k"), Just("l")]),
         tags in proptest::collection::vec(prop_oneof![Just("s"), Just("t")], 0..2),
         is_text in any::<bool>(),
+        options in prop_oneof![3 => Just(Options::default()), 2 => options()],
     ) -> NewJob {
         let payload = Payload::new(Bytes::from(vec![b'1'; size])).expect("it is small");
         let payload = payload.with_content_type(if is_text { "text/plain" } else { "" });
@@ -126,7 +135,83 @@ prop_compose! {
         job.timeout = timeout;
         job.unique = unique.map(|key| UniqueKey::parse(key).expect("a key"));
         job.tags = tags.into_iter().map(tag).collect();
+        job.options = options;
+        if job.unique.is_none() {
+            job.options.hold = UniqueHold::Live;
+        }
         job.check().expect("it is valid")
+    }
+}
+
+fn rate_rule() -> impl Strategy<Value = RateRule> {
+    (1..3_u32, 1..15_u64, proptest::option::of(1..4_u32)).prop_map(|(limit, per, burst)| RateRule {
+        limit,
+        per: Duration::from_secs(per),
+        burst,
+    })
+}
+
+prop_compose! {
+    fn options()(
+        hold in prop_oneof![
+            2 => Just(UniqueHold::Live),
+            1 => (1..30_u64).prop_map(|time| UniqueHold::WindowMs(Duration::from_secs(time))),
+            1 => Just(UniqueHold::Debounce),
+        ],
+        idempotency in proptest::option::weighted(0.2, prop_oneof![Just("i"), Just("j")]),
+        concurrency in proptest::option::weighted(0.4, (
+            prop_oneof![Just("x"), Just("y")],
+            proptest::option::of(1..3_u32),
+        )),
+        rate in proptest::option::weighted(0.3, (prop_oneof![Just("x"), Just("r")], rate_rule())),
+        on in proptest::option::weighted(0.3, proptest::collection::vec(job_id(), 1..3)),
+        on_failure in proptest::sample::select(&OnFailure::ALL[..]),
+    ) -> Options {
+        let key = |key: &str| FlowKey::parse(key).expect("a key");
+        let flow = Flow {
+            concurrency: concurrency.map(|(name, max)| Concurrency { key: key(name), max }),
+            rate: rate.map(|(name, rule)| Rate { key: key(name), rule }),
+        };
+        let idempotency = idempotency.map(|key| UniqueKey::parse(key).expect("a key"));
+        let on = on.unwrap_or_default();
+        let on_failure = if on.is_empty() { OnFailure::Fail } else { on_failure };
+        Options { hold, idempotency, flow, depends: Depends { on, on_failure }, slot: None }
+    }
+}
+
+/// Jobs of which some wait for others before them.
+fn flow() -> impl Strategy<Value = Vec<NewJob>> {
+    let job = (new_job(), proptest::collection::vec(0..3_usize, 0..3));
+    proptest::collection::vec(job, 2..5).prop_map(|jobs| {
+        let earlier = |(place, (job, waits_for)): (usize, (NewJob, Vec<usize>))| {
+            let waits_for = waits_for.into_iter().filter(|need| *need < place).collect();
+            NewJob { waits_for, ..job }
+        };
+        jobs.into_iter().enumerate().map(earlier).collect()
+    })
+}
+
+prop_compose! {
+    fn edit()(
+        priority in proptest::option::of(-1..2_i32),
+        size in proptest::option::of(0..40_usize),
+        when in proptest::option::of(when()),
+        queue in proptest::option::weighted(0.3, queue()),
+    ) -> Edit {
+        let payload = |size| Payload::new(Bytes::from(vec![b'2'; size])).expect("it is small");
+        Edit { priority, payload: size.map(payload), when, queue }
+    }
+}
+
+prop_compose! {
+    fn settings()(
+        concurrency in proptest::option::weighted(0.3, 1..4_u32),
+        rate in proptest::option::weighted(0.3, rate_rule()),
+        of_key in proptest::option::weighted(0.3, (1..4_u32, rate_rule())),
+    ) -> Settings {
+        let limits = |(max, rule)| KeyLimits { concurrency: Some(max), rate: Some(rule) };
+        let keys = of_key.map(|of_key| ("x".to_owned(), limits(of_key)));
+        Settings { concurrency, rate, keys: keys.into_iter().collect(), ..Settings::default() }
     }
 }
 
@@ -162,6 +247,7 @@ fn verdict() -> impl Strategy<Value = Verdict> {
             chance,
         }),
         1 => Just(Verdict::Release),
+        1 => seconds(9).prop_map(Verdict::Snooze),
     ]
 }
 
@@ -199,6 +285,7 @@ pub fn step() -> impl Strategy<Value = Step> {
     let held = || 0..8_usize;
     prop_oneof![
         8 => proptest::collection::vec(new_job(), 1..4).prop_map(Step::Push),
+        2 => flow().prop_map(Step::Push),
         8 => proptest::collection::vec(claim(), 1..3).prop_map(Step::Claim),
         8 => proptest::collection::vec((held(), verdict()), 1..4).prop_map(Step::Settle),
         1 => (lease(), verdict()).prop_map(|(lease, verdict)| Step::SettleAny(lease, verdict)),
@@ -213,7 +300,10 @@ pub fn step() -> impl Strategy<Value = Step> {
         2 => job_id().prop_map(Step::Retry),
         1 => job_id().prop_map(Step::Replay),
         1 => dead_filter().prop_map(Step::ReplayDead),
-        1 => job_id().prop_map(Step::Cancel),
+        2 => (job_id(), seconds(10)).prop_map(|(id, grace)| Step::Cancel(id, grace)),
+        2 => (job_id(), edit()).prop_map(|(id, edit)| Step::Edit(id, edit)),
+        1 => (queue(), settings()).prop_map(|(queue, settings)| Step::Settings(queue, settings)),
+        1 => queue().prop_map(Step::Keys),
         1 => job_id().prop_map(Step::Promote),
         2 => filter().prop_map(Step::List),
         1 => job_id().prop_map(Step::Look),
@@ -296,7 +386,12 @@ impl<M: Maker> Run<M> {
         match step {
             Step::Push(jobs) => drop(both!(self, what, |store| store.push(jobs.clone()))),
             Step::Claim(claims) => {
-                let claimed = both!(self, what, |store| store.claim(claims.clone()));
+                // Queues with limits may be served after the others.
+                let claimed =
+                    both!(self, what, |store| store.claim(claims.clone()).map_ok(|mut claimed| {
+                        claimed.expired.sort_by_key(|effect| effect.job);
+                        claimed
+                    }));
                 self.given.extend(claimed.jobs.iter().flatten().map(|job| job.lease));
             }
             Step::Settle(settlements) => {
@@ -345,7 +440,14 @@ impl<M: Maker> Run<M> {
             Step::ReplayDead(filter) => {
                 both!(self, what, |store| store.replay_dead(filter.clone()));
             }
-            Step::Cancel(id) => drop(both!(self, what, |store| store.cancel(id))),
+            Step::Cancel(id, grace) => drop(both!(self, what, |store| store.cancel(id, grace))),
+            Step::Edit(id, edit) => {
+                both!(self, what, |store| store.edit(id, edit.clone()));
+            }
+            Step::Settings(queue, settings) => {
+                both!(self, what, |store| store.set_settings(queue.clone(), settings.clone()));
+            }
+            Step::Keys(queue) => drop(both!(self, what, |store| store.key_uses(queue.clone()))),
             Step::Promote(id) => drop(both!(self, what, |store| store.promote(id))),
             Step::List(filter) => drop(both!(self, what, |store| store.jobs(filter.clone()))),
             Step::Look(id) => drop(both!(self, what, |store| store.job(id))),

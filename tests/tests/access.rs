@@ -4,7 +4,6 @@ use batonq_client::{Client, Error, ErrorCode, NewJob, PullOptions};
 use batonq_protocol::messages as wire;
 use batonq_protocol::{Message, PREFACE};
 use batonq_tests::harness::{Server, batonq, eventually, hello};
-use serde_json::json;
 
 const TOKENS: &str = "prod:produce,cons:consume,obs:observe,adm:admin,both:produce+consume";
 
@@ -20,6 +19,7 @@ async fn over_http_each_route_asks_for_its_role() {
     for (route, allowed) in [
         (push, &["prod", "adm", "both"][..]),
         ("POST /v1/queues/q/jobs/batch", &["prod", "adm", "both"]),
+        ("POST /v1/flows", &["prod", "adm", "both"]),
         ("POST /v1/queues/q/pull", &["cons", "adm", "both"]),
         ("POST /v1/jobs/1/ack", &["cons", "adm", "both"]),
         ("POST /v1/jobs/1/fail", &["cons", "adm", "both"]),
@@ -36,6 +36,7 @@ async fn over_http_each_route_asks_for_its_role() {
         ("GET /v1/dlq", &["obs", "adm"]),
         ("GET /v1/queues", &["obs", "adm"]),
         ("GET /v1/queues/q", &["obs", "adm"]),
+        ("GET /v1/queues/q/keys", &["obs", "adm"]),
         ("GET /v1/workers", &["obs", "adm"]),
         ("GET /v1/stats", &["obs", "adm"]),
         ("GET /metrics", &["obs", "adm"]),
@@ -46,6 +47,8 @@ async fn over_http_each_route_asks_for_its_role() {
         ("POST /v1/jobs/1/retry", &["adm"]),
         ("POST /v1/jobs/1/cancel", &["adm"]),
         ("POST /v1/jobs/1/promote", &["adm"]),
+        ("PATCH /v1/jobs/1", &["adm"]),
+        ("PUT /v1/queues/q/settings", &["adm"]),
         ("POST /v1/jobs/1/replay", &["adm"]),
         ("POST /v1/dlq/replay", &["adm"]),
         ("POST /v1/queues/q/pause", &["adm"]),
@@ -58,10 +61,10 @@ async fn over_http_each_route_asks_for_its_role() {
         let (method, path) = route.split_once(' ').unwrap();
         for token in ["", "wrong", "prod", "cons", "obs", "adm", "both"] {
             let http = server.http().token(token);
-            let reply = match method {
-                "GET" => http.get(path).await,
-                _ => http.post(path, json!({})).await,
-            };
+            let method = method.parse().unwrap();
+            let json = ("content-type", "application/json");
+            let body = (method != hyper::Method::GET).then(|| "{}".into());
+            let reply = http.send(method, path, body, &[json]).await;
             let is_let_in = !matches!(reply.status, 401 | 403);
             assert_eq!(is_let_in, allowed.contains(&token), "{route} with {token:?}");
             let is_known = !matches!(token, "" | "wrong");
@@ -112,6 +115,7 @@ async fn over_tcp_each_request_asks_for_its_role() {
     let server = guarded();
     let requests = [
         (Message::Push(wire::Push::default()), &["prod", "adm", "both"][..]),
+        (Message::PushFlow(wire::PushFlow::default()), &["prod", "adm", "both"]),
         (Message::Pull(wire::Pull::default()), &["cons", "adm", "both"]),
         (Message::Subscribe(wire::Subscribe::default()), &["cons", "adm", "both"]),
         (Message::AddCredit(wire::AddCredit::default()), &["cons", "adm", "both"]),
@@ -137,6 +141,9 @@ async fn over_tcp_each_request_asks_for_its_role() {
         (Message::ReplayDead(wire::ReplayDead::default()), &["adm"]),
         (Message::CancelJob(wire::CancelJob::default()), &["adm"]),
         (Message::PromoteJob(wire::PromoteJob::default()), &["adm"]),
+        (Message::EditJob(wire::EditJob::default()), &["adm"]),
+        (Message::SetSettings(wire::SetSettings::default()), &["adm"]),
+        (Message::ListKeys(wire::ListKeys::default()), &["obs", "adm"]),
         (Message::Ping(wire::Ping {}), &["prod", "cons", "obs", "adm", "both"]),
     ];
     for token in ["prod", "cons", "obs", "adm", "both"] {

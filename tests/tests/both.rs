@@ -388,7 +388,7 @@ impl Speaker for OverTcp {
             Line::Pause(name) => answered(client.pause(name).await, |()| ok()),
             Line::Resume(name) => answered(client.resume(name).await, |()| ok()),
             Line::Retry(id) => answered(client.retry(id).await, |()| ok()),
-            Line::Cancel(id) => answered(client.cancel(id).await, |()| ok()),
+            Line::Cancel(id) => answered(client.cancel(id).await, |_| ok()),
             Line::Promote(id) => answered(client.promote(id).await, |()| ok()),
             Line::Replay(id) => answered(client.replay(id).await, |id| json!(id.0)),
             Line::ReplayDead(queue) => answered(client.replay_dead(queue, "", 10).await, |ids| {

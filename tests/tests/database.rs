@@ -87,7 +87,8 @@ async fn a_node_that_may_not_migrate_waits_until_somebody_has() {
     };
     assert!(migrate("status").contains("0"), "nothing is applied yet");
     assert!(migrate("sql").contains("CREATE TABLE job"));
-    assert!(migrate("up").contains("1"));
+    let version = batonq_server::store::postgres::migrate::SCHEMA_VERSION;
+    assert!(migrate("up").contains(&version.to_string()));
     is_ready(&node).await;
     assert!(migrate("status").contains("first"));
     migrate("up");
@@ -108,7 +109,9 @@ async fn three_nodes_start_at_once_on_an_empty_schema_fifty_times() {
         }
         let applied: Vec<usize> =
             migrations.join_all().await.into_iter().map(|done| done.unwrap().len()).collect();
-        assert_eq!(applied.iter().sum::<usize>(), 1, "round {round}: {applied:?}");
+        let all = batonq_server::store::postgres::migrate::MIGRATIONS.len();
+        assert_eq!(applied.iter().sum::<usize>(), all, "round {round}: {applied:?}");
+        assert_eq!(applied.iter().filter(|count| **count > 0).count(), 1, "by one of them");
     }
 }
 

@@ -181,12 +181,12 @@ async fn more_requests_than_may_be_in_flight_are_read_later_and_all_answered() {
 /// What a client hears that asks a while after it has connected: an answer before the question
 /// would be taken for a broken connection.
 async fn answer_to_a_late_request(address: SocketAddr) -> String {
-    let mut stream = TcpStream::connect(address).await.unwrap();
+    let mut stream = TcpStream::connect(address).await.expect("it listens");
     let early = tokio::time::timeout(Duration::from_millis(50), stream.read_u8()).await;
     assert!(early.is_err(), "it answers before it is asked: {early:?}");
-    stream.write_all(b"GET /health HTTP/1.1\r\nhost: node\r\n\r\n").await.unwrap();
+    stream.write_all(b"GET /health HTTP/1.1\r\nhost: node\r\n\r\n").await.expect("it reads");
     let mut answer = String::new();
-    stream.read_to_string(&mut answer).await.unwrap();
+    stream.read_to_string(&mut answer).await.expect("it answers");
     answer.chars().take(12).collect()
 }
 

@@ -10,8 +10,20 @@ use batonq_tests::harness::Postgres;
 use tokio_postgres::{Client, SimpleQueryMessage};
 
 /// Tables that grow with the jobs. `lease` has a row for each claim that is being worked on.
-const LARGE: [&str; 8] =
-    ["job", "ready", "scheduled", "finished", "attempt_log", "unique_key", "ttl", "deadline"];
+const LARGE: [&str; 12] = [
+    "job",
+    "ready",
+    "scheduled",
+    "finished",
+    "attempt_log",
+    "unique_key",
+    "ttl",
+    "deadline",
+    "dependency",
+    "slot",
+    "turn",
+    "cancel",
+];
 
 async fn plan(client: &Client, sql: &str) -> Vec<String> {
     let parameters: BTreeSet<u32> = sql
@@ -109,7 +121,12 @@ fn fill(count: u32) -> String {
              finished_at, attempts, deliveries, crashes, payload)
          SELECT nextval('number'), 1, 'completed', 0, 25, 0, 0, 0, 1, 0, '1'
          FROM generate_series(1, {count});
-         INSERT INTO unique_key SELECT 1, 'k' || id, id FROM job ON CONFLICT DO NOTHING;
+         INSERT INTO unique_key (queue_id, key, job_id)
+         SELECT 1, 'k' || id, id FROM job ON CONFLICT DO NOTHING;
+         INSERT INTO dependency SELECT id, id - 1 FROM job ON CONFLICT DO NOTHING;
+         INSERT INTO slot SELECT id, 1, 1, 'k' FROM job ON CONFLICT DO NOTHING;
+         INSERT INTO turn SELECT 1, 'k' || id, id FROM job ON CONFLICT DO NOTHING;
+         INSERT INTO cancel SELECT id, 1, 0, 0 FROM job ON CONFLICT DO NOTHING;
          INSERT INTO ttl SELECT 1, id FROM job ON CONFLICT DO NOTHING;
          INSERT INTO deadline SELECT 1, id, 1 FROM job ON CONFLICT DO NOTHING;
          INSERT INTO scheduled SELECT 1, id, 1 FROM finished ON CONFLICT DO NOTHING"

@@ -46,7 +46,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("store/", &["clock", "cluster", "error", "job", "leader", "limits"]),
     ("broker/", &["clock", "error", "group_commit", "job", "leader", "limits", "metrics", "store"]),
     ("duties/", &["broker", "cluster", "error", "leader", "store"]),
-    ("door.rs", &["access", "broker", "cluster", "error", "leader", "limits"]),
+    ("door.rs", &["access", "broker", "cluster", "error", "job", "leader", "limits"]),
     ("config.rs", &["access", "broker", "leader", "store"]),
     (
         "tcp/",

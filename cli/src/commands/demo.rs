@@ -75,7 +75,7 @@ async fn push(client: &Client) -> Result<Pushed, Failure> {
             let result = result?;
             match result.outcome {
                 Outcome::Inserted => pushed.entry(queue).or_default().push(result.id),
-                Outcome::Duplicate => duplicates += 1,
+                _ => duplicates += 1,
             }
         }
         Ok(duplicates)

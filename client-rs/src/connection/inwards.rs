@@ -35,6 +35,7 @@ impl Connection {
             }
             Message::Delivery(delivery) => self.deliver(delivery),
             Message::LeasesLost(lost) => self.session.lose(&lost.leases),
+            Message::CancelRequested(asked) => self.session.cancel(&asked.leases),
             Message::GoAway(go_away) => {
                 tracing::info!(reason = go_away.reason, "the node goes away");
                 self.going_away = true;
@@ -104,7 +105,8 @@ impl Connection {
             return self.session.hold(pulled.jobs, &queue, None);
         }
         // These leases end by themselves, whatever becomes of the session.
-        let job = |job| Job::new(job, Arc::clone(&queue), CancellationToken::new());
+        let never = CancellationToken::new;
+        let job = |job| Job::new(job, Arc::clone(&queue), never(), never());
         pulled.jobs.into_iter().map(job).collect()
     }
 

@@ -53,7 +53,7 @@ impl Connection {
         self.session.lose(&leases);
         for leases in leases.chunks(RELEASE_MAX) {
             let id = self.session.next_request_id();
-            let message = Message::Release(Release { leases: leases.to_vec() });
+            let message = Message::Release(Release { leases: leases.to_vec(), delay_ms: 0 });
             self.tell(id, message, About::Settle(leases.to_vec(), Settlement::EndsLease));
         }
     }

@@ -12,6 +12,7 @@
 
 mod alarms;
 mod bells;
+mod gates;
 mod health;
 mod people;
 mod pull;
@@ -64,6 +65,7 @@ struct Core {
     clock: Arc<dyn Clock>,
     queue_bells: bells::Bells<QueueName>,
     ending_bells: bells::Bells<JobId>,
+    gates: gates::Gates,
     alarms: Alarms,
     sessions: sessions::Sessions,
     metrics: Metrics,
@@ -96,6 +98,7 @@ impl Broker {
             clock,
             queue_bells: bells::Bells::default(),
             ending_bells: bells::Bells::default(),
+            gates: gates::Gates::default(),
             alarms: Alarms::default(),
             sessions: sessions::Sessions::new(patience),
             metrics: Metrics::default(),
@@ -114,6 +117,7 @@ impl Broker {
             ("sessions", upkeep::sessions(Arc::clone(&core), stop.clone())),
             ("renewal", upkeep::renewal(Arc::clone(&core), stop.clone())),
             ("health", upkeep::health(Arc::clone(&core), stop.clone())),
+            ("gates", upkeep::gates(Arc::clone(&core), stop.clone())),
             ("poll", upkeep::poll(Arc::clone(&core), stop.clone())),
         ];
         (Self(Arc::new(Parts { core, pushes, claims, settles })), loops)
@@ -216,6 +220,7 @@ impl Broker {
             Signal::Interrupted => core.health.look(),
             Signal::Due(at) => core.alarms.of(Duty::Due).set(at.since(core.clock.now())),
             Signal::Lost(session, lease) => core.tell_lost(vec![(session, lease)]),
+            Signal::Cancelled(session, lease) => core.tell_cancelled(session, lease),
         }
     }
 
@@ -249,7 +254,12 @@ impl Core {
                 Destination::Scheduled(at) => {
                     self.alarms.of(Duty::Due).set(at.since(self.clock.now()));
                 }
+                Destination::Blocked => {}
                 Destination::Finished(_) => self.ending_bells.ring_all(&effect.job),
+            }
+            // It may have been leased until now.
+            if effect.to != Destination::Ready && self.gates.is_known(&effect.queue) {
+                self.ring(Some((&effect.queue, 1)));
             }
         }
         self.ring(run);
@@ -259,6 +269,11 @@ impl Core {
         if let Some((queue, count)) = run {
             self.queue_bells.ring(queue, count);
         }
+    }
+
+    /// Tells a worker that somebody asks for the end of its job.
+    fn tell_cancelled(&self, session: SessionId, lease: Lease) {
+        self.sessions.tell(session, Notice::CancelRequested(vec![lease]));
     }
 
     /// Tells workers of leases that were taken from them.

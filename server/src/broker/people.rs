@@ -7,9 +7,10 @@ use tokio::time::Instant;
 
 use super::{Broker, Worker};
 use crate::error::Error;
-use crate::job::{JobId, QueueName};
+use crate::job::{JobId, QueueName, Settings, Timestamp};
 use crate::store::{
-    Attempt, Changed, DeadFilter, Destination, Effect, Job, JobFilter, JobPage, Pausing, Queue,
+    Attempt, Cancelled, Changed, DeadFilter, Duty, Edit, Effect, Job, JobFilter, JobPage, KeyUse,
+    Pausing, Queue,
 };
 
 impl Broker {
@@ -86,10 +87,46 @@ impl Broker {
         Ok(effects.into_iter().map(|effect| effect.job).collect())
     }
 
-    /// Takes a waiting job back.
-    pub async fn cancel(&self, id: JobId) -> Result<Effect, Error> {
-        let changed = self.store().cancel(id).await?;
-        self.conclude(id, changed, "only a scheduled or ready job can be cancelled")
+    /// Takes a waiting job back, or asks the worker of a leased one to end it within `grace`. The
+    /// answer: when that is forced; `None`: it is cancelled.
+    pub async fn cancel(&self, id: JobId, grace: Duration) -> Result<Option<Timestamp>, Error> {
+        let core = &self.0.core;
+        match self.store().cancel(id, grace).await? {
+            Cancelled::Done(effects) => {
+                core.announce(&effects);
+                Ok(None)
+            }
+            Cancelled::Requested { lease, session, force_at } => {
+                if let Some(session) = session {
+                    core.tell_cancelled(session, lease);
+                }
+                core.alarms.of(Duty::Cancels).set(force_at.since(core.clock.now()));
+                Ok(Some(force_at))
+            }
+            Cancelled::NotFound => Err(no_job(id)),
+            Cancelled::WrongState(state) => {
+                let rule = "only a job that has not ended can be cancelled";
+                Err(Error::WrongState(format!("job {id} is {}: {rule}", state.name())))
+            }
+        }
+    }
+
+    /// Changes a waiting job.
+    pub async fn edit(&self, id: JobId, edit: Edit) -> Result<Effect, Error> {
+        let changed = self.store().edit(id, edit).await?;
+        self.conclude(id, changed, "only a job that waits can be changed")
+    }
+
+    /// Sets all settings of a queue.
+    pub async fn set_settings(&self, name: QueueName, settings: Settings) -> Result<(), Error> {
+        self.store().set_settings(name.clone(), settings.check()?).await?;
+        self.0.core.queue_bells.ring_all(&name);
+        Ok(())
+    }
+
+    /// The keys of a queue that jobs wait or work for.
+    pub async fn key_uses(&self, name: QueueName) -> Result<Vec<KeyUse>, Error> {
+        self.store().key_uses(name).await
     }
 
     /// Makes a scheduled job ready.
@@ -102,7 +139,6 @@ impl Broker {
         match changed {
             Changed::Done(effect) => {
                 self.0.core.announce([&effect]);
-                debug_assert!(!matches!(effect.to, Destination::Scheduled(_)));
                 Ok(effect)
             }
             Changed::NotFound => Err(no_job(id)),

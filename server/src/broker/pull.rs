@@ -12,7 +12,7 @@ use crate::group_commit::{Budget, Committer};
 use crate::job::{Lease, QueueName, WorkerName};
 use crate::limits;
 use crate::metrics::{Counted, Timed};
-use crate::store::{Claim, Duty, Hold, LeasedJob, SESSION_LEASE, Settlement, Verdict};
+use crate::store::{Claim, Claimed, Duty, Hold, LeasedJob, SESSION_LEASE, Settlement, Verdict};
 
 /// A wish for jobs, and the patience for it.
 #[derive(Debug, Clone)]
@@ -90,7 +90,7 @@ async fn take_back(core: Arc<Core>, leases: Vec<Lease>) {
     let settlements: Vec<Settlement> =
         leases.into_iter().map(|lease| Settlement { lease, verdict: Verdict::Release }).collect();
     match core.store.settle(settlements).await {
-        Ok(settled) => core.announce(settled.iter().filter_map(super::settle::effect)),
+        Ok(all) => core.announce(super::settle::effects(&all)),
         // Their leases will run out.
         Err(error) => tracing::warn!(%error, "jobs could not be taken back"),
     }
@@ -112,8 +112,10 @@ pub(super) fn committer(
         let core = Arc::clone(&core);
         async move {
             let holds: Vec<Hold> = claims.iter().map(|claim| claim.hold).collect();
+            let queues: Vec<QueueName> = claims.iter().map(|claim| claim.queue.clone()).collect();
             let claimed = core.health.watch(core.store.claim(claims).await)?;
             core.announce(&claimed.expired);
+            core.note_gates(&queues, &claimed);
             core.note_claimed(&holds, &claimed.jobs);
             Ok(claimed.jobs)
         }
@@ -123,6 +125,23 @@ pub(super) fn committer(
 }
 
 impl Core {
+    fn note_gates(&self, queues: &[QueueName], claimed: &Claimed) {
+        for (queue, jobs) in queues.iter().zip(&claimed.jobs) {
+            match claimed.closed.iter().find(|(closed, _)| closed == queue) {
+                Some((_, until)) => {
+                    let until = until.map(|at| Instant::now() + at.since(self.clock.now()));
+                    self.gates.close(queue, until);
+                }
+                // It got all that it asked for: there may be something for the next one.
+                None if self.gates.is_known(queue) => match jobs.is_empty() {
+                    true => self.gates.open(queue),
+                    false => self.queue_bells.ring(queue, 1),
+                },
+                None => {}
+            }
+        }
+    }
+
     fn note_claimed(&self, holds: &[Hold], claimed: &[Vec<LeasedJob>]) {
         let count = claimed.iter().map(Vec::len).sum();
         if count > 0 {

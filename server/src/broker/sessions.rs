@@ -78,6 +78,8 @@ pub struct Worker {
 pub enum Notice {
     /// These leases were taken away.
     LeasesLost(Vec<Lease>),
+    /// Somebody asks for the end of these leases' jobs.
+    CancelRequested(Vec<Lease>),
     /// The node is about to stop: connect elsewhere.
     GoAway,
     /// Close: the session goes on elsewhere, or was silent for too long.
@@ -187,6 +189,10 @@ impl Sessions {
     /// Sessions whose leases shall live on.
     pub(super) fn alive(&self) -> Vec<SessionId> {
         self.sessions.iter().map(|session| *session.key()).collect()
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.sessions.is_empty()
     }
 
     pub(super) fn tell(&self, id: SessionId, notice: Notice) {

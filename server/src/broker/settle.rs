@@ -9,7 +9,7 @@ use crate::error::Error;
 use crate::group_commit::{Budget, Committer};
 use crate::job::{Lease, Timestamp};
 use crate::metrics::{Counted, Timed};
-use crate::store::{Duty, Effect, Extension, Progress, Settled, Settlement, Verdict};
+use crate::store::{Duty, Effect, Extension, Progress, Settled, SettledAll, Settlement, Verdict};
 
 impl Broker {
     /// Ends leases as their workers say. Answer i is about settlement i.
@@ -65,7 +65,7 @@ impl Verdict {
         match self {
             Self::Ack { result } => result.as_ref().map_or(0, |result| result.len()),
             Self::Fail { message, .. } => message.len(),
-            Self::Release => 0,
+            Self::Release | Self::Snooze(_) => 0,
         }
     }
 
@@ -73,17 +73,20 @@ impl Verdict {
         match self {
             Self::Ack { .. } => Counted::Acked,
             Self::Fail { .. } => Counted::Failed,
-            Self::Release => Counted::Released,
+            Self::Release | Self::Snooze(_) => Counted::Released,
         }
     }
 }
 
-/// What a settlement means for those who wait.
-pub(super) fn effect(settled: &Settled) -> Option<&Effect> {
-    match settled {
-        Settled::Done(effect) => Some(effect),
-        Settled::Repeated | Settled::LeaseLost | Settled::Unknown => None,
+/// What settlements mean for those who wait.
+pub(super) fn effects(all: &SettledAll) -> impl Iterator<Item = &Effect> {
+    fn effect(settled: &Settled) -> Option<&Effect> {
+        match settled {
+            Settled::Done(effect) => Some(effect),
+            Settled::Repeated | Settled::LeaseLost | Settled::Unknown => None,
+        }
     }
+    all.settled.iter().filter_map(effect).chain(&all.more)
 }
 
 pub(super) fn committer(
@@ -97,10 +100,10 @@ pub(super) fn committer(
             let verdicts: Vec<Counted> =
                 settlements.iter().map(|settlement| settlement.verdict.counted()).collect();
             core.metrics.batch(Timed::Settle, verdicts.len());
-            let settled = core.health.watch(core.store.settle(settlements).await)?;
-            core.announce(settled.iter().filter_map(effect));
-            core.count_settled(&verdicts, &settled);
-            Ok(settled)
+            let all = core.health.watch(core.store.settle(settlements).await)?;
+            core.announce(effects(&all));
+            core.count_settled(&verdicts, &all.settled);
+            Ok(all.settled)
         }
     };
     let (committer, run) = Committer::new(budget, commit, |_| {});

@@ -79,6 +79,20 @@ pub(super) fn health(core: Arc<Core>, stop: CancellationToken) -> Loop {
     })
 }
 
+/// Wakes those who wait for jobs that a rate has held up.
+pub(super) fn gates(core: Arc<Core>, stop: CancellationToken) -> Loop {
+    Box::pin(async move {
+        loop {
+            tokio::select! {
+                due = core.gates.due() => {
+                    due.iter().for_each(|queue| core.queue_bells.ring(queue, 1));
+                }
+                () = stop.cancelled() => return,
+            }
+        }
+    })
+}
+
 /// Looks, for all who wait, whether there is something that nobody has told.
 pub(super) fn poll(core: Arc<Core>, stop: CancellationToken) -> Loop {
     // Nodes that started together do not look together.
@@ -88,12 +102,15 @@ pub(super) fn poll(core: Arc<Core>, stop: CancellationToken) -> Loop {
         async move {
             let queues = core.queue_bells.waited_for();
             let jobs = core.ending_bells.waited_for();
-            if queues.is_empty() && jobs.is_empty() {
+            if queues.is_empty() && jobs.is_empty() && core.sessions.is_empty() {
                 return;
             }
             match core.health.watch(core.store.poll(queues, jobs).await) {
                 Ok(news) => {
                     news.ready.iter().for_each(|queue| core.queue_bells.ring_all(queue));
+                    for (session, lease) in news.cancelled {
+                        core.tell_cancelled(session, lease);
+                    }
                     news.ended.iter().for_each(|job| core.ending_bells.ring_all(job));
                 }
                 Err(error) => tracing::debug!(%error, "poll failed"),

@@ -104,6 +104,7 @@ fn producing_and_consuming() -> Vec<Route> {
     vec![
         route(post("/v1/queues/{queue}/jobs"), Push, "Push a job", jobs::push),
         route(post("/v1/queues/{queue}/jobs/batch"), Push, "Push jobs", jobs::push_batch),
+        route(post("/v1/flows"), Push, "Push jobs that wait for each other", jobs::push_flow),
         route(post("/v1/queues/{queue}/pull"), Pull, "Lease jobs", jobs::pull),
         route(post("/v1/jobs/{id}/ack"), Settle, "A job is done", settle::ack),
         route(post("/v1/jobs/{id}/fail"), Settle, "A job went wrong", settle::fail),
@@ -118,11 +119,19 @@ fn producing_and_consuming() -> Vec<Route> {
 
 fn changing() -> Vec<Route> {
     use Operation::{
-        CancelJob, PauseQueue, PromoteJob, ReplayDead, ReplayJob, ResumeQueue, RetryJob,
+        CancelJob, EditJob, PauseQueue, PromoteJob, ReplayDead, ReplayJob, ResumeQueue, RetryJob,
+        SetSettings,
     };
     vec![
         route(post("/v1/jobs/{id}/retry"), RetryJob, "A dead job goes round again", jobs::retry),
-        route(post("/v1/jobs/{id}/cancel"), CancelJob, "Take a waiting job back", jobs::cancel),
+        route(post("/v1/jobs/{id}/cancel"), CancelJob, "Take a job back", jobs::cancel),
+        route((Method::PATCH, "/v1/jobs/{id}"), EditJob, "Change a waiting job", jobs::edit),
+        route(
+            (Method::PUT, "/v1/queues/{queue}/settings"),
+            SetSettings,
+            "Set all settings of a queue",
+            jobs::set_settings,
+        ),
         route(post("/v1/jobs/{id}/promote"), PromoteJob, "A scheduled job: now", jobs::promote),
         route(post("/v1/jobs/{id}/replay"), ReplayJob, "Push a copy of a job", jobs::replay),
         route(post("/v1/dlq/replay"), ReplayDead, "Push copies of dead jobs", jobs::replay_dead),
@@ -132,7 +141,9 @@ fn changing() -> Vec<Route> {
 }
 
 fn looking() -> Vec<Route> {
-    use Operation::{GetJob, GetStats, GetTimeline, ListJobs, ListQueues, ListWorkers, WaitJob};
+    use Operation::{
+        GetJob, GetStats, GetTimeline, ListJobs, ListKeys, ListQueues, ListWorkers, WaitJob,
+    };
     let with = |route: Route, query| Route { query, ..route };
     vec![
         with(route(get("/v1/jobs"), ListJobs, "List jobs", look::jobs), FILTER),
@@ -148,6 +159,7 @@ fn looking() -> Vec<Route> {
         ),
         route(get("/v1/queues"), ListQueues, "All queues", look::queues),
         route(get("/v1/queues/{queue}"), ListQueues, "A queue", look::queue),
+        route(get("/v1/queues/{queue}/keys"), ListKeys, "Limits by key, and their use", look::keys),
         route(get("/v1/workers"), ListWorkers, "Connected workers", look::workers),
         route(get("/v1/stats"), GetStats, "The last 60 seconds", look::stats),
     ]

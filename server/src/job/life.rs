@@ -14,8 +14,10 @@
 //!             completed                           dead
 //! ```
 //!
-//! `cancelled` is reached from `scheduled` and `ready`; `dead` also from there, by expiry.
-//! `blocked` is for jobs that wait for other jobs.
+//! `cancelled` is reached from `scheduled`, `blocked` and `ready`, and from `leased` once somebody
+//! has asked for it: the worker is told, and unless it completes the job, the job ends so. `dead`
+//! is also reached without a lease, by expiry. A job that waits for other jobs is `blocked` until
+//! they have ended; then it is `scheduled` or `ready`, or `dead` if one of them has failed.
 
 use super::{Backoff, Timestamp};
 use std::time::Duration;
@@ -86,12 +88,19 @@ pub enum Reason {
     Expired,
     /// A worker said that trying again is no use.
     Rejected,
+    /// A job that it waited for died or was cancelled.
+    DependencyFailed,
 }
 
 impl Reason {
     /// All of them.
-    pub const ALL: [Self; 4] =
-        [Self::MaxAttemptsExceeded, Self::Poison, Self::Expired, Self::Rejected];
+    pub const ALL: [Self; 5] = [
+        Self::MaxAttemptsExceeded,
+        Self::Poison,
+        Self::Expired,
+        Self::Rejected,
+        Self::DependencyFailed,
+    ];
 
     /// The code for it in SQL, JSON, logs and on the command line.
     pub const fn name(self) -> &'static str {
@@ -100,6 +109,7 @@ impl Reason {
             Self::Poison => "POISON",
             Self::Expired => "EXPIRED",
             Self::Rejected => "REJECTED",
+            Self::DependencyFailed => "DEPENDENCY_FAILED",
         }
     }
 
@@ -125,6 +135,10 @@ pub enum Ending {
     TimedOut,
     /// The worker gave it back unharmed.
     Released,
+    /// The worker gave it back unharmed, to be worked on after this time.
+    Snoozed(Duration),
+    /// Somebody had asked for its end, and the worker did not end it in time.
+    Cancelled,
     /// The worker vanished: its connection closed, or nothing was heard from it.
     Crashed,
     /// The lease had a time of its own and was not extended: the worker vanished.
@@ -142,6 +156,8 @@ impl Ending {
             Self::Rejected => "rejected",
             Self::TimedOut => "timed_out",
             Self::Released => "released",
+            Self::Snoozed(_) => "snoozed",
+            Self::Cancelled => "cancelled",
             Self::Crashed => "crashed",
             Self::Expired => "expired",
             Self::NodeLost => "node_lost",
@@ -153,7 +169,11 @@ impl Ending {
         match self {
             Self::Failed { .. } | Self::Rejected | Self::TimedOut => Charge::Attempt,
             Self::Crashed | Self::Expired => Charge::Crash,
-            Self::Completed | Self::Released | Self::NodeLost => Charge::Nobody,
+            Self::Completed
+            | Self::Released
+            | Self::Snoozed(_)
+            | Self::Cancelled
+            | Self::NodeLost => Charge::Nobody,
         }
     }
 }
@@ -184,6 +204,8 @@ pub struct Rules {
     pub backoff: Backoff,
     /// Not delivered at or after this time.
     pub expires_at: Option<Timestamp>,
+    /// Somebody has asked for its end: it does not go round again.
+    pub is_cancelled: bool,
 }
 
 /// Where a job goes when its lease has ended.
@@ -197,6 +219,8 @@ pub enum Next {
     Scheduled(Timestamp),
     /// Into the dead letter queue.
     Dead(Reason),
+    /// Somebody had asked for its end.
+    Cancelled,
 }
 
 /// Where a job goes after `ending`, and what is charged to it then.
@@ -216,11 +240,15 @@ pub fn after(
     };
     let next = match ending {
         Ending::Completed => return (Next::Completed, charges),
+        Ending::Cancelled => return (Next::Cancelled, charges),
+        _ if rules.is_cancelled => return (Next::Cancelled, charges),
         Ending::Rejected => Next::Dead(Reason::Rejected),
         Ending::Failed { .. } | Ending::TimedOut if charges.attempts >= rules.max_attempts => {
             Next::Dead(Reason::MaxAttemptsExceeded)
         }
-        Ending::Failed { retry_in: Some(delay) } => Next::Scheduled(now + delay),
+        Ending::Failed { retry_in: Some(delay) } | Ending::Snoozed(delay) => {
+            Next::Scheduled(now + delay)
+        }
         Ending::Failed { retry_in: None } | Ending::TimedOut => {
             Next::Scheduled(now + rules.backoff.after_failure(charges.attempts, chance))
         }
@@ -237,7 +265,7 @@ fn expire(next: Next, expires_at: Option<Timestamp>, now: Timestamp) -> Next {
     let delivered_at = match next {
         Next::Ready => now,
         Next::Scheduled(run_at) => run_at,
-        Next::Completed | Next::Dead(_) => return next,
+        Next::Completed | Next::Dead(_) | Next::Cancelled => return next,
     };
     match expires_at {
         Some(expires_at) if expires_at <= delivered_at => Next::Dead(Reason::Expired),
@@ -259,6 +287,7 @@ mod tests {
             crashes_max: 2,
             backoff: Backoff::Fixed(10 * SECOND),
             expires_at: None,
+            is_cancelled: false,
         }
     }
 
@@ -286,6 +315,8 @@ mod tests {
             (Ending::TimedOut, (2, 0), (Next::Dead(MaxAttemptsExceeded), (3, 0))),
             (Ending::Released, (2, 1), (Next::Ready, (2, 1))),
             (Ending::NodeLost, (2, 1), (Next::Ready, (2, 1))),
+            (Ending::Snoozed(SECOND), (2, 1), (Next::Scheduled(NOW + SECOND), (2, 1))),
+            (Ending::Cancelled, (2, 1), (Next::Cancelled, (2, 1))),
             (Ending::Crashed, (2, 0), (Next::Ready, (2, 1))),
             (Ending::Crashed, (0, 1), (Next::Dead(Poison), (0, 2))),
             (Ending::Expired, (0, 0), (Next::Ready, (0, 1))),
@@ -293,6 +324,15 @@ mod tests {
         ] {
             assert_eq!(next(ending, before, &rules()), expected, "{ending:?} after {before:?}");
         }
+    }
+
+    #[test]
+    fn a_job_whose_end_was_asked_for_does_not_go_round_again() {
+        let rules = Rules { is_cancelled: true, ..rules() };
+        for ending in [FAILED, Ending::Rejected, Ending::TimedOut, Ending::Released] {
+            assert_eq!(next(ending, (2, 1), &rules).0, Next::Cancelled, "{ending:?}");
+        }
+        assert_eq!(next(Ending::Completed, (2, 1), &rules).0, Next::Completed);
     }
 
     #[test]

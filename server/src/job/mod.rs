@@ -6,17 +6,25 @@
 use std::borrow::Cow;
 
 mod backoff;
+mod flow;
 mod lease;
 mod life;
 mod name;
 mod new_job;
+mod options;
+mod settings;
 mod time;
 
 pub use backoff::Backoff;
+pub use flow::{
+    Admission, Bucket, Closed, Concurrency, Fair, Flow, Found, Line, Rate, RateRule, Waiting,
+};
 pub use lease::{Lease, LeaseKey};
 pub use life::{Charges, Ending, Next, Reason, Rules, State, after};
-pub use name::{FailureCode, QueueName, Tag, UniqueKey, WorkerName, cut};
+pub use name::{FailureCode, FlowKey, QueueName, ScheduleName, Tag, UniqueKey, WorkerName, cut};
 pub use new_job::{JobId, NewJob, Payload, TooLarge, When, check_lease, check_result, check_wait};
+pub use options::{Depends, OnFailure, Options, Slot, UniqueHold};
+pub use settings::{KeyLimits, Settings};
 pub use time::Timestamp;
 
 /// A value that can not be accepted.

@@ -28,6 +28,19 @@ macro_rules! name {
             }
         }
 
+        impl serde::Serialize for $name {
+            fn serialize<S: serde::Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+                to.serialize_str(&self.0)
+            }
+        }
+
+        impl<'de> serde::Deserialize<'de> for $name {
+            fn deserialize<D: serde::Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+                let text = <std::borrow::Cow<'de, str>>::deserialize(from)?;
+                Self::parse(&text).map_err(serde::de::Error::custom)
+            }
+        }
+
         impl fmt::Display for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str(&self.0)
@@ -52,6 +65,25 @@ name!(
     UniqueKey, "unique.key", |text| {
         check_length(text, &limits::UNIQUE_KEY_BYTES)?;
         check_printable(text)
+    }
+);
+
+name!(
+    /// What jobs of a queue share a limit by.
+    FlowKey, "key", |text| {
+        check_length(text, &limits::UNIQUE_KEY_BYTES)?;
+        check_printable(text)
+    }
+);
+
+name!(
+    /// The name of a schedule.
+    ScheduleName, "name", |text| {
+        check_length(text, &limits::QUEUE_NAME_BYTES)?;
+        match text.bytes().find(|byte| !byte.is_ascii_alphanumeric() && !b"._:-".contains(byte)) {
+            Some(_) => Err("only A-Z a-z 0-9 . _ : - are allowed".into()),
+            None => Ok(()),
+        }
     }
 );
 

@@ -6,11 +6,14 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::name::check_printable;
-use super::{Backoff, InvalidField, QueueName, Tag, Timestamp, UniqueKey};
+use super::{Backoff, InvalidField, Options, QueueName, Tag, Timestamp, UniqueHold, UniqueKey};
 use crate::limits;
 
 /// The number of a job. Below 2^53, so that every language can hold it; never used twice.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize,
+)]
+#[serde(transparent)]
 pub struct JobId(pub u64);
 
 impl fmt::Display for JobId {
@@ -38,12 +41,16 @@ pub struct NewJob {
     pub backoff: Option<Backoff>,
     /// How long one attempt may run. `None`: as long as the worker lives.
     pub timeout: Option<Duration>,
-    /// At most one live job of the queue has it.
+    /// One job of the queue has it, as long as [`Options::hold`] says.
     pub unique: Option<UniqueKey>,
     /// Words to find it by, without repetition.
     pub tags: Vec<Tag>,
     /// The job that this is a copy of.
     pub replay_of: Option<JobId>,
+    /// What few jobs ask for.
+    pub options: Options,
+    /// Jobs of the same call that it waits for, by their places.
+    pub waits_for: Vec<usize>,
 }
 
 impl NewJob {
@@ -61,6 +68,8 @@ impl NewJob {
             unique: None,
             tags: Vec::new(),
             replay_of: None,
+            options: Options::default(),
+            waits_for: Vec::new(),
         }
     }
 
@@ -68,17 +77,7 @@ impl NewJob {
     ///
     /// If a number is out of its range, naming the field.
     pub fn check(mut self) -> Result<Self, InvalidField> {
-        if let When::After(delay) = self.when
-            && delay > limits::DELAY_MAX
-        {
-            return Err(InvalidField::new("delay_ms", "more than ten years"));
-        }
-        // The first is where dates of four digits begin to need five.
-        if let When::At(at) = self.when
-            && !(0..=253_402_300_799_999).contains(&at.0)
-        {
-            return Err(InvalidField::new("run_at", "must be from the year 1970 to 9999"));
-        }
+        self.when.check()?;
         if let Some(ttl) = self.ttl
             && (ttl.is_zero() || ttl > limits::DELAY_MAX)
         {
@@ -96,10 +95,26 @@ impl NewJob {
         if self.tags.len() > limits::TAGS_MAX {
             return Err(InvalidField::new("tags", format!("more than {}", limits::TAGS_MAX)));
         }
+        if self.options.hold != UniqueHold::Live && self.unique.is_none() {
+            return Err(InvalidField::new("unique.key", "is missing"));
+        }
+        self.options = self.options.check()?;
         self.tags.sort_unstable();
         self.tags.dedup();
         self.backoff = self.backoff.map(Backoff::check).transpose()?;
         Ok(self)
+    }
+}
+
+impl NewJob {
+    /// With the jobs of the same call that it waits for by their numbers; `ids` says them, for
+    /// those before it.
+    pub(crate) fn resolved(mut self, id: impl Fn(usize) -> Option<JobId>) -> Self {
+        let on = &mut self.options.depends.on;
+        on.extend(self.waits_for.drain(..).filter_map(id));
+        on.sort_unstable();
+        on.dedup();
+        self
     }
 }
 
@@ -112,6 +127,24 @@ pub enum When {
     After(Duration),
     /// At this time; at once if it is past.
     At(Timestamp),
+}
+
+impl When {
+    /// # Errors
+    ///
+    /// If it is too far away, naming the field.
+    pub fn check(self) -> Result<Self, InvalidField> {
+        match self {
+            Self::After(delay) if delay > limits::DELAY_MAX => {
+                Err(InvalidField::new("delay_ms", "more than ten years"))
+            }
+            // The first is where dates of four digits begin to need five.
+            Self::At(at) if !(0..=253_402_300_799_999).contains(&at.0) => {
+                Err(InvalidField::new("run_at", "must be from the year 1970 to 9999"))
+            }
+            _ => Ok(self),
+        }
+    }
 }
 
 /// What a job carries: bytes, opaque to us.

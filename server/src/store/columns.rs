@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use crate::job::{Backoff, JobId, Tag};
+use crate::job::{Backoff, JobId, Options, Settings, Tag};
+use crate::store::KeyKind;
 
 pub(super) fn sql_id(id: JobId) -> i64 {
     id.0.cast_signed()
@@ -21,6 +22,38 @@ pub(super) fn sql_tags(tags: &[Tag]) -> Option<String> {
 /// The tags of such a text.
 pub(super) fn parse_tags(text: &str) -> Result<Vec<Tag>, crate::job::InvalidField> {
     text.lines().map(Tag::parse).collect()
+}
+
+/// Options as one text; `None`: there are none.
+pub(super) fn sql_options(options: &Options) -> Option<String> {
+    (*options != Options::default()).then(|| json(options))
+}
+
+/// The options of such a text.
+pub(super) fn parse_options(text: &str) -> Result<Options, serde_json::Error> {
+    serde_json::from_str(text)
+}
+
+pub(super) fn sql_settings(settings: &Settings) -> String {
+    json(settings)
+}
+
+/// The settings of such a text.
+pub(super) fn parse_settings(text: &str) -> Result<Settings, serde_json::Error> {
+    serde_json::from_str(text)
+}
+
+fn json(value: &impl serde::Serialize) -> String {
+    serde_json::to_string(value).expect("its keys are texts, and its numbers are finite")
+}
+
+pub(super) fn sql_kind(kind: KeyKind) -> i16 {
+    match kind {
+        KeyKind::Live => 0,
+        KeyKind::Window => 1,
+        KeyKind::Debounce => 2,
+        KeyKind::Push => 3,
+    }
 }
 
 /// A backoff as one text: its kind and its numbers.

@@ -34,6 +34,7 @@ pub mod sqlite;
 
 pub use alone::Alone;
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -41,8 +42,9 @@ use bytes::Bytes;
 
 use crate::error::Error;
 use crate::job::{
-    self, Backoff, FailureCode, JobId, Lease, LeaseKey, NewJob, Payload, QueueName, Reason, State,
-    Tag, Timestamp, UniqueKey, When, WorkerName,
+    self, Admission, Backoff, Concurrency, Depends, FailureCode, Flow, FlowKey, InvalidField,
+    JobId, Lease, LeaseKey, NewJob, OnFailure, Options, Payload, QueueName, Rate, RateRule, Reason,
+    Settings, State, Tag, Timestamp, UniqueHold, UniqueKey, When, WorkerName,
 };
 use crate::leader::Term;
 
@@ -62,20 +64,21 @@ pub trait Store: Send + Sync + 'static {
 
     /// Stores new jobs. Answer i is about job i.
     ///
-    /// A job whose unique key belongs to a live job of its queue (also one earlier in this call)
-    /// is not stored. Queues come into being with their first job. Ids rise in the order of
-    /// `jobs`.
+    /// A job whose unique key belongs to another of its queue (also one earlier in this call) is
+    /// not stored, or takes its place; see [`UniqueHold`]. Queues come into being with their
+    /// first push. Ids rise in the order of `jobs`.
     async fn push(&self, jobs: Vec<NewJob>) -> Result<Vec<Pushed>, Error>;
 
-    /// Leases ready jobs. Answer i has the jobs of claim i, in the order of the queue.
+    /// Leases ready jobs. Answer i has the jobs of claim i, in the order of the queue. Where jobs
+    /// or the queue have limits, that is the order of [`job::Fair`].
     ///
-    /// Empty: nothing is ready there, the queue is paused, or nobody has pushed to it yet. Claims
-    /// are served in turn. A job whose time to live is over is not handed out; it is dead from
+    /// Empty: nothing is ready there, what is ready is over a limit, the queue is paused, or nobody
+    /// has pushed to it yet. Claims are served in turn. A job whose time to live is over is not handed out; it is dead from
     /// then on, and reported in `expired`.
     async fn claim(&self, claims: Vec<Claim>) -> Result<Claimed, Error>;
 
     /// Ends leases as their workers say. Answer i is about settlement i.
-    async fn settle(&self, settlements: Vec<Settlement>) -> Result<Vec<Settled>, Error>;
+    async fn settle(&self, settlements: Vec<Settlement>) -> Result<SettledAll, Error>;
 
     /// Gives each lease a time of its own from now on, whatever held it before.
     ///
@@ -116,6 +119,13 @@ pub trait Store: Send + Sync + 'static {
     /// made. Pausing a paused queue changes nothing, also not since when.
     async fn set_paused(&self, queue: QueueName, pausing: Pausing) -> Result<(), Error>;
 
+    /// Sets all settings of a queue. A queue that does not exist is made.
+    async fn set_settings(&self, queue: QueueName, settings: Settings) -> Result<(), Error>;
+
+    /// The keys of a queue that jobs wait or work for, by kind and name; at most
+    /// [`crate::limits::PAGE_MAX`]. Empty if there is no such queue.
+    async fn key_uses(&self, queue: QueueName) -> Result<Vec<KeyUse>, Error>;
+
     /// Sends a dead job round again: ready now, attempts and crashes forgotten, no time to live.
     async fn retry(&self, id: JobId) -> Result<Changed, Error>;
 
@@ -127,8 +137,13 @@ pub trait Store: Send + Sync + 'static {
     /// is passed over.
     async fn replay_dead(&self, filter: DeadFilter) -> Result<Vec<Effect>, Error>;
 
-    /// Takes back a job that is scheduled or ready.
-    async fn cancel(&self, id: JobId) -> Result<Changed, Error>;
+    /// Takes back a job that is scheduled, blocked or ready. Of a leased one, it is noted that its
+    /// end is asked for: if its worker has not ended it after `grace`, [`Duty::Cancels`] does. Who
+    /// asks twice can only shorten the time.
+    async fn cancel(&self, id: JobId, grace: Duration) -> Result<Cancelled, Error>;
+
+    /// Changes a job that is scheduled, blocked or ready.
+    async fn edit(&self, id: JobId, edit: Edit) -> Result<Changed, Error>;
 
     /// Makes a scheduled job ready now, as if it had become due.
     async fn promote(&self, id: JobId) -> Result<Changed, Error>;
@@ -194,16 +209,70 @@ pub enum Pushed {
     Inserted {
         /// Its number.
         id: JobId,
-        /// `None`: ready. Else scheduled for this time.
+        /// Ready, scheduled or blocked; dead, if what it waits for has failed already.
+        state: State,
+        /// Not before this time. `None`: at once.
         run_at: Option<Timestamp>,
     },
-    /// Another live job has its unique key.
+    /// Another job has its key.
     Duplicate {
         /// That job.
         id: JobId,
-        /// Where it is.
+        /// Where it is; `completed`, too, if nothing is known of it any more.
         state: State,
+        /// Which key.
+        of: Same,
     },
+    /// A job that waited with the same debounce key has its payload and its time now.
+    Replaced {
+        /// That job.
+        id: JobId,
+        /// Scheduled or ready.
+        state: State,
+        /// Not before this time. `None`: at once.
+        run_at: Option<Timestamp>,
+    },
+    /// It is not stored.
+    Refused(Refusal),
+}
+
+impl Pushed {
+    /// The job that is there now.
+    pub fn id(&self) -> Option<JobId> {
+        match self {
+            Self::Inserted { id, .. } | Self::Duplicate { id, .. } | Self::Replaced { id, .. } => {
+                Some(*id)
+            }
+            Self::Refused(_) => None,
+        }
+    }
+}
+
+/// What two jobs have in common of which one is not stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Same {
+    /// The unique key, held by a live job.
+    Unique,
+    /// The unique key, within its window.
+    Window,
+    /// The idempotency key: it is the same push.
+    Push,
+}
+
+/// Why a job is not stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refusal {
+    /// It waits for a job of which nothing is known.
+    NoSuchJob(JobId),
+}
+
+/// What came of settlements.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct SettledAll {
+    /// Of each.
+    pub settled: Vec<Settled>,
+    /// What became of jobs that waited for those that have ended.
+    pub more: Vec<Effect>,
 }
 
 /// A wish for jobs.
@@ -235,8 +304,10 @@ pub enum Hold {
 pub struct Claimed {
     /// The jobs of each claim.
     pub jobs: Vec<Vec<LeasedJob>>,
-    /// Jobs that were found to be expired.
+    /// Jobs that were found to be expired, and what became of those that waited for them.
     pub expired: Vec<Effect>,
+    /// Queues that have jobs which may not start now, and when that changes by itself.
+    pub closed: Vec<(QueueName, Option<Timestamp>)>,
 }
 
 /// A job with the lease on it.
@@ -260,6 +331,19 @@ pub struct LeasedJob {
     pub timeout: Option<Duration>,
     /// As pushed.
     pub tags: Vec<Tag>,
+    /// The jobs that it waited for, by id.
+    pub needs: Vec<Need>,
+}
+
+/// A job that another one waited for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Need {
+    /// Its number.
+    pub id: JobId,
+    /// How it ended. `None`: nothing is known of it any more.
+    pub state: Option<State>,
+    /// What came of it; left out if it is larger than [`crate::limits::NEED_BYTES_MAX`].
+    pub result: Option<Bytes>,
 }
 
 /// The end of a lease, in its worker's words.
@@ -292,6 +376,8 @@ pub enum Verdict {
     },
     /// Somebody else shall do it.
     Release,
+    /// It shall be done later; no attempt is charged.
+    Snooze(Duration),
 }
 
 /// When a failed job is tried again.
@@ -336,6 +422,8 @@ pub enum Destination {
     Ready,
     /// It will be ready at this time.
     Scheduled(Timestamp),
+    /// It waits for other jobs.
+    Blocked,
     /// It has ended.
     Finished(State),
 }
@@ -369,6 +457,9 @@ pub enum Duty {
     Expiry,
     /// Attempts that run too long are ended as [`job::Ending::TimedOut`], code `TIMEOUT`.
     Timeouts,
+    /// Leases are taken away, as [`job::Ending::Cancelled`], whose jobs' end was asked for and
+    /// whose workers had time enough.
+    Cancels,
     /// Waiting jobs whose time to live is over become dead.
     Ttl,
     /// Finished jobs that have been kept long enough are deleted.
@@ -377,8 +468,8 @@ pub enum Duty {
 
 impl Duty {
     /// All of them.
-    pub const ALL: [Self; 5] =
-        [Self::Due, Self::Expiry, Self::Timeouts, Self::Ttl, Self::Retention];
+    pub const ALL: [Self; 6] =
+        [Self::Due, Self::Expiry, Self::Timeouts, Self::Cancels, Self::Ttl, Self::Retention];
 
     /// The word for it in logs and metrics.
     pub const fn name(self) -> &'static str {
@@ -386,6 +477,7 @@ impl Duty {
             Self::Due => "due",
             Self::Expiry => "expiry",
             Self::Timeouts => "timeouts",
+            Self::Cancels => "cancels",
             Self::Ttl => "ttl",
             Self::Retention => "retention",
         }
@@ -445,12 +537,16 @@ pub struct Job {
     pub worker: Option<WorkerName>,
     /// While leased: how far it is.
     pub progress: Option<Progress>,
+    /// While leased: since when its end is asked for, and when it is forced.
+    pub cancel: Option<(Timestamp, Timestamp)>,
     /// Once it has ended.
     pub finished_at: Option<Timestamp>,
     /// Once completed. `None` in lists.
     pub result: Option<Bytes>,
     /// Once dead.
     pub reason: Option<Reason>,
+    /// What few jobs ask for.
+    pub options: Options,
     /// What the last attempt that ended badly said: code and message. `None` in lists.
     pub error: Option<(String, String)>,
     /// The job that this is a copy of.
@@ -463,6 +559,15 @@ impl Job {
     /// What is pushed to replay this job: ready now, its time to live anew. `None` if the payload
     /// was left out.
     pub(crate) fn copy(self) -> Option<NewJob> {
+        // A copy waits for nobody, is no repetition, and belongs to no slot.
+        let unique = self.unique.filter(|_| self.options.hold == UniqueHold::Live);
+        let options = Options {
+            hold: UniqueHold::Live,
+            idempotency: None,
+            depends: Depends::default(),
+            slot: None,
+            ..self.options
+        };
         Some(NewJob {
             queue: self.queue,
             payload: self.payload?,
@@ -472,9 +577,11 @@ impl Job {
             max_attempts: self.max_attempts,
             backoff: self.backoff,
             timeout: self.timeout,
-            unique: self.unique,
+            unique,
             tags: self.tags,
             replay_of: Some(self.id),
+            options,
+            waits_for: Vec::new(),
         })
     }
 }
@@ -503,6 +610,59 @@ pub struct Attempt {
     pub message: String,
 }
 
+/// How a lease ends by its worker's verdict.
+pub(crate) fn ending_of(verdict: &Verdict) -> job::Ending {
+    use job::Ending;
+    match verdict {
+        Verdict::Ack { .. } => Ending::Completed,
+        Verdict::Fail { retry: Retry::Backoff, .. } => Ending::Failed { retry_in: None },
+        Verdict::Fail { retry: Retry::After(delay), .. } => {
+            Ending::Failed { retry_in: Some(*delay) }
+        }
+        Verdict::Fail { retry: Retry::Reject, .. } => Ending::Rejected,
+        Verdict::Release => Ending::Released,
+        Verdict::Snooze(delay) => Ending::Snoozed(*delay),
+    }
+}
+
+/// What the end of a job means for one that waits for it: it goes on, it fails, or (`None`) it
+/// waits on.
+pub(crate) fn fate(state: State, policy: OnFailure) -> Option<bool> {
+    match (state, policy) {
+        (State::Completed, _) => Some(true),
+        (State::Dead | State::Cancelled, OnFailure::Ignore) => Some(true),
+        (State::Dead | State::Cancelled, OnFailure::Fail) => Some(false),
+        _ => None,
+    }
+}
+
+/// Which keys a job can have. Those of one kind do not meet those of another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) enum KeyKind {
+    /// Until the job ends.
+    Live,
+    /// For a time.
+    Window,
+    /// Until it is leased.
+    Debounce,
+    /// For a day: the same push.
+    Push,
+}
+
+impl KeyKind {
+    pub(crate) const fn of(hold: UniqueHold) -> Self {
+        match hold {
+            UniqueHold::Live => Self::Live,
+            UniqueHold::WindowMs(_) => Self::Window,
+            UniqueHold::Debounce => Self::Debounce,
+        }
+    }
+
+    pub(crate) const fn ends_with_job(self) -> bool {
+        matches!(self, Self::Live | Self::Debounce)
+    }
+}
+
 /// Our own words for leases that ended badly without a word of their worker.
 ///
 /// The message that goes with it is for people.
@@ -513,7 +673,12 @@ pub fn verdict_of(ending: job::Ending) -> (&'static str, &'static str) {
         Ending::Crashed => ("CRASH", "the worker vanished: its connection was lost or went silent"),
         Ending::Expired => ("LEASE_EXPIRED", "the lease ran out and was not extended"),
         Ending::NodeLost => ("NODE_LOST", "the node that kept the lease alive is gone"),
-        Ending::Completed | Ending::Failed { .. } | Ending::Rejected | Ending::Released => ("", ""),
+        Ending::Cancelled => ("CANCELLED", "its end was asked for and did not come in time"),
+        Ending::Completed
+        | Ending::Failed { .. }
+        | Ending::Rejected
+        | Ending::Released
+        | Ending::Snoozed(_) => ("", ""),
     }
 }
 
@@ -528,6 +693,8 @@ pub enum Signal {
     Due(Timestamp),
     /// A lease was taken away from a session.
     Lost(SessionId, Lease),
+    /// Somebody asks for the end of a session's job.
+    Cancelled(SessionId, Lease),
 }
 
 /// What has happened while nobody told.
@@ -537,6 +704,8 @@ pub struct News {
     pub ready: Vec<QueueName>,
     /// Jobs that have ended.
     pub ended: Vec<JobId>,
+    /// Leases that hang on sessions of this node and whose end is asked for.
+    pub cancelled: Vec<(SessionId, Lease)>,
 }
 
 /// Which jobs to list. An empty filter lists all.
@@ -583,10 +752,12 @@ pub struct Queue {
     pub name: QueueName,
     /// Since when it is paused.
     pub paused_at: Option<Timestamp>,
+    /// What people have set.
+    pub settings: Settings,
     /// Jobs by state; finished ones as long as they are kept.
     pub counts: Counts,
     /// How long the job has waited that has been ready longest. Looks at the first job of each
-    /// priority.
+    /// priority, behind each gate.
     pub oldest_ready: Option<Duration>,
 }
 
@@ -595,6 +766,8 @@ pub struct Queue {
 pub struct Counts {
     /// See [`State::Scheduled`].
     pub scheduled: u64,
+    /// See [`State::Blocked`].
+    pub blocked: u64,
     /// See [`State::Ready`].
     pub ready: u64,
     /// See [`State::Leased`].
@@ -608,10 +781,11 @@ pub struct Counts {
 }
 
 impl Counts {
-    /// How many jobs are in `state`, to be changed. Blocked jobs are counted as scheduled.
+    /// How many jobs are in `state`, to be changed.
     pub(crate) fn of(&mut self, state: State) -> &mut u64 {
         match state {
-            State::Scheduled | State::Blocked => &mut self.scheduled,
+            State::Scheduled => &mut self.scheduled,
+            State::Blocked => &mut self.blocked,
             State::Ready => &mut self.ready,
             State::Leased => &mut self.leased,
             State::Completed => &mut self.completed,
@@ -619,6 +793,134 @@ impl Counts {
             State::Cancelled => &mut self.cancelled,
         }
     }
+}
+
+/// A key of a queue, and who uses it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeyUse {
+    /// Its name.
+    pub key: FlowKey,
+    /// What it limits.
+    pub limit: KeyLimit,
+    /// Jobs that wait behind it, ready or held up by it; counted up to
+    /// [`crate::limits::PAGE_MAX`].
+    pub waiting: u64,
+}
+
+/// What a key limits, and how much of it is in use.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum KeyLimit {
+    /// Leases at once.
+    Concurrency {
+        /// At most so many; `None`: any number.
+        max: Option<u32>,
+        /// The jobs that are leased, by id; at most [`crate::limits::PAGE_MAX`].
+        holders: Vec<JobId>,
+    },
+    /// Leases in a time.
+    Rate {
+        /// So many.
+        rule: RateRule,
+        /// When the next one may start. `None`: now.
+        opens_at: Option<Timestamp>,
+    },
+}
+
+/// Gathers who uses the keys of a queue.
+#[derive(Debug, Default)]
+pub(crate) struct KeyUses {
+    concurrency: BTreeMap<FlowKey, (Concurrency, Vec<JobId>, u64)>,
+    rates: BTreeMap<FlowKey, (Rate, u64)>,
+}
+
+impl KeyUses {
+    /// A job with these limits is ready.
+    pub(crate) fn waits(&mut self, flow: &Flow) {
+        if let Some(one) = &flow.concurrency {
+            self.concurrency_of(one).2 += 1;
+        }
+        if let Some(one) = &flow.rate {
+            let count = self.rates.get(&one.key).map_or(0, |(_, count)| *count);
+            self.rates.insert(one.key.clone(), (one.clone(), count + 1));
+        }
+    }
+
+    /// A job with these limits is leased. Jobs are to be told by id.
+    pub(crate) fn holds(&mut self, flow: &Flow, job: JobId) {
+        if let Some(one) = &flow.concurrency {
+            self.concurrency_of(one).1.push(job);
+        }
+    }
+
+    /// What the latest job says of a key counts.
+    fn concurrency_of(&mut self, one: &Concurrency) -> &mut (Concurrency, Vec<JobId>, u64) {
+        let new = || (one.clone(), Vec::new(), 0);
+        let used = self.concurrency.entry(one.key.clone()).or_insert_with(new);
+        used.0 = one.clone();
+        used
+    }
+
+    /// All of them, as far as they fit into an answer.
+    pub(crate) fn shown(self, admission: &Admission) -> Vec<KeyUse> {
+        let concurrency = self.concurrency.into_iter().map(|(key, (one, holders, waiting))| {
+            let limit = KeyLimit::Concurrency { max: admission.max_of(&one), holders };
+            KeyUse { key, limit, waiting }
+        });
+        let rates = self.rates.into_iter().map(|(key, (rate, waiting))| {
+            let (rule, opens_at) = (admission.rule_of(&rate), admission.opens_at(&rate));
+            KeyUse { key, limit: KeyLimit::Rate { rule, opens_at }, waiting }
+        });
+        concurrency.chain(rates).take(crate::limits::PAGE_MAX).collect()
+    }
+}
+
+/// What is to be changed of a waiting job.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Edit {
+    /// It stands elsewhere in the line then.
+    pub priority: Option<i32>,
+    /// What the worker gets.
+    pub payload: Option<Payload>,
+    /// When it may run. Of a blocked job: once it is blocked no more.
+    pub when: Option<When>,
+    /// Another queue, made if there is none. The job stands behind those that are in line there.
+    pub queue: Option<QueueName>,
+}
+
+impl Edit {
+    /// # Errors
+    ///
+    /// If there is nothing to change, or the time is too far away.
+    pub fn check(self) -> Result<Self, InvalidField> {
+        if self == Self::default() {
+            return Err(InvalidField {
+                field: "priority".into(),
+                detail: "nothing is to be changed: set priority, payload, a time or queue".into(),
+            });
+        }
+        self.when.map(When::check).transpose()?;
+        Ok(self)
+    }
+}
+
+/// What came of a wish to cancel.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Cancelled {
+    /// The job has ended. What became of it, and of those that waited for it.
+    Done(Vec<Effect>),
+    /// It is leased: its worker has until then.
+    Requested {
+        /// Whose lease it is.
+        lease: Lease,
+        /// The session that it hangs on.
+        session: Option<SessionId>,
+        /// When it is forced.
+        force_at: Timestamp,
+    },
+    /// There is no such job.
+    NotFound,
+    /// It has ended already.
+    WrongState(State),
 }
 
 /// Whether a queue gives out jobs.

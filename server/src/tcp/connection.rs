@@ -7,7 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use batonq_protocol::messages::{
-    AddCredit, Delivery as WireDelivery, Done, GoAway, LeasesLost, Pong, Subscribe, Unsubscribe,
+    AddCredit, CancelRequested, Delivery as WireDelivery, Done, GoAway, LeasesLost, Pong,
+    Subscribe, Unsubscribe,
 };
 use batonq_protocol::{Envelope, FRAME_BYTES_MAX, FrameCodec, FrameError, Message};
 use bytes::BytesMut;
@@ -340,6 +341,10 @@ impl Connection {
                 leases.iter().for_each(|lease| self.return_credit(lease.job));
                 let leases = self.asker.tokens(leases);
                 self.say(0, Message::LeasesLost(LeasesLost { leases }));
+            }
+            Notice::CancelRequested(leases) => {
+                let leases = self.asker.tokens(leases);
+                self.say(0, Message::CancelRequested(CancelRequested { leases }));
             }
             Notice::GoAway => self.say(0, go_away()),
             Notice::Close(reason) => return Err(End::Quiet(reason)),

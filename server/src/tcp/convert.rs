@@ -10,14 +10,15 @@ use crate::broker::{Broker, Worker};
 use crate::cluster::Node;
 use crate::error::Error;
 use crate::job::{
-    Backoff, FailureCode, JobId, Lease, NewJob, Payload, QueueName, Reason, State, Tag, Timestamp,
-    UniqueKey, When, check_result, cut,
+    Backoff, Concurrency, Depends, FailureCode, Flow, FlowKey, InvalidField, JobId, Lease, NewJob,
+    OnFailure, Options, Payload, QueueName, Rate, RateRule, Reason, State, Tag, Timestamp,
+    UniqueHold, UniqueKey, When, check_result, cut,
 };
 use crate::limits;
 use crate::metrics::{Counted, LastMinute, Timed};
 use crate::store::{
-    Attempt, DeadFilter, Job, JobFilter, JobPage, LeasedJob, Pushed, Queue, Retry, Settled,
-    Settlement, Verdict,
+    Attempt, DeadFilter, Edit, Job, JobFilter, JobPage, KeyLimit, KeyUse, LeasedJob, Need, Pushed,
+    Queue, Retry, Same, Settled, Settlement, Verdict,
 };
 
 pub(super) fn millis(duration: Duration) -> u64 {
@@ -55,14 +56,7 @@ pub(super) fn version_error(detail: String) -> Message {
 // ---------------------------------------------------------------- in
 
 pub(super) fn new_job(job: wire::NewJob) -> Result<NewJob, Error> {
-    let when = match (job.delay_ms, job.run_at_ms) {
-        (Some(_), Some(_)) => {
-            return Err(Error::invalid("run_at_ms", "at most one of it and delay_ms may be set"));
-        }
-        (Some(delay), None) => When::After(duration(delay)),
-        (None, Some(at)) => When::At(Timestamp(at)),
-        (None, None) => When::Now,
-    };
+    let when = when(job.delay_ms, job.run_at_ms)?.unwrap_or(When::Now);
     let payload = Payload::new(job.payload)?.with_content_type(&job.content_type)?;
     let new = NewJob {
         queue: QueueName::parse(&job.queue)?,
@@ -73,11 +67,92 @@ pub(super) fn new_job(job: wire::NewJob) -> Result<NewJob, Error> {
         max_attempts: job.max_attempts.unwrap_or(limits::MAX_ATTEMPTS_DEFAULT),
         backoff: job.backoff.map(backoff_rule).transpose()?,
         timeout: job.timeout_ms.map(duration),
-        unique: job.unique.map(|unique| UniqueKey::parse(&unique.key)).transpose()?,
+        unique: job.unique.as_ref().map(|unique| UniqueKey::parse(&unique.key)).transpose()?,
         tags: job.tags.iter().map(|tag| Tag::parse(tag)).collect::<Result<_, _>>()?,
         replay_of: None,
+        waits_for: job.depends_on_items.iter().map(|place| *place as usize).collect(),
+        options: Options {
+            hold: job.unique.map_or(Ok(UniqueHold::Live), |unique| hold(&unique))?,
+            idempotency: key(&job.idempotency_key, "idempotency_key", UniqueKey::parse)?,
+            flow: Flow {
+                concurrency: job.concurrency.map(concurrency).transpose()?,
+                rate: job.rate.map(rate).transpose()?,
+            },
+            depends: Depends {
+                on: job.depends_on.into_iter().map(JobId).collect(),
+                on_failure: on_failure(job.on_failure)?,
+            },
+            slot: None,
+        },
     };
     Ok(new.check()?)
+}
+
+/// A key that may be empty: then there is none.
+fn key<T>(
+    text: &str,
+    field: &'static str,
+    parse: impl Fn(&str) -> Result<T, InvalidField>,
+) -> Result<Option<T>, Error> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    parse(text).map(Some).map_err(|invalid| Error::invalid(field, invalid.detail))
+}
+
+fn hold(unique: &wire::Unique) -> Result<UniqueHold, Error> {
+    match (unique.window_ms, unique.debounce) {
+        (Some(_), true) => {
+            Err(Error::invalid("unique.debounce", "at most one of it and window_ms may be set"))
+        }
+        (Some(window), false) => Ok(UniqueHold::WindowMs(duration(window))),
+        (None, true) => Ok(UniqueHold::Debounce),
+        (None, false) => Ok(UniqueHold::Live),
+    }
+}
+
+fn concurrency(limit: wire::Concurrency) -> Result<Concurrency, Error> {
+    let key = FlowKey::parse(&limit.key);
+    let key = key.map_err(|invalid| Error::invalid("concurrency.key", invalid.detail))?;
+    Ok(Concurrency { key, max: limit.max })
+}
+
+fn rate(limit: wire::Rate) -> Result<Rate, Error> {
+    let key = FlowKey::parse(&limit.key);
+    let key = key.map_err(|invalid| Error::invalid("rate.key", invalid.detail))?;
+    let rule = RateRule { limit: limit.limit, per: duration(limit.per_ms), burst: limit.burst };
+    Ok(Rate { key, rule })
+}
+
+fn on_failure(number: i32) -> Result<OnFailure, Error> {
+    match wire::OnFailure::try_from(number) {
+        Ok(wire::OnFailure::Unspecified | wire::OnFailure::Fail) => Ok(OnFailure::Fail),
+        Ok(wire::OnFailure::Ignore) => Ok(OnFailure::Ignore),
+        Ok(wire::OnFailure::Wait) => Ok(OnFailure::Wait),
+        Err(_) => Err(Error::invalid("on_failure", "must be fail, ignore or wait")),
+    }
+}
+
+/// Which job, and what is to be changed of it.
+pub(super) fn edit(edit: wire::EditJob) -> Result<(JobId, Edit), Error> {
+    let when = when(edit.delay_ms, edit.run_at_ms)?;
+    let payload = match edit.payload {
+        Some(bytes) => Some(Payload::new(bytes)?.with_content_type(&edit.content_type)?),
+        None => None,
+    };
+    let queue = queue_filter(&edit.queue)?;
+    Ok((JobId(edit.id), Edit { priority: edit.priority, payload, when, queue }.check()?))
+}
+
+fn when(delay_ms: Option<u64>, run_at_ms: Option<i64>) -> Result<Option<When>, Error> {
+    match (delay_ms, run_at_ms) {
+        (Some(_), Some(_)) => {
+            Err(Error::invalid("run_at_ms", "at most one of it and delay_ms may be set"))
+        }
+        (Some(delay), None) => Ok(Some(When::After(duration(delay)))),
+        (None, Some(at)) => Ok(Some(When::At(Timestamp(at)))),
+        (None, None) => Ok(None),
+    }
 }
 
 fn backoff_rule(backoff: wire::Backoff) -> Result<Backoff, Error> {
@@ -129,8 +204,22 @@ fn check_retry_in(delay: Duration) -> Result<Duration, Error> {
     }
 }
 
-pub(super) fn release(broker: &Broker, token: &[u8]) -> Result<Settlement, Error> {
-    Ok(Settlement { lease: broker.open_lease(token)?, verdict: Verdict::Release })
+pub(super) fn release_verdict(delay_ms: u64) -> Result<Verdict, Error> {
+    match duration(delay_ms) {
+        delay if delay.is_zero() => Ok(Verdict::Release),
+        delay if delay > limits::DELAY_MAX => {
+            Err(Error::invalid("delay_ms", "more than ten years"))
+        }
+        delay => Ok(Verdict::Snooze(delay)),
+    }
+}
+
+pub(super) fn release(
+    broker: &Broker,
+    token: &[u8],
+    verdict: &Verdict,
+) -> Result<Settlement, Error> {
+    Ok(Settlement { lease: broker.open_lease(token)?, verdict: verdict.clone() })
 }
 
 pub(super) fn job_filter(filter: wire::ListJobs) -> Result<JobFilter, Error> {
@@ -185,11 +274,20 @@ pub(super) fn token(broker: &Broker, lease: Lease) -> Bytes {
 
 pub(super) fn push_result(result: Result<Pushed, Error>) -> wire::PushResult {
     let (id, outcome, state) = match result {
-        Ok(Pushed::Inserted { id, run_at }) => {
-            let state = if run_at.is_some() { State::Scheduled } else { State::Ready };
-            (id, wire::Outcome::Inserted, state)
+        Ok(Pushed::Inserted { id, state, .. }) => (id, wire::Outcome::Inserted, state),
+        Ok(Pushed::Replaced { id, state, .. }) => (id, wire::Outcome::Replaced, state),
+        Ok(Pushed::Duplicate { id, state, of }) => {
+            let outcome = match of {
+                Same::Unique => wire::Outcome::Duplicate,
+                Same::Window => wire::Outcome::Throttled,
+                Same::Push => wire::Outcome::Repeated,
+            };
+            (id, outcome, state)
         }
-        Ok(Pushed::Duplicate { id, state }) => (id, wire::Outcome::Duplicate, state),
+        Ok(Pushed::Refused(_)) => {
+            let unseen = Error::Internal("a refusal was not told".into());
+            return push_result(Err(unseen));
+        }
         Err(failed) => {
             return wire::PushResult { error: Some(error(&failed)), ..Default::default() };
         }
@@ -214,7 +312,40 @@ pub(super) fn leased_job(broker: &Broker, job: LeasedJob, queue: &str) -> wire::
         timeout_ms: job.timeout.map_or(0, millis),
         queue: queue.into(),
         tags: tags(&job.tags),
+        needs: job.needs.into_iter().map(need).collect(),
     }
+}
+
+fn need(need: Need) -> wire::Need {
+    wire::Need {
+        id: need.id.0,
+        state: need.state.map_or(wire::State::Unspecified, state_out).into(),
+        result: need.result,
+    }
+}
+
+pub(super) fn cancel_status(force_at: Option<Timestamp>) -> wire::CancelStatus {
+    let state = if force_at.is_some() { State::Leased } else { State::Cancelled };
+    wire::CancelStatus {
+        state: state_out(state).into(),
+        force_at_ms: force_at.map_or(0, |at| at.0),
+    }
+}
+
+pub(super) fn key_use(used: KeyUse) -> wire::KeyUse {
+    let limit = match used.limit {
+        KeyLimit::Concurrency { max, holders } => {
+            let holders = holders.into_iter().map(|id| id.0).collect();
+            wire::key_use::Limit::Concurrency(wire::KeyConcurrency { max, holders })
+        }
+        KeyLimit::Rate { rule, opens_at } => wire::key_use::Limit::Rate(wire::KeyRate {
+            limit: rule.limit,
+            per_ms: millis(rule.per),
+            burst: rule.burst,
+            opens_at_ms: opens_at.map(|at| at.0),
+        }),
+    };
+    wire::KeyUse { key: used.key.as_str().into(), waiting: used.waiting, limit: Some(limit) }
 }
 
 fn tags(tags: &[Tag]) -> Vec<String> {
@@ -245,7 +376,29 @@ pub(super) fn extend_result(result: Result<Option<Timestamp>, Error>) -> wire::S
     }
 }
 
+fn concurrency_out(limit: &Concurrency) -> wire::Concurrency {
+    wire::Concurrency { key: limit.key.as_str().into(), max: limit.max }
+}
+
+fn rate_out(limit: &Rate) -> wire::Rate {
+    let RateRule { limit: count, per, burst } = limit.rule;
+    wire::Rate { key: limit.key.as_str().into(), limit: count, per_ms: millis(per), burst }
+}
+
+fn on_failure_out(policy: OnFailure) -> wire::OnFailure {
+    match policy {
+        OnFailure::Fail => wire::OnFailure::Fail,
+        OnFailure::Ignore => wire::OnFailure::Ignore,
+        OnFailure::Wait => wire::OnFailure::Wait,
+    }
+}
+
 pub(super) fn job(job: Job) -> wire::Job {
+    let Options { hold, idempotency, flow, depends, .. } = job.options;
+    let unique_window_ms = match hold {
+        UniqueHold::WindowMs(window) => Some(millis(window)),
+        UniqueHold::Live | UniqueHold::Debounce => None,
+    };
     let (payload, content_type) = match job.payload {
         Some(payload) => (payload.bytes, payload.content_type.map(String::from)),
         None => (Bytes::new(), None),
@@ -284,6 +437,15 @@ pub(super) fn job(job: Job) -> wire::Job {
         error_message,
         replay_of: job.replay_of.map_or(0, |id| id.0),
         replayed_as: job.replayed_as.map_or(0, |id| id.0),
+        unique_window_ms,
+        unique_debounce: hold == UniqueHold::Debounce,
+        idempotency_key: idempotency.map(|key| key.as_str().into()).unwrap_or_default(),
+        concurrency: flow.concurrency.as_ref().map(concurrency_out),
+        rate: flow.rate.as_ref().map(rate_out),
+        depends_on: depends.on.iter().map(|id| id.0).collect(),
+        on_failure: on_failure_out(depends.on_failure).into(),
+        cancel_requested_at_ms: job.cancel.map(|(since, _)| since.0),
+        cancel_force_at_ms: job.cancel.map(|(_, force_at)| force_at.0),
     }
 }
 
@@ -356,6 +518,8 @@ pub(super) fn queue(queue: Queue) -> wire::Queue {
         dead: queue.counts.dead,
         cancelled: queue.counts.cancelled,
         oldest_ready_ms: queue.oldest_ready.map(millis),
+        blocked: queue.counts.blocked,
+        settings: serde_json::to_string(&queue.settings).unwrap_or_default(),
     }
 }
 

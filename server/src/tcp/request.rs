@@ -11,7 +11,7 @@ use super::convert;
 use crate::access::{Operation, Principal};
 use crate::broker::{Broker, Pull};
 use crate::cluster::Leave;
-use crate::door::{Door, check_batch, each};
+use crate::door::{Door, check_batch, check_grace, each, settings_in};
 use crate::error::Error;
 use crate::job::{JobId, Lease, QueueName, WorkerName, check_lease, check_wait, cut};
 use crate::limits;
@@ -44,7 +44,7 @@ impl From<Message> for Answer {
 /// There is no wildcard: a new message does not compile until someone has decided.
 pub(super) fn operation(message: &Message) -> Option<Operation> {
     Some(match message {
-        Message::Push(_) => Operation::Push,
+        Message::Push(_) | Message::PushFlow(_) => Operation::Push,
         Message::Pull(_) | Message::Subscribe(_) => Operation::Pull,
         Message::Ack(_)
         | Message::Fail(_)
@@ -66,6 +66,9 @@ pub(super) fn operation(message: &Message) -> Option<Operation> {
         Message::ReplayDead(_) => Operation::ReplayDead,
         Message::CancelJob(_) => Operation::CancelJob,
         Message::PromoteJob(_) => Operation::PromoteJob,
+        Message::EditJob(_) => Operation::EditJob,
+        Message::SetSettings(_) => Operation::SetSettings,
+        Message::ListKeys(_) => Operation::ListKeys,
         Message::ListNodes(_) => Operation::GetCluster,
         Message::DrainNode(_) => Operation::DrainNode,
         Message::Ping(_) | Message::Pong(_) => Operation::Greet,
@@ -86,6 +89,9 @@ pub(super) fn operation(message: &Message) -> Option<Operation> {
         | Message::Stats(_)
         | Message::Workers(_)
         | Message::Nodes(_)
+        | Message::Keys(_)
+        | Message::CancelStatus(_)
+        | Message::CancelRequested(_)
         | Message::Replayed(_) => return None,
     })
 }
@@ -100,6 +106,7 @@ impl Asker {
     async fn serve(&self, message: Message) -> Result<Answer, Error> {
         match message {
             Message::Push(push) => Ok(self.push(push).await?.into()),
+            Message::PushFlow(flow) => Ok(self.push_flow(flow).await?.into()),
             Message::Pull(pull) => Ok(self.pull(pull).await?.into()),
             Message::Ack(ack) => {
                 check_batch("items", ack.items.len())?;
@@ -114,8 +121,9 @@ impl Asker {
             Message::Release(release) => {
                 check_batch("leases", release.leases.len())?;
                 let leases = release.leases.iter();
-                self.settle(leases.map(|lease| convert::release(&self.broker, lease)).collect())
-                    .await
+                let verdict = convert::release_verdict(release.delay_ms)?;
+                let release = |lease: &Bytes| convert::release(&self.broker, lease, &verdict);
+                self.settle(leases.map(release).collect()).await
             }
             Message::Extend(extend) => Ok(self.extend(extend).await?.into()),
             Message::Progress(progress) => Ok(self.progress(progress).await?.into()),
@@ -126,7 +134,15 @@ impl Asker {
     async fn push(&self, push: wire::Push) -> Result<Message, Error> {
         check_batch("jobs", push.jobs.len())?;
         let jobs = push.jobs.into_iter().map(convert::new_job).collect();
-        let pushed = each(jobs, |jobs| self.broker.push(jobs)).await?;
+        let pushed = each(jobs, |jobs| self.broker.push(jobs)).await?.into_iter();
+        let results = pushed.map(|pushed| convert::push_result(pushed.flatten())).collect();
+        Ok(Message::Pushed(wire::Pushed { results }))
+    }
+
+    async fn push_flow(&self, flow: wire::PushFlow) -> Result<Message, Error> {
+        check_batch("jobs", flow.jobs.len())?;
+        let jobs = flow.jobs.into_iter().map(convert::new_job).collect::<Result<_, _>>()?;
+        let pushed = self.broker.push_flow(jobs).await?;
         let results = pushed.into_iter().map(convert::push_result).collect();
         Ok(Message::Pushed(wire::Pushed { results }))
     }
@@ -210,6 +226,11 @@ impl Asker {
                 let queues = after.take(limits::PAGE_MAX).map(convert::queue).collect();
                 Message::Queues(wire::Queues { queues })
             }
+            Message::ListKeys(list) => {
+                let keys = broker.key_uses(QueueName::parse(&list.queue)?).await?;
+                let keys = keys.into_iter().map(convert::key_use).collect();
+                Message::Keys(wire::Keys { keys })
+            }
             Message::ListWorkers(_) => {
                 let workers = broker.workers().into_iter().map(convert::worker).collect();
                 Message::Workers(wire::Workers { workers })
@@ -239,7 +260,19 @@ impl Asker {
                 broker.set_paused(QueueName::parse(&resume.queue)?, Pausing::Resume).await?;
             }
             Message::RetryJob(retry) => drop(broker.retry(JobId(retry.id)).await?),
-            Message::CancelJob(cancel) => drop(broker.cancel(JobId(cancel.id)).await?),
+            Message::CancelJob(cancel) => {
+                let grace = check_grace(cancel.grace_ms)?;
+                let force_at = broker.cancel(JobId(cancel.id), grace).await?;
+                return Ok(Message::CancelStatus(convert::cancel_status(force_at)));
+            }
+            Message::EditJob(edit) => {
+                let (id, edit) = convert::edit(edit)?;
+                broker.edit(id, edit).await?;
+            }
+            Message::SetSettings(set) => {
+                let settings = settings_in(set.settings.as_bytes())?;
+                broker.set_settings(QueueName::parse(&set.queue)?, settings).await?;
+            }
             Message::PromoteJob(promote) => drop(broker.promote(JobId(promote.id)).await?),
             Message::DrainNode(drain) => {
                 let leave = if drain.stay { Leave::Stay } else { Leave::Exit };

@@ -9,8 +9,8 @@ use batonq_server::job::{
     WorkerName,
 };
 use batonq_server::store::{
-    Claim, Counts, Destination, Duty, DutyReport, Effect, Hold, Job, LeasedJob, Pushed, Queue,
-    Retention, Retry, SessionId, Settled, Settlement, Store, Verdict,
+    Cancelled, Claim, Claimed, Counts, Destination, Duty, DutyReport, Effect, Hold, Job, LeasedJob,
+    Pushed, Queue, Retention, Retry, SessionId, Settled, Settlement, Store, Verdict,
 };
 use bytes::Bytes;
 
@@ -78,6 +78,11 @@ impl Jobs for [LeasedJob] {
     }
 }
 
+fn claim(count: usize, hold: Hold) -> Claim {
+    let worker = WorkerName::parse("w").expect("a name");
+    Claim { queue: queue(), count, bytes_max: usize::MAX, worker, hold }
+}
+
 pub(super) fn ack() -> Verdict {
     Verdict::Ack { result: None }
 }
@@ -133,15 +138,14 @@ impl<M: Maker> Given<M> {
     }
 
     pub(super) async fn claim_as(&self, count: usize, hold: Hold) -> Vec<LeasedJob> {
-        let claim = Claim {
-            queue: queue(),
-            count,
-            bytes_max: usize::MAX,
-            worker: WorkerName::parse("w").expect("a name"),
-            hold,
-        };
-        let claimed = self.store.claim(vec![claim]).await.expect("it works");
+        let claimed = self.store.claim(vec![claim(count, hold)]).await.expect("it works");
         claimed.jobs.into_iter().next().expect("one claim, one answer")
+    }
+
+    /// Claims for a session, and says all that came of it.
+    pub(super) async fn claimed(&self, count: usize) -> Claimed {
+        let claim = claim(count, Hold::Session(SESSION));
+        self.store.claim(vec![claim]).await.expect("it works")
     }
 
     /// Claims one job that must be there.
@@ -151,7 +155,7 @@ impl<M: Maker> Given<M> {
 
     pub(super) async fn settle(&self, lease: Lease, verdict: Verdict) -> Settled {
         let settled = self.store.settle(vec![Settlement { lease, verdict }]).await;
-        settled.expect("it works").remove(0)
+        settled.expect("it works").settled.remove(0)
     }
 
     /// Settles a live lease; where the job went.
@@ -160,6 +164,11 @@ impl<M: Maker> Given<M> {
             Settled::Done(effect) => effect.to,
             other => panic!("the lease is not live: {other:?}"),
         }
+    }
+
+    /// Cancels; a worker has ten seconds.
+    pub(super) async fn cancel(&self, id: JobId) -> Cancelled {
+        self.store.cancel(id, 10 * SECOND).await.expect("it works")
     }
 
     pub(super) async fn duty(&self, duty: Duty) -> DutyReport {

@@ -3,12 +3,15 @@
 //! Each topic is a file; each rule is a function that is given an empty store. A rule that is
 //! written is run: the macro that defines it lists it too.
 
+mod cancel;
 mod claim;
 mod durable;
 mod duties;
+mod flow;
 mod given;
 mod inspect;
 mod leases;
+mod needs;
 mod people;
 mod push;
 mod settle;
@@ -41,6 +44,9 @@ pub fn all<M: Maker + 'static>() -> Vec<Rule> {
     [
         push::rules::<M>(),
         unique::rules::<M>(),
+        flow::rules::<M>(),
+        needs::rules::<M>(),
+        cancel::rules::<M>(),
         claim::rules::<M>(),
         settle::rules::<M>(),
         leases::rules::<M>(),

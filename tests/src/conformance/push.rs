@@ -23,7 +23,7 @@ rules! {
             .iter()
             .map(|pushed| match pushed {
                 Pushed::Inserted { id, .. } => id.0,
-                Pushed::Duplicate { .. } => panic!("no key, no duplicate"),
+                other => panic!("no key, no duplicate: {other:?}"),
             })
             .collect();
         assert!(ids.is_sorted_by(|a, b| a < b), "{ids:?}");

@@ -89,7 +89,7 @@ rules! {
         let lease = given.lease().await;
         let twice = vec![Settlement { lease, verdict: ack() }; 2];
         let settled = given.store.settle(twice).await.unwrap();
-        assert!(matches!(settled[..], [Settled::Done(_), Settled::Repeated]), "{settled:?}");
+        assert!(matches!(settled.settled[..], [Settled::Done(_), Settled::Repeated]), "{settled:?}");
     }
 
     async fn a_stale_lease_does_not_spoil_its_neighbours(given: Given<M>) {
@@ -101,7 +101,7 @@ rules! {
         let all = leases.map(|lease| Settlement { lease, verdict: ack() }).to_vec();
         let settled = given.store.settle(all).await.unwrap();
         assert!(matches!(
-            settled[..],
+            settled.settled[..],
             [Settled::Done(_), Settled::LeaseLost, Settled::Done(_)]
         ));
     }

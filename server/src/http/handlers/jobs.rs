@@ -6,27 +6,30 @@ use hyper::StatusCode;
 
 use super::{Answered, Call, ok};
 use crate::broker::Pull;
-use crate::door::{check_batch, each};
+use crate::door::{check_batch, check_grace, each};
 use crate::error::Error;
 use crate::http::body;
 use crate::http::model::lease::{LeasedBody, PullBody, PulledBody};
 use crate::http::model::look::{
-    ChangedBody, NoBody, PausedBody, ReplayDeadBody, ReplayedBody, ReplayedDeadBody,
+    CancelBody, CancelledBody, ChangedBody, NoBody, PausedBody, ReplayDeadBody, ReplayedBody,
+    ReplayedDeadBody,
 };
-use crate::http::model::push::{BatchBody, BatchPushedBody, NewJobBody, PushedBody};
+use crate::http::model::push::{
+    BatchBody, BatchPushedBody, EditBody, FlowBody, NewJobBody, PushedBody,
+};
 use crate::http::query::{page_limit, reason};
-use crate::job::{QueueName, State, WorkerName, check_lease, check_wait};
+use crate::job::{QueueName, Settings, State, WorkerName, check_lease, check_wait};
 use crate::limits;
-use crate::store::{DeadFilter, Hold, Pausing, Pushed};
+use crate::store::{DeadFilter, Destination, Hold, Pausing, Pushed};
 
 pub(in crate::http) async fn push(call: Call, job: NewJobBody) -> Answered<PushedBody> {
     let job = job.into_job(call.queue()?)?;
     let pushed = call.door.broker.push(vec![job]).await?;
     let pushed = pushed.into_iter().next();
-    let pushed = pushed.ok_or_else(|| Error::Internal("an answer is missing".into()))?;
+    let pushed = pushed.ok_or_else(|| Error::Internal("an answer is missing".into()))??;
     let status = match pushed {
         Pushed::Inserted { .. } => StatusCode::CREATED,
-        Pushed::Duplicate { .. } => StatusCode::OK,
+        Pushed::Duplicate { .. } | Pushed::Replaced { .. } | Pushed::Refused(_) => StatusCode::OK,
     };
     Ok((status, pushed.into()))
 }
@@ -38,8 +41,31 @@ pub(in crate::http) async fn push_batch(call: Call, batch: BatchBody) -> Answere
         body::parse::<NewJobBody>(json.get().as_bytes())?.into_job(queue.clone())
     };
     let jobs = batch.jobs.into_iter().map(job).collect();
-    let results = each(jobs, |jobs| call.door.broker.push(jobs)).await?;
-    ok(BatchPushedBody { results: results.into_iter().map(Into::into).collect() })
+    let results = each(jobs, |jobs| call.door.broker.push(jobs)).await?.into_iter();
+    ok(BatchPushedBody { results: results.map(|result| result.flatten().into()).collect() })
+}
+
+pub(in crate::http) async fn push_flow(call: Call, flow: FlowBody) -> Answered<BatchPushedBody> {
+    check_batch("jobs", flow.jobs.len())?;
+    let results = call.door.broker.push_flow(flow.into_jobs()?).await?;
+    let body = BatchPushedBody { results: results.into_iter().map(Into::into).collect() };
+    Ok((StatusCode::CREATED, body))
+}
+
+pub(in crate::http) async fn edit(call: Call, edit: EditBody) -> Answered<ChangedBody> {
+    let effect = call.door.broker.edit(call.job()?, edit.into_edit()?).await?;
+    let state = match effect.to {
+        Destination::Ready => State::Ready,
+        Destination::Scheduled(_) => State::Scheduled,
+        Destination::Blocked => State::Blocked,
+        Destination::Finished(state) => state,
+    };
+    ok(ChangedBody { id: effect.job.0, state: state.name() })
+}
+
+pub(in crate::http) async fn set_settings(call: Call, settings: Settings) -> Answered<Settings> {
+    call.door.broker.set_settings(call.queue()?, settings.clone()).await?;
+    ok(settings)
 }
 
 pub(in crate::http) async fn pull(call: Call, pull: PullBody) -> Answered<PulledBody> {
@@ -66,9 +92,11 @@ pub(in crate::http) async fn retry(call: Call, _: NoBody) -> Answered<ChangedBod
     ok(ChangedBody { id: job.0, state: State::Ready.name() })
 }
 
-pub(in crate::http) async fn cancel(call: Call, _: NoBody) -> Answered<ChangedBody> {
-    let job = call.door.broker.cancel(call.job()?).await?.job;
-    ok(ChangedBody { id: job.0, state: State::Cancelled.name() })
+pub(in crate::http) async fn cancel(call: Call, wish: CancelBody) -> Answered<CancelledBody> {
+    let job = call.job()?;
+    let force_at = call.door.broker.cancel(job, check_grace(wish.grace_ms)?).await?;
+    let status = if force_at.is_some() { StatusCode::ACCEPTED } else { StatusCode::OK };
+    Ok((status, CancelledBody::new(job, force_at)))
 }
 
 pub(in crate::http) async fn promote(call: Call, _: NoBody) -> Answered<ChangedBody> {

@@ -9,7 +9,7 @@ use crate::broker::Condition;
 use crate::door::VERSION;
 use crate::error::Error;
 use crate::http::model::look::{
-    HealthBody, JobBody, JobsBody, NoBody, QueueBody, QueuesBody, ReadyBody, StatsBody,
+    HealthBody, JobBody, JobsBody, KeysBody, NoBody, QueueBody, QueuesBody, ReadyBody, StatsBody,
     TimelineBody, WaitedBody, WorkersBody,
 };
 use crate::job::{State, check_wait};
@@ -50,6 +50,11 @@ pub(in crate::http) async fn queue(call: Call, _: NoBody) -> Answered<QueueBody>
 pub(in crate::http) async fn workers(call: Call, _: NoBody) -> Answered<WorkersBody> {
     let workers = call.door.broker.workers().into_iter().map(Into::into).collect();
     ok(WorkersBody { workers })
+}
+
+pub(in crate::http) async fn keys(call: Call, _: NoBody) -> Answered<KeysBody> {
+    let keys = call.door.broker.key_uses(call.queue()?).await?;
+    ok(KeysBody { keys: keys.into_iter().map(Into::into).collect() })
 }
 
 pub(in crate::http) async fn stats(call: Call, _: NoBody) -> Answered<StatsBody> {

@@ -69,7 +69,7 @@ pub(in crate::http) async fn fail(call: Call, fail: FailBody) -> Answered<DoneBo
 }
 
 pub(in crate::http) async fn release(call: Call, release: ReleaseBody) -> Answered<DoneBody> {
-    call.settle(&release.lease, Verdict::Release).await
+    call.settle(&release.lease, release.verdict()?).await
 }
 
 pub(in crate::http) async fn ack_batch(call: Call, batch: AcksBody) -> Answered<SettledBody> {
@@ -89,7 +89,11 @@ pub(in crate::http) async fn release_batch(
     batch: ReleasesBody,
 ) -> Answered<SettledBody> {
     let items = batch.releases.into_iter();
-    let items = items.map(|release| (release.id, release.lease, Ok(Verdict::Release))).collect();
+    let items = items.map(|release| {
+        let verdict = release.verdict();
+        (release.id, release.lease, verdict)
+    });
+    let items = items.collect();
     call.settle_batch("releases", items).await
 }
 

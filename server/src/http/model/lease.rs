@@ -1,17 +1,19 @@
 //! Jobs on their way out, and what workers say of them.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-use super::{ItemError, any_value, bytes_in, lease_out, millis, payload_out, time};
+use super::{ItemError, any_value, bytes_in, bytes_out, lease_out, millis, payload_out, time};
 use crate::broker::Broker;
 use crate::error::Error;
-use crate::job::{FailureCode, QueueName, check_result, cut};
+use crate::job::{FailureCode, QueueName, State, check_result, cut};
 use crate::limits;
-use crate::store::{LeasedJob, Retry, Settled, Verdict};
+use crate::store::{LeasedJob, Need, Retry, Settled, Verdict};
 
 /// A wish for jobs.
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -73,6 +75,32 @@ pub(in crate::http) struct LeasedBody {
     #[serde(skip_serializing_if = "Option::is_none")]
     timeout_ms: Option<u64>,
     tags: Vec<String>,
+    /// The jobs that it waited for, by id.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    needs: Vec<NeedShown>,
+}
+
+/// A job that another one waited for.
+#[derive(Debug, Serialize, JsonSchema)]
+struct NeedShown {
+    id: u64,
+    /// Null: nothing is known of it any more.
+    state: Option<&'static str>,
+    /// If it is JSON of at most 64 KiB.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<Value>")]
+    result: Option<Box<RawValue>>,
+    /// If it is not JSON.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    result_base64: Option<String>,
+}
+
+impl From<&Need> for NeedShown {
+    fn from(need: &Need) -> Self {
+        let result = need.result.as_ref().map(|result| bytes_out(result, true));
+        let (result, result_base64) = result.unwrap_or_default();
+        Self { id: need.id.0, state: need.state.map(State::name), result, result_base64 }
+    }
 }
 
 impl LeasedBody {
@@ -93,6 +121,7 @@ impl LeasedBody {
             lease_until: time(job.lease_until),
             timeout_ms: job.timeout.map(millis),
             tags: job.tags.iter().map(|tag| tag.as_str().into()).collect(),
+            needs: job.needs.iter().map(Into::into).collect(),
         }
     }
 }
@@ -164,7 +193,7 @@ impl Default for FailureBody {
 
 impl FailBody {
     pub(in crate::http) fn verdict(self) -> Result<Verdict, Error> {
-        let delay = self.retry_in_ms.map(std::time::Duration::from_millis);
+        let delay = self.retry_in_ms.map(Duration::from_millis);
         let retry = match (self.reject, delay) {
             (true, Some(_)) => {
                 return Err(Error::invalid("retry_in_ms", "a rejected job is not tried again"));
@@ -193,6 +222,21 @@ pub(in crate::http) struct ReleaseBody {
     #[serde(default)]
     pub(in crate::http) id: Option<u64>,
     pub(in crate::http) lease: String,
+    /// Not before this time, still without an attempt being charged. Default: at once.
+    #[serde(default)]
+    delay_ms: u64,
+}
+
+impl ReleaseBody {
+    pub(in crate::http) fn verdict(&self) -> Result<Verdict, Error> {
+        match Duration::from_millis(self.delay_ms) {
+            delay if delay.is_zero() => Ok(Verdict::Release),
+            delay if delay > limits::DELAY_MAX => {
+                Err(Error::invalid("delay_ms", "more than ten years"))
+            }
+            delay => Ok(Verdict::Snooze(delay)),
+        }
+    }
 }
 
 /// More time for a job.

@@ -5,12 +5,12 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-use super::push::{BackoffBody, UniqueBody};
+use super::push::{BackoffBody, ConcurrencyBody, RateBody, UniqueBody};
 use super::{bytes_out, millis, payload_out, time};
 use crate::broker::{Condition, Worker};
-use crate::job::Reason;
+use crate::job::{JobId, Reason, Settings, State, Timestamp};
 use crate::metrics::{Counted, LastMinute, Timed, WINDOW};
-use crate::store::{Attempt, Job, JobPage, Queue};
+use crate::store::{Attempt, Job, JobPage, KeyLimit, KeyUse, Queue};
 
 /// All that is known of a job.
 #[derive(Debug, Serialize, JsonSchema)]
@@ -79,6 +79,29 @@ pub(in crate::http) struct JobBody {
     /// The latest copy of this job.
     #[serde(skip_serializing_if = "Option::is_none")]
     replayed_as: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    idempotency_key: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    concurrency: Option<ConcurrencyBody>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rate: Option<RateBody>,
+    /// The jobs that it waits or waited for.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    depends_on: Vec<u64>,
+    /// What becomes of it if one of those dies or is cancelled.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    on_failure: Option<&'static str>,
+    /// While leased: somebody asks for its end.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cancel: Option<CancelShown>,
+}
+
+/// Somebody asks for the end of a job.
+#[derive(Debug, Serialize, JsonSchema)]
+struct CancelShown {
+    requested_at: String,
+    /// When it is forced.
+    force_at: String,
 }
 
 /// How far the worker is.
@@ -109,6 +132,7 @@ impl From<Job> for JobBody {
         let progress = job
             .progress
             .map(|progress| ProgressShown { percent: progress.percent, message: progress.message });
+        let options = job.options;
         Self {
             id: job.id.0,
             queue: job.queue.as_str().into(),
@@ -126,7 +150,7 @@ impl From<Job> for JobBody {
             expires_at: job.expires_at.map(time),
             timeout_ms: job.timeout.map(millis),
             backoff: job.backoff.as_ref().map(Into::into),
-            unique: job.unique.as_ref().map(Into::into),
+            unique: job.unique.as_ref().map(|key| UniqueBody::new(key, options.hold)),
             tags: job.tags.iter().map(|tag| tag.as_str().into()).collect(),
             lease_until: job.lease_until.map(time),
             worker: job.worker.map(|worker| worker.as_str().into()),
@@ -138,6 +162,15 @@ impl From<Job> for JobBody {
             error: job.error.map(|(code, message)| ErrorShown { code, message }),
             replay_of: job.replay_of.map(|id| id.0),
             replayed_as: job.replayed_as.map(|id| id.0),
+            idempotency_key: options.idempotency.map(|key| key.as_str().into()),
+            concurrency: options.flow.concurrency.as_ref().map(Into::into),
+            rate: options.flow.rate.as_ref().map(Into::into),
+            on_failure: (!options.depends.on.is_empty()).then(|| options.depends.on_failure.name()),
+            depends_on: options.depends.on.into_iter().map(|id| id.0).collect(),
+            cancel: job.cancel.map(|(requested_at, force_at)| CancelShown {
+                requested_at: time(requested_at),
+                force_at: time(force_at),
+            }),
         }
     }
 }
@@ -232,12 +265,15 @@ pub(in crate::http) struct QueueBody {
     /// How long the job has waited that has been ready longest.
     #[serde(skip_serializing_if = "Option::is_none")]
     oldest_ready_ms: Option<u64>,
+    /// What people have set.
+    settings: Settings,
 }
 
 /// Jobs by state; finished ones as long as they are kept.
 #[derive(Debug, Serialize, JsonSchema)]
 struct CountsShown {
     scheduled: u64,
+    blocked: u64,
     ready: u64,
     leased: u64,
     completed: u64,
@@ -254,6 +290,7 @@ impl From<Queue> for QueueBody {
             paused_at: queue.paused_at.map(time),
             counts: CountsShown {
                 scheduled: counts.scheduled,
+                blocked: counts.blocked,
                 ready: counts.ready,
                 leased: counts.leased,
                 completed: counts.completed,
@@ -261,6 +298,7 @@ impl From<Queue> for QueueBody {
                 cancelled: counts.cancelled,
             },
             oldest_ready_ms: queue.oldest_ready.map(millis),
+            settings: queue.settings,
         }
     }
 }
@@ -277,6 +315,88 @@ pub(in crate::http) struct PausedBody {
 pub(in crate::http) struct ChangedBody {
     pub(in crate::http) id: u64,
     pub(in crate::http) state: &'static str,
+}
+
+/// How to cancel a job.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(in crate::http) struct CancelBody {
+    /// How long the worker of a leased job has to end it, up to 86 400 000. Default: 30 000.
+    #[serde(default)]
+    pub(in crate::http) grace_ms: Option<u64>,
+}
+
+/// A job that is cancelled, or whose worker is asked to end it.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(in crate::http) struct CancelledBody {
+    id: u64,
+    /// `cancelled`, or `leased`.
+    state: &'static str,
+    /// While leased: when it is forced.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    force_at: Option<String>,
+}
+
+impl CancelledBody {
+    pub(in crate::http) fn new(job: JobId, force_at: Option<Timestamp>) -> Self {
+        let state = if force_at.is_some() { State::Leased } else { State::Cancelled };
+        Self { id: job.0, state: state.name(), force_at: force_at.map(time) }
+    }
+}
+
+/// The keys of a queue that jobs wait or work for.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(in crate::http) struct KeysBody {
+    pub(in crate::http) keys: Vec<KeyBody>,
+}
+
+/// A key, and who uses it.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(in crate::http) struct KeyBody {
+    key: String,
+    /// Ready jobs with this key.
+    waiting: u64,
+    #[serde(flatten)]
+    limit: KeyLimitShown,
+}
+
+/// What a key limits.
+#[derive(Debug, Serialize, JsonSchema)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+enum KeyLimitShown {
+    /// Leases at once.
+    Concurrency {
+        /// Null: any number.
+        max: Option<u32>,
+        /// The jobs that are leased.
+        holders: Vec<u64>,
+    },
+    /// Leases in a time.
+    Rate {
+        limit: u32,
+        per_ms: u64,
+        burst: Option<u32>,
+        /// When the next one may start. Null: now.
+        opens_at: Option<String>,
+    },
+}
+
+impl From<KeyUse> for KeyBody {
+    fn from(used: KeyUse) -> Self {
+        let limit = match used.limit {
+            KeyLimit::Concurrency { max, holders } => KeyLimitShown::Concurrency {
+                max,
+                holders: holders.into_iter().map(|id| id.0).collect(),
+            },
+            KeyLimit::Rate { rule, opens_at } => KeyLimitShown::Rate {
+                limit: rule.limit,
+                per_ms: millis(rule.per),
+                burst: rule.burst,
+                opens_at: opens_at.map(time),
+            },
+        };
+        Self { key: used.key.as_str().into(), waiting: used.waiting, limit }
+    }
 }
 
 /// A copy of a job.

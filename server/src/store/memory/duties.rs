@@ -44,7 +44,10 @@ impl Model {
             (Duty::Timeouts, Place::Leased(holding)) => {
                 record.job.timeout.map(|timeout| holding.started_at + timeout)
             }
-            (Duty::Ttl, Place::Scheduled(_) | Place::Ready(..)) => record.job.expires_at,
+            (Duty::Cancels, Place::Leased(_)) => record.job.cancel.map(|(_, force_at)| force_at),
+            (Duty::Ttl, Place::Blocked | Place::Scheduled(_) | Place::Ready(..)) => {
+                record.job.expires_at
+            }
             _ => None,
         };
         self.jobs.values().filter_map(|record| Some((at(record)?, record.job.id))).collect()
@@ -65,6 +68,10 @@ impl Model {
                 report.lost.extend(session.map(|session| (session, lease)));
                 self.take_away(id, Ending::TimedOut)
             }
+            Duty::Cancels => {
+                report.lost.extend(session.map(|session| (session, lease)));
+                self.take_away(id, Ending::Cancelled)
+            }
             Duty::Ttl | Duty::Retention => self.finish(id, State::Dead, Some(Reason::Expired)),
         };
         report.effects.push(effect);
@@ -81,6 +88,7 @@ impl Model {
 
     fn retention(&mut self) -> DutyReport {
         let now = self.now;
+        self.keys.retain(|_, held| held.until.is_none_or(|until| until > now));
         let finished = |is_dead: bool, model: &Self| -> Vec<(Timestamp, JobId)> {
             let records = model
                 .jobs

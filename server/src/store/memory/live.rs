@@ -1,29 +1,55 @@
 //! Pushing, claiming, settling, and keeping leases.
 
-use super::{Holding, Model, Place, Record};
+use std::collections::BTreeSet;
+
+use super::{HeldKey, Holding, Model, Place, Record};
 use crate::job::{
     self, Charges, Ending, JobId, Lease, NewJob, Next, QueueName, Reason, Rules, State, Timestamp,
-    UniqueKey, When,
+    UniqueHold, UniqueKey, When,
 };
+use crate::limits;
 use crate::store::{
-    Attempt, CRASHES_MAX, Claim, Claimed, Destination, Effect, Extension, Hold, Job, LeasedJob,
-    Progress, Pushed, Retry, SESSION_LEASE, SessionId, Settled, Settlement, Verdict, verdict_of,
+    Attempt, CRASHES_MAX, Claim, Claimed, Destination, Edit, Effect, Extension, Hold, Job, KeyKind,
+    LeasedJob, Progress, Pushed, Refusal, SESSION_LEASE, Same, SessionId, Settled, Settlement,
+    Verdict, ending_of, verdict_of,
 };
 
 impl Model {
+    pub(super) fn push_all(&mut self, jobs: &[NewJob]) -> Vec<Pushed> {
+        let mut refusals: Vec<Option<Refusal>> = jobs.iter().map(|job| self.refusal(job)).collect();
+        // Jobs that wait for each other are stored together or not at all.
+        if jobs.iter().any(|job| !job.waits_for.is_empty())
+            && let Some(refusal) = refusals.iter().flatten().next().copied()
+        {
+            refusals.fill(Some(refusal));
+        }
+        let mut pushed: Vec<Pushed> = Vec::with_capacity(jobs.len());
+        for (job, refusal) in jobs.iter().zip(refusals) {
+            let one = match refusal {
+                Some(refusal) => Pushed::Refused(refusal),
+                None => {
+                    let id = |place: usize| pushed.get(place).and_then(Pushed::id);
+                    self.push(&job.clone().resolved(id))
+                }
+            };
+            pushed.push(one);
+        }
+        pushed
+    }
+
+    fn refusal(&mut self, job: &NewJob) -> Option<Refusal> {
+        self.queues.entry(job.queue.clone()).or_default();
+        let is_unknown = |id: &&JobId| !self.jobs.contains_key(id);
+        job.options.depends.on.iter().find(is_unknown).map(|id| Refusal::NoSuchJob(*id))
+    }
+
     pub(super) fn push(&mut self, new: &NewJob) -> Pushed {
-        self.queues.entry(new.queue.clone()).or_default();
-        if let Some(id) = self.holder(&new.queue, new.unique.as_ref()) {
-            return Pushed::Duplicate { id, state: self.record(id).state() };
+        if let Some(pushed) = self.met(new) {
+            return pushed;
         }
         let number = self.next_number();
         let id = JobId(number);
-        let run_at = match new.when {
-            When::Now => None,
-            When::After(delay) => Some(self.now + delay),
-            When::At(at) => Some(at),
-        };
-        let run_at = run_at.filter(|at| *at > self.now);
+        let run_at = self.run_at(new.when);
         let place = run_at.map_or(Place::Ready(number, self.now), Place::Scheduled);
         let job = Job {
             id,
@@ -45,34 +71,103 @@ impl Model {
             lease_until: None,
             worker: None,
             progress: None,
+            cancel: None,
             finished_at: None,
             result: None,
             reason: None,
             error: None,
             replay_of: new.replay_of,
             replayed_as: None,
+            options: new.options.clone(),
         };
-        self.jobs.insert(id, Record { job, place, attempts: Vec::new() });
-        Pushed::Inserted { id, run_at }
+        let blocked_by = BTreeSet::new();
+        self.jobs.insert(id, Record { job, place, blocked_by, attempts: Vec::new() });
+        self.take_keys(new, id);
+        self.block(id);
+        Pushed::Inserted { id, state: self.record(id).state(), run_at }
+    }
+
+    pub(super) fn run_at(&self, when: When) -> Option<Timestamp> {
+        let run_at = match when {
+            When::Now => None,
+            When::After(delay) => Some(self.now + delay),
+            When::At(at) => Some(at),
+        };
+        run_at.filter(|at| *at > self.now)
+    }
+
+    /// What becomes of a push that meets another job with one of its keys.
+    fn met(&mut self, new: &NewJob) -> Option<Pushed> {
+        if let Some(key) = &new.options.idempotency
+            && let Some(id) = self.held_key(&new.queue, KeyKind::Push, key)
+        {
+            return Some(Pushed::Duplicate { id, state: self.state_of(id), of: Same::Push });
+        }
+        let key = new.unique.as_ref()?;
+        let kind = KeyKind::of(new.options.hold);
+        let id = self.held_key(&new.queue, kind, key)?;
+        let of = if kind == KeyKind::Window { Same::Window } else { Same::Unique };
+        match kind {
+            KeyKind::Debounce => self.debounce(id, new),
+            _ => Some(Pushed::Duplicate { id, state: self.state_of(id), of }),
+        }
+    }
+
+    /// A waiting job takes over what the later push says. `None`: it waits no longer.
+    fn debounce(&mut self, id: JobId, new: &NewJob) -> Option<Pushed> {
+        let record = self.jobs.get(&id)?;
+        if record.job.deliveries > 0 || !record.is_live() || record.holding().is_some() {
+            return None;
+        }
+        let edit =
+            Edit { payload: Some(new.payload.clone()), when: Some(new.when), ..<_>::default() };
+        self.apply(id, edit);
+        let record = self.record(id);
+        let (state, run_at) = (record.state(), record.shown().run_at);
+        Some(Pushed::Replaced { id, state, run_at })
+    }
+
+    /// Where a job is, or was as far as is known.
+    fn state_of(&self, id: JobId) -> State {
+        self.jobs.get(&id).map_or(State::Completed, Record::state)
+    }
+
+    fn held_key(&self, queue: &QueueName, kind: KeyKind, key: &UniqueKey) -> Option<JobId> {
+        let held = self.keys.get(&(queue.clone(), kind, key.clone()))?;
+        held.until.is_none_or(|until| until > self.now).then_some(held.job)
+    }
+
+    fn take_keys(&mut self, new: &NewJob, id: JobId) {
+        let hold = |until| HeldKey { job: id, until };
+        if let Some(key) = &new.unique {
+            let kind = KeyKind::of(new.options.hold);
+            let until = match new.options.hold {
+                UniqueHold::WindowMs(window) => Some(self.now + window),
+                _ => None,
+            };
+            self.keys.insert((new.queue.clone(), kind, key.clone()), hold(until));
+        }
+        if let Some(key) = &new.options.idempotency {
+            let until = Some(self.now + limits::IDEMPOTENCY_WINDOW);
+            self.keys.insert((new.queue.clone(), KeyKind::Push, key.clone()), hold(until));
+        }
     }
 
     /// The live job that has a unique key.
     pub(super) fn holder(&self, queue: &QueueName, key: Option<&UniqueKey>) -> Option<JobId> {
-        let key = key?;
-        let has_key = |record: &&Record| {
-            record.is_live()
-                && record.job.queue == *queue
-                && record.job.unique.as_ref() == Some(key)
-        };
-        self.jobs.values().find(has_key).map(|record| record.job.id)
+        self.held_key(queue, KeyKind::Live, key?)
     }
 
     pub(super) fn claim(&mut self, claims: Vec<Claim>) -> Claimed {
         let mut claimed = Claimed::default();
         for claim in claims {
-            let jobs = self.claim_one(&claim, &mut claimed.expired);
+            let jobs = match self.is_gated(&claim.queue) {
+                true => self.claim_gated(&claim, &mut claimed),
+                false => self.claim_one(&claim, &mut claimed.expired),
+            };
             claimed.jobs.push(jobs);
         }
+        claimed.expired.extend(self.release_dependents());
         claimed
     }
 
@@ -116,7 +211,8 @@ impl Model {
         line.into_iter().map(|(_, _, id)| id).collect()
     }
 
-    fn lease(&mut self, id: JobId, claim: &Claim) -> LeasedJob {
+    pub(super) fn lease(&mut self, id: JobId, claim: &Claim) -> LeasedJob {
+        let needs = self.needs(id);
         let (now, node) = (self.now, self.node.clone());
         let (hold, session) = match claim.hold {
             Hold::Session(session) => (SESSION_LEASE, Some(session)),
@@ -155,6 +251,7 @@ impl Model {
             lease_until: now + hold,
             timeout: job.timeout,
             tags: job.tags.clone(),
+            needs,
         }
     }
 
@@ -168,17 +265,12 @@ impl Model {
     }
 
     pub(super) fn settle(&mut self, Settlement { lease, verdict }: Settlement) -> Settled {
-        let (ending, code, message, chance) = match &verdict {
-            Verdict::Ack { .. } => (Ending::Completed, "", "", 0.0),
-            Verdict::Release => (Ending::Released, "", "", 0.0),
-            Verdict::Fail { code, message, retry, chance } => {
-                let ending = match retry {
-                    Retry::Backoff => Ending::Failed { retry_in: None },
-                    Retry::After(delay) => Ending::Failed { retry_in: Some(*delay) },
-                    Retry::Reject => Ending::Rejected,
-                };
-                (ending, code.as_str(), message.as_str(), *chance)
+        let ending = ending_of(&verdict);
+        let (code, message, chance) = match &verdict {
+            Verdict::Fail { code, message, chance, .. } => {
+                (code.as_str(), message.as_str(), *chance)
             }
+            _ => ("", "", 0.0),
         };
         if self.held(lease).is_none() {
             return self.settled_before(lease, ending);
@@ -222,6 +314,7 @@ impl Model {
             crashes_max: CRASHES_MAX,
             backoff: job.backoff.clone().unwrap_or_default(),
             expires_at: job.expires_at,
+            is_cancelled: job.cancel.take().is_some(),
         };
         let charges = Charges { attempts: job.attempts, crashes: job.crashes };
         let (next, charges) = job::after(ending, charges, &rules, now, chance);
@@ -230,6 +323,7 @@ impl Model {
         let to = match next {
             Next::Completed => return self.finish(id, State::Completed, None),
             Next::Dead(reason) => return self.finish(id, State::Dead, Some(reason)),
+            Next::Cancelled => return self.finish(id, State::Cancelled, None),
             Next::Ready => {
                 record.place = Place::Ready(number, now);
                 Destination::Ready
@@ -243,13 +337,20 @@ impl Model {
     }
 
     pub(super) fn finish(&mut self, id: JobId, state: State, reason: Option<Reason>) -> Effect {
+        self.ended.push((id, state));
+        self.finish_one(id, state, reason)
+    }
+
+    pub(super) fn finish_one(&mut self, id: JobId, state: State, reason: Option<Reason>) -> Effect {
         let now = self.now;
         let record = self.record(id);
         record.place = Place::Finished;
+        record.blocked_by.clear();
         record.job.state = state;
         record.job.reason = reason;
         record.job.finished_at = Some(now);
         let queue = record.job.queue.clone();
+        self.keys.retain(|(_, kind, _), held| held.job != id || !kind.ends_with_job());
         Effect { job: id, queue, to: Destination::Finished(state) }
     }
 

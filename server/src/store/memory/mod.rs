@@ -4,23 +4,29 @@
 //! Everything is in one place, `Model`, behind one lock: a call is a transaction by itself.
 
 mod duties;
+mod flow;
 mod live;
+mod needs;
 mod people;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use parking_lot::Mutex;
 
 use super::{
-    Attempt, Changed, Claim, Claimed, Counts, DeadFilter, Duty, DutyReport, Effect, Extension, Job,
-    JobFilter, JobPage, Pausing, Progress, Pushed, Queue, Retention, SessionId, Settled,
-    Settlement, Store,
+    Attempt, Cancelled, Changed, Claim, Claimed, Counts, DeadFilter, Duty, DutyReport, Edit,
+    Effect, Extension, Job, JobFilter, JobPage, KeyKind, KeyUse, Pausing, Progress, Pushed, Queue,
+    Retention, SessionId, SettledAll, Settlement, Store,
 };
 use crate::clock::Clock;
 use crate::error::Error;
-use crate::job::{JobId, Lease, LeaseKey, NewJob, QueueName, State, Timestamp, WorkerName};
+use crate::job::{
+    Bucket, JobId, Lease, LeaseKey, NewJob, QueueName, Settings, State, Timestamp, UniqueKey,
+    WorkerName,
+};
 use crate::leader::Term;
 
 /// A store that forgets everything when it is dropped.
@@ -46,6 +52,11 @@ impl MemoryStore {
             last_number: 0,
             queues: BTreeMap::new(),
             jobs: BTreeMap::new(),
+            settings: BTreeMap::new(),
+            keys: BTreeMap::new(),
+            turns: BTreeMap::new(),
+            buckets: BTreeMap::new(),
+            ended: Vec::new(),
         };
         Self { model: Mutex::new(model), clock, lease_key: LeaseKey(rand::random()) }
     }
@@ -67,6 +78,22 @@ struct Model {
     /// Since when each queue is paused.
     queues: BTreeMap<QueueName, Option<Timestamp>>,
     jobs: BTreeMap<JobId, Record>,
+    settings: BTreeMap<QueueName, Settings>,
+    keys: BTreeMap<(QueueName, KeyKind, UniqueKey), HeldKey>,
+    /// When the line behind each gate was served last.
+    turns: BTreeMap<(QueueName, String), i64>,
+    /// Of the keys of rates; without a key, of the queue.
+    buckets: BTreeMap<(QueueName, Option<String>), Bucket>,
+    /// Jobs that ended in this call, for those that wait for them.
+    ended: Vec<(JobId, State)>,
+}
+
+/// A key that a job has.
+#[derive(Clone, Copy)]
+struct HeldKey {
+    job: JobId,
+    /// `None`: as long as the job lives.
+    until: Option<Timestamp>,
 }
 
 /// A job and where it is.
@@ -75,11 +102,14 @@ struct Record {
     /// As it is shown, without what is derived below.
     job: Job,
     place: Place,
+    /// The jobs that it still waits for.
+    blocked_by: BTreeSet<JobId>,
     attempts: Vec<Attempt>,
 }
 
 #[derive(Clone, PartialEq)]
 enum Place {
+    Blocked,
     Scheduled(Timestamp),
     /// Its number in the line, and since when.
     Ready(u64, Timestamp),
@@ -101,6 +131,7 @@ struct Holding {
 impl Record {
     fn state(&self) -> State {
         match self.place {
+            Place::Blocked => State::Blocked,
             Place::Scheduled(_) => State::Scheduled,
             Place::Ready(..) => State::Ready,
             Place::Leased(_) => State::Leased,
@@ -124,6 +155,7 @@ impl Record {
         job.state = self.state();
         job.run_at = match self.place {
             Place::Scheduled(at) => Some(at),
+            Place::Blocked => self.job.run_at,
             _ => None,
         };
         match self.holding() {
@@ -131,13 +163,14 @@ impl Record {
                 job.lease_until = Some(holding.expires_at);
                 job.worker = Some(holding.worker.clone());
             }
-            None => job.progress = None,
+            None => {
+                job.progress = None;
+                job.cancel = None;
+            }
         }
-        let bad = self
-            .attempts
-            .iter()
-            .rev()
-            .find(|attempt| !["completed", "released", ""].contains(&attempt.ending.as_str()));
+        let bad = self.attempts.iter().rev().find(|attempt| {
+            !["completed", "released", "snoozed", ""].contains(&attempt.ending.as_str())
+        });
         job.error = bad.map(|attempt| (attempt.code.clone(), attempt.message.clone()));
         job
     }
@@ -150,6 +183,7 @@ impl Record {
             worker: None,
             lease_until: None,
             progress: None,
+            cancel: None,
             ..self.shown()
         }
     }
@@ -181,15 +215,18 @@ impl Store for MemoryStore {
     }
 
     async fn push(&self, jobs: Vec<NewJob>) -> Result<Vec<Pushed>, Error> {
-        self.transaction(|model| jobs.iter().map(|job| model.push(job)).collect())
+        self.transaction(|model| model.push_all(&jobs))
     }
 
     async fn claim(&self, claims: Vec<Claim>) -> Result<Claimed, Error> {
         self.transaction(|model| model.claim(claims))
     }
 
-    async fn settle(&self, settlements: Vec<Settlement>) -> Result<Vec<Settled>, Error> {
-        self.transaction(|model| settlements.into_iter().map(|one| model.settle(one)).collect())
+    async fn settle(&self, settlements: Vec<Settlement>) -> Result<SettledAll, Error> {
+        self.transaction(|model| {
+            let settled = settlements.into_iter().map(|one| model.settle(one)).collect();
+            SettledAll { settled, more: model.release_dependents() }
+        })
     }
 
     async fn extend(&self, extensions: Vec<Extension>) -> Result<Vec<Option<Timestamp>>, Error> {
@@ -212,11 +249,19 @@ impl Store for MemoryStore {
     }
 
     async fn give_back(&self, session: SessionId) -> Result<Vec<Effect>, Error> {
-        self.transaction(|model| model.give_back(session))
+        self.transaction(|model| {
+            let mut effects = model.give_back(session);
+            effects.extend(model.release_dependents());
+            effects
+        })
     }
 
     async fn run_duty(&self, _: &Term, duty: Duty) -> Result<DutyReport, Error> {
-        self.transaction(|model| model.run_duty(duty))
+        self.transaction(|model| {
+            let mut report = model.run_duty(duty);
+            report.effects.extend(model.release_dependents());
+            report
+        })
     }
 
     async fn job(&self, id: JobId) -> Result<Option<Job>, Error> {
@@ -258,8 +303,23 @@ impl Store for MemoryStore {
         self.transaction(|model| model.replay_dead(&filter))
     }
 
-    async fn cancel(&self, id: JobId) -> Result<Changed, Error> {
-        self.transaction(|model| model.cancel(id))
+    async fn cancel(&self, id: JobId, grace: Duration) -> Result<Cancelled, Error> {
+        self.transaction(|model| model.cancel(id, grace))
+    }
+
+    async fn edit(&self, id: JobId, edit: Edit) -> Result<Changed, Error> {
+        self.transaction(|model| model.edit(id, edit))
+    }
+
+    async fn set_settings(&self, queue: QueueName, settings: Settings) -> Result<(), Error> {
+        self.transaction(|model| {
+            model.queues.entry(queue.clone()).or_default();
+            model.settings.insert(queue, settings);
+        })
+    }
+
+    async fn key_uses(&self, queue: QueueName) -> Result<Vec<KeyUse>, Error> {
+        self.transaction(|model| model.key_uses(&queue))
     }
 
     async fn promote(&self, id: JobId) -> Result<Changed, Error> {

@@ -1,9 +1,14 @@
 //! Looking, and what people change.
 
-use super::{Model, Place, Record};
-use crate::job::{JobId, QueueName, State};
+use std::time::Duration;
+
+use super::{HeldKey, Model, Place, Record};
+use crate::job::{JobId, Lease, QueueName, State, UniqueHold};
 use crate::limits;
-use crate::store::{Attempt, Changed, DeadFilter, Effect, Job, JobFilter, JobPage, Pushed, Queue};
+use crate::store::{
+    Attempt, Cancelled, Changed, DeadFilter, Destination, Edit, Effect, Job, JobFilter, JobPage,
+    KeyKind, Pushed, Queue,
+};
 
 impl Model {
     pub(super) fn list(&self, filter: &JobFilter) -> JobPage {
@@ -32,17 +37,19 @@ impl Model {
         let shown = |(name, paused_at): (&QueueName, &Option<_>)| Queue {
             name: name.clone(),
             paused_at: *paused_at,
+            settings: self.settings.get(name).cloned().unwrap_or_default(),
             counts: self.counts(name),
             oldest_ready: self.oldest_ready(name),
         };
         wanted.map(shown).collect()
     }
 
-    /// Looks at the first job of each priority.
+    /// Looks at the first job of each gate and priority.
     fn oldest_ready(&self, queue: &QueueName) -> Option<std::time::Duration> {
-        let mut priorities = std::collections::BTreeSet::new();
+        let mut seen = std::collections::BTreeSet::new();
         let first = self.line(queue).into_iter().filter_map(|id| self.jobs.get(&id));
-        let first = first.filter(|record| priorities.insert(record.job.priority));
+        let first = first
+            .filter(|record| seen.insert((record.job.options.flow.gate(), record.job.priority)));
         let since = first.filter_map(|record| match record.place {
             Place::Ready(_, since) => Some(since),
             _ => None,
@@ -55,9 +62,15 @@ impl Model {
         if record.state() != State::Dead {
             return Changed::WrongState(record.state());
         }
-        let (queue, unique) = (record.job.queue.clone(), record.job.unique.clone());
+        let is_unique = record.job.options.hold == UniqueHold::Live;
+        let unique = record.job.unique.clone().filter(|_| is_unique);
+        let queue = record.job.queue.clone();
         if let Some(holder) = self.holder(&queue, unique.as_ref()) {
             return Changed::Duplicate(holder);
+        }
+        if let Some(key) = unique {
+            let held = HeldKey { job: id, until: None };
+            self.keys.insert((queue, KeyKind::Live, key), held);
         }
         let job = &mut self.record(id).job;
         job.attempts = 0;
@@ -78,6 +91,7 @@ impl Model {
         let copy = job.copy().expect("a record has its payload");
         match self.push(&copy) {
             Pushed::Duplicate { id, .. } => Changed::Duplicate(id),
+            Pushed::Replaced { .. } | Pushed::Refused(_) => Changed::NotFound,
             Pushed::Inserted { id, .. } => {
                 self.record(original).job.replayed_as = Some(id);
                 let to = crate::store::Destination::Ready;
@@ -107,13 +121,101 @@ impl Model {
         effects
     }
 
-    pub(super) fn cancel(&mut self, id: JobId) -> Changed {
+    pub(super) fn cancel(&mut self, id: JobId, grace: Duration) -> Cancelled {
         match self.jobs.get(&id).map(Record::state) {
-            None => Changed::NotFound,
-            Some(State::Scheduled | State::Ready) => {
-                Changed::Done(self.finish(id, State::Cancelled, None))
+            None => Cancelled::NotFound,
+            Some(State::Blocked | State::Scheduled | State::Ready) => {
+                let mut effects = vec![self.finish(id, State::Cancelled, None)];
+                effects.extend(self.release_dependents());
+                Cancelled::Done(effects)
             }
-            Some(state) => Changed::WrongState(state),
+            Some(State::Leased) => self.ask_to_cancel(id, grace),
+            Some(state) => Cancelled::WrongState(state),
+        }
+    }
+
+    fn ask_to_cancel(&mut self, id: JobId, grace: Duration) -> Cancelled {
+        let now = self.now;
+        let record = self.record(id);
+        let (since, planned) = record.job.cancel.unwrap_or((now, now + grace));
+        let force_at = planned.min(now + grace);
+        record.job.cancel = Some((since, force_at));
+        let session = record.holding().and_then(|holding| holding.session);
+        let lease = Lease { job: id, delivery: record.job.deliveries };
+        Cancelled::Requested { lease, session, force_at }
+    }
+
+    pub(super) fn edit(&mut self, id: JobId, edit: Edit) -> Changed {
+        match self.jobs.get(&id).map(Record::state) {
+            None => return Changed::NotFound,
+            Some(State::Blocked | State::Scheduled | State::Ready) => {}
+            Some(state) => return Changed::WrongState(state),
+        }
+        if let Some(queue) = edit.queue.clone()
+            && let Err(holder) = self.move_to(id, queue)
+        {
+            return Changed::Duplicate(holder);
+        }
+        self.apply(id, edit);
+        let record = self.record(id);
+        let to = match record.place {
+            Place::Ready(..) => Destination::Ready,
+            Place::Scheduled(at) => Destination::Scheduled(at),
+            _ => Destination::Blocked,
+        };
+        let queue = record.job.queue.clone();
+        Changed::Done(Effect { job: id, queue, to })
+    }
+
+    /// Moves a job with the key that it has as long as it lives. Its other keys stay behind.
+    fn move_to(&mut self, id: JobId, queue: QueueName) -> Result<(), JobId> {
+        let record = self.record(id);
+        if record.job.queue == queue {
+            return Ok(());
+        }
+        let is_unique = record.job.options.hold == UniqueHold::Live;
+        let key = record.job.unique.clone().filter(|_| is_unique);
+        if let Some(holder) = self.holder(&queue, key.as_ref()) {
+            return Err(holder);
+        }
+        self.queues.entry(queue.clone()).or_default();
+        self.keys.retain(|(_, kind, _), held| held.job != id || !kind.ends_with_job());
+        if let Some(key) = key {
+            let held = HeldKey { job: id, until: None };
+            self.keys.insert((queue.clone(), KeyKind::Live, key), held);
+        }
+        let is_ready = matches!(self.record(id).place, Place::Ready(..));
+        let place = is_ready.then(|| self.next_number());
+        let now = self.now;
+        let record = self.record(id);
+        record.job.queue = queue;
+        if let Some(number) = place {
+            record.place = Place::Ready(number, now);
+        }
+        Ok(())
+    }
+
+    /// What an edit says of a job by itself.
+    pub(super) fn apply(&mut self, id: JobId, edit: Edit) {
+        let (now, run_at) = (self.now, edit.when.map(|when| self.run_at(when)));
+        let record = self.record(id);
+        if let Place::Ready(_, since) = &mut record.place {
+            *since = now;
+        }
+        if let Some(payload) = edit.payload {
+            record.job.payload = Some(payload);
+        }
+        if let Some(priority) = edit.priority {
+            record.job.priority = priority;
+        }
+        let Some(run_at) = run_at else { return };
+        record.job.run_at = run_at;
+        match (&record.place, run_at) {
+            (Place::Scheduled(_) | Place::Ready(..), Some(at)) => {
+                record.place = Place::Scheduled(at);
+            }
+            (Place::Scheduled(_), None) => drop(self.make_ready(id)),
+            _ => {}
         }
     }
 

@@ -4,7 +4,7 @@
 //! each line, passing over what others have locked; then it is decided here who gets what; the
 //! second takes it out of the line, writes one row for each lease and brings the bodies.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 
 use tokio::time::Instant;
 use tokio_postgres::Row;
@@ -12,23 +12,33 @@ use tokio_postgres::Row;
 use super::cursors::Cursor;
 use super::lane::{Failure, Tx};
 use super::leases::{Given, LeaseId};
+use super::needs::{needs, release_dependents};
 use super::row::{self, count, get, job_id, now, time};
 use super::settle::bury_expired;
 use super::{PostgresStore, QueueId, retrying};
 use crate::job::{JobId, Lease, QueueName, Timestamp};
 use crate::store::columns::{parse_tags, sql_id};
-use crate::store::{Claim, Claimed, Effect, Hold, LeasedJob, News, SESSION_LEASE};
+use crate::store::{Claim, Claimed, Effect, Hold, LeasedJob, News, SESSION_LEASE, SessionId};
 
-/// The true heads of queues, for [`super::cursors`]. From each priority it hops to the next.
+/// The true heads of queues, for [`super::cursors`]. From each priority it hops to the next. A
+/// queue with limits has one row more, without a place.
 pub(super) const LOOK: &str = "
-    SELECT q.id, h.priority, h.place
+    SELECT q.id, NULL::integer AS priority, NULL::bigint AS place, r.is_ready
+    FROM unnest($1::bigint[]) AS q (id)
+    CROSS JOIN LATERAL (SELECT is_gated FROM queue WHERE id = q.id OFFSET 0) k
+    CROSS JOIN LATERAL (
+        SELECT (SELECT true FROM ready WHERE queue_id = q.id LIMIT 1) IS NOT NULL AS is_ready
+    ) r
+    WHERE k.is_gated
+    UNION ALL
+    SELECT q.id, h.priority, h.place, true
     FROM unnest($1::bigint[]) AS q (id)
     CROSS JOIN LATERAL (
         WITH RECURSIVE head AS (
             (
                 SELECT r.priority, r.place
                 FROM ready r
-                WHERE r.queue_id = q.id
+                WHERE r.queue_id = q.id AND r.gate = ''
                 ORDER BY r.priority DESC, r.place
                 LIMIT 1
             )
@@ -38,7 +48,7 @@ pub(super) const LOOK: &str = "
             CROSS JOIN LATERAL (
                 SELECT r.priority, r.place
                 FROM ready r
-                WHERE r.queue_id = q.id AND r.priority < head.priority
+                WHERE r.queue_id = q.id AND r.gate = '' AND r.priority < head.priority
                 ORDER BY r.priority DESC, r.place
                 LIMIT 1
             ) n
@@ -47,6 +57,17 @@ pub(super) const LOOK: &str = "
         FROM head
         LIMIT 32
     ) h";
+
+/// Leases of this node's sessions whose end is asked for.
+const CANCELLED: &str = "
+    SELECT c.job_id, c.delivery, l.session
+    FROM cancel c
+    CROSS JOIN LATERAL (
+        SELECT session FROM lease
+        WHERE node = $1 AND incarnation = $2 AND session IS NOT NULL
+        AND job_ids @> ARRAY[c.job_id]
+        OFFSET 0
+    ) l";
 
 const ENDED: &str = "SELECT id FROM finished WHERE id = ANY($1::bigint[])";
 
@@ -66,7 +87,8 @@ const LOCK: &str = "
                     ctid::text AS tid, job_id, priority, place, delivery, bytes, expires_at,
                     timeout_ms
                 FROM ready
-                WHERE queue_id = q.queue_id AND priority = c.priority AND place > c.place
+                WHERE queue_id = q.queue_id AND gate = '' AND priority = c.priority
+                AND place > c.place
                 ORDER BY place
                 LIMIT q.count
                 FOR UPDATE SKIP LOCKED
@@ -74,7 +96,10 @@ const LOCK: &str = "
             WHERE c.line = q.line
             LIMIT q.count
         ) h
-        WHERE EXISTS (SELECT 1 FROM queue WHERE id = q.queue_id AND paused_at IS NULL)
+        WHERE EXISTS (
+            SELECT 1 FROM queue
+            WHERE id = q.queue_id AND paused_at IS NULL AND NOT is_gated
+        )
     ) r ON true";
 
 /// The ids of a lease come as one text for each row: arrays of arrays must be rectangular.
@@ -93,8 +118,8 @@ const TAKE: &str = "
             AS u (id, worker, session, expires_at, job_ids, deliveries)
     )
     SELECT
-        id, attempts, max_attempts, priority, created_at, timeout_ms, unique_key IS NOT NULL AS
-        is_unique, tags, content_type, payload
+        id, attempts, max_attempts, priority, created_at, timeout_ms, tags, content_type, payload,
+        options, unique_key IS NOT NULL OR gate IS NOT NULL OR is_watched AS is_special
     FROM job
     WHERE id = ANY($11::bigint[])";
 
@@ -115,12 +140,12 @@ const INSERT_DEADLINES: &str = "
 
 /// A job that stands in line, locked by us.
 #[derive(Clone)]
-struct Candidate {
-    tid: String,
-    lease: Lease,
-    cursor: Cursor,
-    bytes: usize,
-    expires_at: Option<Timestamp>,
+pub(super) struct Candidate {
+    pub(super) tid: String,
+    pub(super) lease: Lease,
+    pub(super) cursor: Cursor,
+    pub(super) bytes: usize,
+    pub(super) expires_at: Option<Timestamp>,
     timeout_ms: Option<i64>,
 }
 
@@ -136,10 +161,10 @@ struct Line {
 
 /// What one claim has got so far.
 #[derive(Default)]
-struct Share {
-    jobs: Vec<Candidate>,
+pub(super) struct Share {
+    pub(super) jobs: Vec<Candidate>,
     /// What stood before them and was too old.
-    expired: Vec<Candidate>,
+    pub(super) expired: Vec<Candidate>,
     bytes: usize,
     is_done: bool,
 }
@@ -162,10 +187,62 @@ impl PostgresStore {
             self.queues.find_all(&self.pool, claims.iter().map(|claim| &claim.queue)).await?;
         let queues: Vec<Option<QueueId>> =
             claims.iter().map(|claim| known.get(&claim.queue).copied()).collect();
+        let is_gated =
+            |queue: &Option<QueueId>| queue.is_some_and(|queue| self.gated.read().contains(&queue));
+        // Which it may turn out to be only now.
+        let was_gated: Vec<bool> = queues.iter().map(is_gated).collect();
+        let plain: Vec<Option<QueueId>> = queues
+            .iter()
+            .zip(&was_gated)
+            .map(|(queue, was_gated)| queue.filter(|_| !was_gated))
+            .collect();
+        let mut claimed = match plain.iter().any(Option::is_some) {
+            true => self.claim_plain(claims, &plain).await?,
+            false => Claimed { jobs: vec![Vec::new(); claims.len()], ..Claimed::default() },
+        };
+        let gated: BTreeSet<QueueId> =
+            queues.iter().filter(|queue| is_gated(queue)).flatten().copied().collect();
+        for queue in gated {
+            let of_queue =
+                |place: &usize| queues[*place] == Some(queue) && claimed.jobs[*place].is_empty();
+            let places: Vec<usize> = (0..claims.len()).filter(of_queue).collect();
+            let own: Vec<Claim> = places.iter().map(|place| claims[*place].clone()).collect();
+            let more = match self.claim_limited(queue, &own).await {
+                Ok(more) => more,
+                // What others have got is theirs; these find nothing this time.
+                Err(error) if claimed.jobs.iter().any(|jobs| !jobs.is_empty()) => {
+                    tracing::warn!(%error, "claim failed");
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
+            claimed.expired.extend(more.expired);
+            claimed.closed.extend(more.closed);
+            for (place, jobs) in places.into_iter().zip(more.jobs) {
+                claimed.jobs[place] = jobs;
+            }
+        }
+        Ok(claimed)
+    }
+
+    /// Claims from a queue that has, or had, limits.
+    async fn claim_limited(&self, queue: QueueId, claims: &[Claim]) -> Result<Claimed, Failure> {
+        match self.claim_gated(queue, claims).await? {
+            Some(claimed) => Ok(claimed),
+            None => self.claim_plain(claims, &vec![Some(queue); claims.len()]).await,
+        }
+    }
+
+    /// Claims from queues without limits.
+    async fn claim_plain(
+        &self,
+        claims: &[Claim],
+        queues: &[Option<QueueId>],
+    ) -> Result<Claimed, Failure> {
         let mut tx = self.claim_lane.begin().await?;
         let distinct: HashSet<QueueId> = queues.iter().flatten().copied().collect();
         self.look_at(&mut tx, &self.cursors.due(distinct.iter().copied())).await?;
-        let mut round = Round::new(&self.cursors, claims, &queues);
+        let mut round = Round::new(&self.cursors, claims, queues);
         round.run(&mut tx).await?;
         let again = round.empty_lines(|queue| self.cursors.is_look_allowed(queue));
         if !again.is_empty() {
@@ -174,7 +251,8 @@ impl PostgresStore {
             round.run(&mut tx).await?;
         }
         let lines: Vec<(QueueId, Vec<Cursor>, bool)> = round.ends();
-        let claimed = self.take(tx, claims, round).await?;
+        let Round { shares, now, .. } = round;
+        let claimed = self.take(tx, claims, shares, now).await?;
         for (queue, reached, is_exhausted) in lines {
             self.cursors.end(queue, &reached, is_exhausted);
         }
@@ -192,13 +270,26 @@ impl PostgresStore {
         let waited: Vec<i64> = jobs.iter().map(|job| sql_id(*job)).collect();
         let tx = self.keep_lane.begin().await?;
         let started = Instant::now();
-        let found = tx.commit(&[(LOOK, &[&numbers]), (ENDED, &[&waited])]).await?;
-        let heads = heads(&found[0]);
+        let node = &self.node;
+        let found = tx
+            .commit(&[
+                (LOOK, &[&numbers]),
+                (ENDED, &[&waited]),
+                (CANCELLED, &[&node.id, &node.incarnation]),
+            ])
+            .await?;
+        let heads = self.heads(&found[0]);
         self.cursors.looked(&numbers, &heads, started.elapsed());
-        let is_ready = |id: &QueueId| heads.iter().any(|(queue, ..)| queue == id);
+        let has_ready =
+            |row: &Row, id: &QueueId| get::<i64>(row, "id") == *id && get(row, "is_ready");
+        let is_ready = |id: &QueueId| found[0].iter().any(|row| has_ready(row, id));
         let ready = ids.into_iter().filter(|(_, id)| is_ready(id)).map(|(name, _)| name);
         let ended = found[1].iter().map(|row| job_id(row, "id"));
-        Ok(News { ready: ready.collect(), ended: ended.collect() })
+        let cancelled = found[2].iter().map(|row| {
+            let lease = Lease { job: job_id(row, "job_id"), delivery: count(row, "delivery") };
+            (SessionId(get::<i64>(row, "session").cast_unsigned()), lease)
+        });
+        Ok(News { ready: ready.collect(), ended: ended.collect(), cancelled: cancelled.collect() })
     }
 
     /// Reads the true heads of queues.
@@ -207,26 +298,30 @@ impl PostgresStore {
             return Ok(());
         }
         let started = Instant::now();
-        let heads = heads(&tx.query(LOOK, &[&queues]).await?);
+        let heads = self.heads(&tx.query(LOOK, &[&queues]).await?);
         self.cursors.looked(queues, &heads, started.elapsed());
         Ok(())
     }
 
     /// Takes what was decided on, and commits.
-    async fn take(
+    pub(super) async fn take(
         &self,
         mut tx: Tx<'_>,
         claims: &[Claim],
-        round: Round<'_>,
+        shares: Vec<Share>,
+        now: Timestamp,
     ) -> Result<Claimed, Failure> {
-        let Round { shares, now, .. } = round;
         // In the order of the claims, however many looks each of them took.
         let expired: Vec<&Candidate> = shares.iter().flat_map(|share| &share.expired).collect();
-        let expired = self.bury(&mut tx, &expired, now).await?;
+        let mut expired = self.bury(&mut tx, &expired, now).await?;
+        let (more, opened) = release_dependents(self, &mut tx, expired.iter()).await?;
+        expired.extend(more);
         let taken: Vec<&Candidate> = shares.iter().flat_map(|share| &share.jobs).collect();
         if taken.is_empty() {
             tx.commit(&[]).await?;
-            return Ok(Claimed { jobs: vec![Vec::new(); claims.len()], expired });
+            self.note_all(opened);
+            let jobs = vec![Vec::new(); claims.len()];
+            return Ok(Claimed { jobs, expired, ..Claimed::default() });
         }
         let leases = Leases::of(claims, &shares, now);
         let tids: Vec<&str> = taken.iter().map(|job| job.tid.as_str()).collect();
@@ -263,8 +358,11 @@ impl PostgresStore {
             }
             done => done?,
         };
-        let jobs = self.hand_out(claims, shares, &leases, &rows[0], now)?;
-        Ok(Claimed { jobs, expired })
+        self.note_all(opened);
+        let handed_out = self.hand_out(claims, shares, &leases, &rows[0], now).await;
+        // Nobody has been given them.
+        let jobs = handed_out.inspect_err(|_| self.leases.doubt(leases.id.clone()))?;
+        Ok(Claimed { jobs, expired, ..Claimed::default() })
     }
 
     async fn bury(
@@ -284,7 +382,7 @@ impl PostgresStore {
     }
 
     /// Puts bodies and leases together, and remembers who has what.
-    fn hand_out(
+    async fn hand_out(
         &self,
         claims: &[Claim],
         shares: Vec<Share>,
@@ -303,9 +401,14 @@ impl PostgresStore {
             for candidate in share.jobs {
                 let missing = || Failure::NotDone("the tables are damaged: no body".into());
                 let body = bodies.get(&candidate.lease.job).ok_or_else(missing)?;
-                let is_plain = !get::<bool>(body, "is_unique") && candidate.timeout_ms.is_none();
+                let is_plain = !get::<bool>(body, "is_special") && candidate.timeout_ms.is_none();
                 held.push((candidate.lease, is_plain));
-                jobs.push(leased_job(body, candidate.lease, lease_until)?);
+                let mut job = leased_job(body, candidate.lease, lease_until)?;
+                let depends = row::options(body)?.depends;
+                if !depends.on.is_empty() {
+                    job.needs = needs(self, &depends).await?;
+                }
+                jobs.push(job);
             }
             if !held.is_empty() {
                 let id = *rows.next().expect("one row for each claim that got something");
@@ -323,9 +426,18 @@ impl PostgresStore {
     }
 }
 
-/// The heads that a look has found.
-pub(super) fn heads(rows: &[Row]) -> Vec<(QueueId, i32, i64)> {
-    rows.iter().map(|row| (get(row, "id"), get(row, "priority"), get(row, "place"))).collect()
+impl PostgresStore {
+    /// The heads that a look has found. It also tells which queues have limits.
+    fn heads(&self, rows: &[Row]) -> Vec<(QueueId, i32, i64)> {
+        let mut heads = Vec::with_capacity(rows.len());
+        for row in rows {
+            match get(row, "priority") {
+                Some(priority) => heads.push((get(row, "id"), priority, get(row, "place"))),
+                None => drop(self.gated.write().insert(get(row, "id"))),
+            }
+        }
+        heads
+    }
 }
 
 /// When a claim's leases end, and what they hang on.
@@ -347,6 +459,7 @@ fn leased_job(body: &Row, lease: Lease, lease_until: Timestamp) -> Result<Leased
         timeout: row::duration(body, "timeout_ms"),
         tags: row::parsed(body, "tags", parse_tags)?.unwrap_or_default(),
         payload: row::payload(body),
+        needs: Vec::new(),
     })
 }
 
@@ -588,7 +701,7 @@ impl Line {
     }
 }
 
-fn candidate(row: &Row) -> Candidate {
+pub(super) fn candidate(row: &Row) -> Candidate {
     Candidate {
         tid: get(row, "tid"),
         lease: Lease { job: job_id(row, "job_id"), delivery: count(row, "delivery") },

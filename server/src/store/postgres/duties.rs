@@ -12,12 +12,13 @@ use tokio_postgres::Row;
 
 use super::lane::{Failure, Tx};
 use super::leases::{self, LiveRow};
-use super::row::{count, get, job_id, now};
+use super::needs::release_dependents;
+use super::row::{self, count, get, job_id, now};
 use super::settle::{Ended, end_badly, finish_waiting};
 use super::{PostgresStore, retrying};
 use crate::job::{Ending, JobId, Lease, Reason, State, Timestamp};
 use crate::leader::Term;
-use crate::store::columns::{sql_id, sql_millis};
+use crate::store::columns::{parse_settings, sql_id, sql_millis};
 use crate::store::{DUTY_ROWS_MAX, Destination, Duty, DutyReport, Effect, SessionId};
 
 /// How long until finished jobs are looked at again.
@@ -57,7 +58,7 @@ macro_rules! make_ready {
         CROSS JOIN LATERAL (
             SELECT
                 ctid AS job_tid, queue_id, priority, delivery, length(payload) AS bytes,
-                expires_at, timeout_ms
+                expires_at, timeout_ms, coalesce(gate, '') AS gate
             FROM job
             WHERE id = d.job_id
             OFFSET 0
@@ -65,10 +66,11 @@ macro_rules! make_ready {
     ),
     line AS (
         INSERT INTO ready (
-            queue_id, priority, place, job_id, delivery, bytes, ready_at, expires_at, timeout_ms
+            queue_id, gate, priority, place, job_id, delivery, bytes, ready_at, expires_at,
+            timeout_ms
         )
         SELECT
-            queue_id, priority, new_place, job_id, delivery, bytes, (SELECT now FROM clock),
+            queue_id, gate, priority, new_place, job_id, delivery, bytes, (SELECT now FROM clock),
             expires_at, timeout_ms
         FROM placed
     ),
@@ -112,6 +114,37 @@ const OVERDUE: &str = "
     ORDER BY at, job_id
     LIMIT $2";
 
+const FORCED: &str = "
+    SELECT job_id, delivery
+    FROM cancel
+    WHERE force_at <= $1
+    ORDER BY force_at, job_id
+    LIMIT $2";
+
+const DELETE_CANCELS: &str = "DELETE FROM cancel WHERE job_id = ANY($1::bigint[])";
+
+/// Keys whose time is over.
+const FORGET_KEYS: &str = "
+    DELETE FROM unique_key
+    WHERE ctid = ANY(ARRAY(
+        SELECT ctid FROM unique_key WHERE expires_at <= $1 ORDER BY expires_at LIMIT $2
+    ))";
+
+/// Queues that may have no limits any more. Locked against pushes that bring some.
+const GATED: &str = "
+    SELECT id, settings
+    FROM queue
+    WHERE is_gated
+    ORDER BY id
+    LIMIT 100
+    FOR UPDATE SKIP LOCKED";
+
+const OPEN_GATES: &str = "
+    UPDATE queue
+    SET is_gated = false
+    WHERE id = ANY($1::bigint[])
+    AND (SELECT true FROM job WHERE queue_id = queue.id AND gate IS NOT NULL LIMIT 1) IS NULL";
+
 const DELETE_DEADLINES: &str = "
     DELETE FROM deadline
     WHERE ctid = ANY(ARRAY(
@@ -135,8 +168,21 @@ pub(super) const LEAVE_PLACES: &str = "
         SELECT u.id, j.*
         FROM unnest($1::bigint[]) AS u (id)
         CROSS JOIN LATERAL (
-            SELECT queue_id, priority, place, run_at FROM job WHERE id = u.id OFFSET 0
+            SELECT
+                ctid AS tid, queue_id, coalesce(gate, '') AS gate, priority, place, run_at,
+                is_blocked
+            FROM job
+            WHERE id = u.id
+            OFFSET 0
         ) j
+    ),
+    unblocked AS (
+        UPDATE job
+        SET is_blocked = false
+        WHERE ctid = ANY(ARRAY(SELECT tid FROM waiting WHERE is_blocked))
+        -- Put so that the index of blocked jobs does not tempt the planner.
+        AND coalesce(is_blocked, false)
+        RETURNING id AS job_id
     ),
     unscheduled AS (
         DELETE FROM scheduled
@@ -146,7 +192,7 @@ pub(super) const LEAVE_PLACES: &str = "
             CROSS JOIN LATERAL (
                 SELECT ctid FROM scheduled WHERE run_at = w.run_at AND job_id = w.id OFFSET 0
             ) s
-            WHERE w.run_at IS NOT NULL
+            WHERE w.run_at IS NOT NULL AND NOT w.is_blocked
         ))
         RETURNING job_id
     ),
@@ -157,16 +203,19 @@ pub(super) const LEAVE_PLACES: &str = "
             FROM waiting w
             CROSS JOIN LATERAL (
                 SELECT ctid FROM ready
-                WHERE queue_id = w.queue_id AND priority = w.priority AND place = w.place
+                WHERE queue_id = w.queue_id AND gate = w.gate AND priority = w.priority
+                AND place = w.place
                 OFFSET 0
             ) r
-            WHERE w.run_at IS NULL
+            WHERE w.run_at IS NULL AND NOT w.is_blocked
         ))
         RETURNING job_id
     )
     SELECT job_id FROM unscheduled
     UNION ALL
-    SELECT job_id FROM unready";
+    SELECT job_id FROM unready
+    UNION ALL
+    SELECT job_id FROM unblocked";
 
 const OLD_KEPT: &str = "
     SELECT id
@@ -242,6 +291,8 @@ const OUTLOOK: &str = "
         UNION ALL
         (SELECT 'timeouts', at FROM deadline ORDER BY at, job_id LIMIT 1)
         UNION ALL
+        (SELECT 'cancels', force_at FROM cancel ORDER BY force_at, job_id LIMIT 1)
+        UNION ALL
         (SELECT 'ttl', expires_at FROM ttl ORDER BY expires_at, job_id LIMIT 1)
     ) next";
 
@@ -266,6 +317,9 @@ pub(super) const HOT: &[super::Named] = &[
     ("duties::PROMOTE", PROMOTE),
     ("duties::RUN_OUT", RUN_OUT),
     ("duties::OVERDUE", OVERDUE),
+    ("duties::FORCED", FORCED),
+    ("duties::FORGET_KEYS", FORGET_KEYS),
+    ("duties::OPEN_GATES", OPEN_GATES),
     ("duties::DELETE_DEADLINES", DELETE_DEADLINES),
     ("duties::EXPIRED", EXPIRED),
     ("duties::LEAVE_PLACES", LEAVE_PLACES),
@@ -283,13 +337,17 @@ impl PostgresStore {
     async fn try_duty(&self, term: &Term, duty: Duty) -> Result<DutyReport, Failure> {
         let mut tx = self.duty_lane.begin().await?;
         let now = fence(&mut tx, term).await?;
-        let part = match duty {
+        let mut part = match duty {
             Duty::Due => self.due(&mut tx, now).await,
             Duty::Expiry => self.expiry(&mut tx, now).await,
             Duty::Timeouts => self.timeouts(&mut tx, now).await,
+            Duty::Cancels => self.cancels(&mut tx, now).await,
             Duty::Ttl => self.ttl(&mut tx, now).await,
             Duty::Retention => self.retention(&mut tx, now).await,
         }?;
+        let (more, opened) = release_dependents(self, &mut tx, part.report.effects.iter()).await?;
+        part.report.effects.extend(more);
+        part.notes.extend(opened);
         self.finish_part(tx, term, duty.name(), part.count, now).await?;
         self.leases.end(part.ended.into_iter());
         self.note_all(part.notes);
@@ -405,25 +463,49 @@ impl PostgresStore {
             .iter()
             .map(|row| Lease { job: job_id(row, "job_id"), delivery: count(row, "delivery") })
             .collect();
-        let rows = leases::find(tx, &held).await?;
-        let row_of = |lease: &Lease| rows.iter().find(|row| row.leases.contains(lease));
-        let mut ended = Vec::new();
-        let mut lost = Vec::new();
-        for lease in &held {
-            let Some(row) = row_of(lease) else { continue };
-            lost.extend(row.given.session.map(|session| (session, *lease)));
-            ended.push(Ended::by_us(*lease, Ending::TimedOut, row.given.clone()));
-        }
-        let (effects, notes) = end_badly(self, tx, &ended).await?;
-        leases::leave(tx, &rows, |lease| held.contains(lease)).await?;
+        let mut part = self.take_leases(tx, &held, Ending::TimedOut).await?;
         let at: Vec<i64> = overdue.iter().map(|row| get(row, "at")).collect();
         let jobs: Vec<i64> = overdue.iter().map(|row| get(row, "job_id")).collect();
         tx.query(DELETE_DEADLINES, &[&at, &jobs]).await?;
         let sql = "SELECT at AS next FROM deadline ORDER BY at, job_id LIMIT 1";
-        let next = next(overdue.len(), earliest(tx, sql).await?, now);
-        let ended = ended.iter().map(|ended| ended.lease).collect();
+        part.report.next = next(overdue.len(), earliest(tx, sql).await?, now);
+        Ok(part)
+    }
+
+    async fn cancels(&self, tx: &mut Tx<'_>, now: Timestamp) -> Result<Part, Failure> {
+        let forced = tx.query(FORCED, &[&now.0, &rows_max()]).await?;
+        let held: Vec<Lease> = forced
+            .iter()
+            .map(|row| Lease { job: job_id(row, "job_id"), delivery: count(row, "delivery") })
+            .collect();
+        let mut part = self.take_leases(tx, &held, Ending::Cancelled).await?;
+        let jobs: Vec<i64> = forced.iter().map(|row| get(row, "job_id")).collect();
+        tx.query(DELETE_CANCELS, &[&jobs]).await?;
+        let sql = "SELECT force_at AS next FROM cancel ORDER BY force_at, job_id LIMIT 1";
+        part.report.next = next(forced.len(), earliest(tx, sql).await?, now);
+        Ok(part)
+    }
+
+    /// Takes leases away that have run for long enough. Those that are lost are passed over.
+    async fn take_leases(
+        &self,
+        tx: &mut Tx<'_>,
+        held: &[Lease],
+        ending: Ending,
+    ) -> Result<Part, Failure> {
+        let rows = leases::find(tx, held).await?;
+        let row_of = |lease: &Lease| rows.iter().find(|row| row.leases.contains(lease));
+        let (mut ended, mut lost) = (Vec::new(), Vec::new());
+        for lease in held {
+            let Some(row) = row_of(lease) else { continue };
+            lost.extend(row.given.session.map(|session| (session, *lease)));
+            ended.push(Ended::by_us(*lease, ending, row.given.clone()));
+        }
+        let (effects, notes) = end_badly(self, tx, &ended).await?;
+        leases::leave(tx, &rows, |lease| held.contains(lease)).await?;
         let count = effects.len();
-        Ok(Part { report: DutyReport { effects, lost, next }, count, notes, ended })
+        let ended = ended.iter().map(|ended| ended.lease).collect();
+        Ok(Part { report: DutyReport { effects, lost, next: None }, count, notes, ended })
     }
 
     async fn ttl(&self, tx: &mut Tx<'_>, now: Timestamp) -> Result<Part, Failure> {
@@ -457,6 +539,20 @@ impl PostgresStore {
         Ok(excess)
     }
 
+    /// Queues whose last job with a limit has ended are plain again.
+    async fn open_gates(&self, tx: &mut Tx<'_>) -> Result<(), Failure> {
+        let gated = tx.query(GATED, &[]).await?;
+        let mut open: Vec<i64> = Vec::new();
+        for row in &gated {
+            let settings = row::parsed(row, "settings", parse_settings)?.unwrap_or_default();
+            open.extend((!settings.is_limited()).then(|| get::<i64>(row, "id")));
+        }
+        match open.is_empty() {
+            true => Ok(()),
+            false => tx.query(OPEN_GATES, &[&open]).await.map(drop),
+        }
+    }
+
     async fn retention(&self, tx: &mut Tx<'_>, now: Timestamp) -> Result<Part, Failure> {
         let mut done = 0;
         for (sql, keep) in [(OLD_KEPT, self.retention.completed), (OLD_DEAD, self.retention.dead)] {
@@ -469,6 +565,8 @@ impl PostgresStore {
         if excess > 0 {
             done += forget(tx, OLDEST_KEPT, &[&excess]).await?;
         }
+        tx.query(FORGET_KEYS, &[&now.0, &rows_max()]).await?;
+        self.open_gates(tx).await?;
         let old = now.0.saturating_sub(sql_millis(AUDIT_KEPT));
         tx.query(FORGET_AUDIT, &[&old, &rows_max()]).await?;
         let sql = "SELECT 1 FROM finished LIMIT 1";

@@ -8,7 +8,7 @@ use super::row::{self, count, get, job_id, maybe_job_id, parsed, time};
 use super::{PostgresStore, QueueId};
 use crate::job::{Ending, JobId, QueueName, Reason, State, Timestamp, UniqueKey, WorkerName};
 use crate::limits;
-use crate::store::columns::{parse_backoff, parse_tags, sql_id};
+use crate::store::columns::{parse_backoff, parse_settings, parse_tags, sql_id};
 use crate::store::{Attempt, Counts, Job, JobFilter, JobPage, Progress, Queue};
 
 /// Both tables in the same columns; [`read`] reads them. No payload, no result.
@@ -17,17 +17,19 @@ macro_rules! live_columns {
         "
         j.id, j.queue_id,
         CASE
+            WHEN j.is_blocked THEN 'blocked'
             WHEN j.run_at IS NOT NULL THEN 'scheduled'
             WHEN (
                 SELECT true FROM ready r
-                WHERE r.queue_id = j.queue_id AND r.priority = j.priority AND r.place = j.place
+                WHERE r.queue_id = j.queue_id AND r.gate = coalesce(j.gate, '')
+                AND r.priority = j.priority AND r.place = j.place
                 LIMIT 1
             ) THEN 'ready'
             ELSE 'leased'
         END AS state,
         NULL::text AS reason, j.priority, j.created_at, NULL::bigint AS finished_at,
         j.max_attempts, j.attempts, j.delivery AS deliveries, j.crashes, j.run_at, j.expires_at,
-        j.timeout_ms, j.replay_of, j.replayed_as, j.backoff, j.unique_key, j.tags"
+        j.timeout_ms, j.replay_of, j.replayed_as, j.backoff, j.unique_key, j.tags, j.options"
     };
 }
 
@@ -36,7 +38,7 @@ macro_rules! finished_columns {
         "
         j.id, j.queue_id, j.state, j.reason, j.priority, j.created_at, j.finished_at,
         j.max_attempts, j.attempts, j.deliveries, j.crashes, NULL::bigint AS run_at, j.expires_at,
-        j.timeout_ms, j.replay_of, j.replayed_as, j.backoff, j.unique_key, j.tags"
+        j.timeout_ms, j.replay_of, j.replayed_as, j.backoff, j.unique_key, j.tags, j.options"
     };
 }
 
@@ -59,7 +61,7 @@ const JOB: &str = concat!(
      LEFT JOIN LATERAL (
          SELECT code, message
          FROM attempt_log
-         WHERE job_id = a.id AND ending <> 'released'
+         WHERE job_id = a.id AND ending NOT IN ('released', 'snoozed')
          ORDER BY delivery DESC
          LIMIT 1
      ) e ON true"
@@ -67,8 +69,13 @@ const JOB: &str = concat!(
 
 /// Where a leased job stands, and how far its worker is.
 const LEASE: &str = "
-    SELECT l.node, l.worker, l.started_at, l.expires_at, p.percent, p.message
+    SELECT
+        l.node, l.worker, l.started_at, l.expires_at, p.percent, p.message, c.requested_at,
+        c.force_at
     FROM lease l
+    LEFT JOIN LATERAL (
+        SELECT requested_at, force_at FROM cancel WHERE job_id = $1 AND delivery = $2 OFFSET 0
+    ) c ON true
     LEFT JOIN LATERAL (
         SELECT percent, message FROM progress WHERE job_id = $1 AND delivery = $2 OFFSET 0
     ) p ON true
@@ -88,7 +95,7 @@ const ATTEMPTS: &str = "
 /// Counts, and how long the first job of each priority has been ready.
 const QUEUES: &str = "
     WITH asked AS MATERIALIZED (
-        SELECT id, name, paused_at
+        SELECT id, name, paused_at, settings
         FROM queue
         WHERE $1::text IS NULL OR name = $1
     ),
@@ -96,6 +103,11 @@ const QUEUES: &str = "
         SELECT queue_id, 'scheduled' AS state, count(*) AS count
         FROM scheduled
         WHERE queue_id = ANY(ARRAY(SELECT id FROM asked))
+        GROUP BY queue_id
+        UNION ALL
+        SELECT queue_id, 'blocked', count(*)
+        FROM job
+        WHERE queue_id = ANY(ARRAY(SELECT id FROM asked)) AND is_blocked
         GROUP BY queue_id
         UNION ALL
         SELECT queue_id, 'ready', count(*)
@@ -118,32 +130,34 @@ const QUEUES: &str = "
         GROUP BY queue_id, state
     )
     SELECT
-        q.id, q.name, q.paused_at, now_ms() - o.ready_at AS waited,
+        q.id, q.name, q.paused_at, q.settings, now_ms() - o.ready_at AS waited,
         ARRAY(SELECT c.state FROM counted c WHERE c.queue_id = q.id ORDER BY c.state) AS states,
         ARRAY(SELECT c.count FROM counted c WHERE c.queue_id = q.id ORDER BY c.state) AS counts
     FROM asked q
     CROSS JOIN LATERAL (
         WITH RECURSIVE head AS (
             (
-                SELECT r.priority, r.ready_at
+                SELECT r.gate, r.priority, r.ready_at
                 FROM ready r
                 WHERE r.queue_id = q.id
-                ORDER BY r.priority DESC, r.place
+                ORDER BY r.gate, r.priority DESC, r.place
                 LIMIT 1
             )
             UNION ALL
-            SELECT n.priority, n.ready_at
+            SELECT n.gate, n.priority, n.ready_at
             FROM head
             CROSS JOIN LATERAL (
-                SELECT r.priority, r.ready_at
+                SELECT r.gate, r.priority, r.ready_at
                 FROM ready r
-                WHERE r.queue_id = q.id AND r.priority < head.priority
-                ORDER BY r.priority DESC, r.place
+                WHERE r.queue_id = q.id AND (
+                    r.gate = head.gate AND r.priority < head.priority OR r.gate > head.gate
+                )
+                ORDER BY r.gate, r.priority DESC, r.place
                 LIMIT 1
             ) n
         )
         SELECT min(ready_at) AS ready_at
-        FROM (SELECT ready_at FROM head LIMIT 100) h
+        FROM (SELECT ready_at FROM head LIMIT 1000) h
     ) o
     ORDER BY q.name";
 
@@ -220,7 +234,7 @@ fn last_attempt(job: &Job, row: &Row) -> Result<Attempt, Failure> {
 fn read(row: &Row, queue: QueueName) -> Result<Job, Failure> {
     let state = parsed(row, "state", parse_state)?.ok_or_else(|| damaged("no state"))?;
     let deliveries = count(row, "deliveries");
-    let is_waiting = matches!(state, State::Scheduled | State::Ready);
+    let is_waiting = matches!(state, State::Blocked | State::Scheduled | State::Ready);
     Ok(Job {
         id: job_id(row, "id"),
         queue,
@@ -242,10 +256,12 @@ fn read(row: &Row, queue: QueueName) -> Result<Job, Failure> {
         backoff: parsed(row, "backoff", parse_backoff)?,
         unique: parsed(row, "unique_key", UniqueKey::parse)?,
         tags: parsed(row, "tags", parse_tags)?.unwrap_or_default(),
+        options: row::options(row)?,
         payload: None,
         lease_until: None,
         worker: None,
         progress: None,
+        cancel: None,
         result: None,
         error: None,
     })
@@ -295,6 +311,7 @@ impl PostgresStore {
                 percent: u8::try_from(percent).unwrap_or(0),
                 message: get(row, "message"),
             });
+            job.cancel = time(row, "requested_at").zip(time(row, "force_at"));
             last = Some(running);
         }
         Ok(Some((job, last)))
@@ -369,6 +386,7 @@ fn read_queue(row: &Row) -> Result<Queue, Failure> {
     Ok(Queue {
         name: name.ok_or_else(|| damaged("a queue without a name"))?,
         paused_at: time(row, "paused_at"),
+        settings: parsed(row, "settings", parse_settings)?.unwrap_or_default(),
         counts,
         oldest_ready: row::duration(row, "waited"),
     })

@@ -16,6 +16,7 @@ use tokio::time::Instant;
 use tokio_postgres::Row;
 
 use super::lane::{Failure, Tx};
+use super::needs::release_dependents;
 use super::row::{get, now, parsed};
 use super::settle::{Ended, end_badly};
 use super::{PostgresStore, retrying};
@@ -519,7 +520,10 @@ impl PostgresStore {
     ) -> Result<Vec<Effect>, Failure> {
         let mut ended: Vec<Ended<'_>> = rows.iter().flat_map(|row| row.ended(ending)).collect();
         ended.sort_unstable_by_key(|ended| ended.lease);
-        let (effects, notes) = end_badly(self, &mut tx, &ended).await?;
+        let (mut effects, mut notes) = end_badly(self, &mut tx, &ended).await?;
+        let (more, opened) = release_dependents(self, &mut tx, effects.iter()).await?;
+        effects.extend(more);
+        notes.extend(opened);
         let gone: Vec<LeaseId> = rows.iter().map(|row| row.id).collect();
         tx.commit(&[(DELETE, &[&gone])]).await?;
         self.leases.end(ended.iter().map(|ended| ended.lease));
@@ -539,7 +543,9 @@ impl PostgresStore {
         let rows = live(&mut tx, &locked).await?;
         let ended: Vec<Ended<'_>> =
             rows.iter().flat_map(|row| row.ended(Ending::NodeLost)).collect();
-        let (_, notes) = end_badly(self, &mut tx, &ended).await?;
+        let (effects, mut notes) = end_badly(self, &mut tx, &ended).await?;
+        let (_, opened) = release_dependents(self, &mut tx, effects.iter()).await?;
+        notes.extend(opened);
         tx.commit(&[(DELETE, &[&locked])]).await?;
         self.leases.resolved(&doubtful);
         self.note_all(notes);

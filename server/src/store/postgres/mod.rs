@@ -3,7 +3,7 @@
 //! ```text
 //!   callers ──▶ lane.rs: one connection for each kind of work, a pool for the rest
 //!                  │
-//!     push.rs  claim.rs  settle.rs  leases.rs  duties.rs  people.rs  inspect.rs
+//!     push.rs  claim.rs  flow.rs  settle.rs  needs.rs  leases.rs  duties.rs  people.rs  inspect.rs
 //!                  │
 //!   cursors.rs: where claims begin      leases.rs: what this node has given out
 //! ```
@@ -23,10 +23,12 @@ mod cursors;
 mod dsn;
 mod duties;
 mod election;
+mod flow;
 mod inspect;
 mod lane;
 mod leases;
 pub mod migrate;
+mod needs;
 mod nodes;
 mod people;
 mod prepare;
@@ -42,6 +44,7 @@ pub use election::Election;
 pub use prepare::{Database, Migrate, Refusal, connect};
 pub use presence::Presence;
 
+use std::collections::HashSet;
 use std::sync::atomic::AtomicI64;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -56,12 +59,12 @@ use self::leases::Memory;
 use self::queues::Queues;
 use self::wake::Outbox;
 use super::{
-    Attempt, Changed, Claim, Claimed, DeadFilter, Destination, Duty, DutyReport, Effect, Extension,
-    Job, JobFilter, JobPage, News, Pausing, Progress, Pushed, Queue, Retention, SessionId, Settled,
-    Settlement, Store,
+    Attempt, Cancelled, Changed, Claim, Claimed, DeadFilter, Destination, Duty, DutyReport, Edit,
+    Effect, Extension, Job, JobFilter, JobPage, KeyUse, News, Pausing, Progress, Pushed, Queue,
+    Retention, SessionId, Settled, SettledAll, Settlement, Store,
 };
 use crate::error::Error;
-use crate::job::{JobId, Lease, LeaseKey, NewJob, QueueName, Timestamp};
+use crate::job::{JobId, Lease, LeaseKey, NewJob, QueueName, Settings, Timestamp};
 use crate::leader::Term;
 
 /// A queue's key in the tables.
@@ -122,7 +125,9 @@ pub type Named = (&'static str, &'static str);
 /// The statements that must be fast whatever is in the tables, by name, and the settings of the
 /// sessions that run them: for those who look at their plans.
 pub fn hot_statements() -> (&'static str, Vec<Named>) {
-    let all = [push::HOT, claim::HOT, settle::HOT, leases::HOT, duties::HOT].concat();
+    let parts =
+        [push::HOT, claim::HOT, flow::HOT, settle::HOT, needs::HOT, leases::HOT, duties::HOT];
+    let all = parts.concat();
     (lane::SETTINGS, all)
 }
 
@@ -147,6 +152,8 @@ pub struct PostgresStore {
     pool: Pool,
     queues: Queues,
     cursors: Cursors,
+    /// Queues that have, or had, limits: a hint, since the queue's row decides.
+    gated: RwLock<HashSet<QueueId>>,
     leases: Memory,
     outbox: Outbox,
     /// Finished jobs that are too many, as far as they have been counted.
@@ -179,6 +186,7 @@ impl PostgresStore {
             connector,
             queues: Queues::default(),
             cursors: Cursors::default(),
+            gated: RwLock::default(),
             leases: Memory::default(),
             outbox: Outbox::default(),
             excess_kept: AtomicI64::new(0),
@@ -230,6 +238,15 @@ impl PostgresStore {
         }
     }
 
+    /// The leader is to know of jobs that will be due.
+    fn note_due<'a>(&self, effects: impl IntoIterator<Item = &'a Effect>) {
+        for effect in effects {
+            if let Destination::Scheduled(at) = effect.to {
+                self.outbox.due(at);
+            }
+        }
+    }
+
     /// A queue gives out jobs again: what was passed over while it was paused is to be found.
     fn note_resumed(&self, queue: QueueId) {
         self.cursors.forget(queue);
@@ -251,14 +268,14 @@ impl Store for PostgresStore {
         Ok(self.claim_jobs(&claims).await?)
     }
 
-    async fn settle(&self, settlements: Vec<Settlement>) -> Result<Vec<Settled>, Error> {
-        let settled = self.settle_all(&settlements).await?;
-        for settled in &settled {
-            if let Settled::Done(Effect { to: Destination::Scheduled(at), .. }) = settled {
-                self.outbox.due(*at);
-            }
-        }
-        Ok(settled)
+    async fn settle(&self, settlements: Vec<Settlement>) -> Result<SettledAll, Error> {
+        let all = self.settle_all(&settlements).await?;
+        let done = all.settled.iter().filter_map(|settled| match settled {
+            Settled::Done(effect) => Some(effect),
+            _ => None,
+        });
+        self.note_due(done.chain(&all.more));
+        Ok(all)
     }
 
     async fn extend(&self, extensions: Vec<Extension>) -> Result<Vec<Option<Timestamp>>, Error> {
@@ -278,11 +295,14 @@ impl Store for PostgresStore {
     }
 
     async fn give_back(&self, session: SessionId) -> Result<Vec<Effect>, Error> {
-        Ok(self.give_back_session(session).await?)
+        let effects = self.give_back_session(session).await?;
+        self.note_due(&effects);
+        Ok(effects)
     }
 
     async fn run_duty(&self, term: &Term, duty: Duty) -> Result<DutyReport, Error> {
         let report = self.do_duty(term, duty).await?;
+        self.note_due(&report.effects);
         self.outbox.lost(&report.lost);
         Ok(report)
     }
@@ -319,8 +339,32 @@ impl Store for PostgresStore {
         Ok(self.replay_all(&filter).await?)
     }
 
-    async fn cancel(&self, id: JobId) -> Result<Changed, Error> {
-        Ok(self.cancel_job(id).await?)
+    async fn cancel(&self, id: JobId, grace: Duration) -> Result<Cancelled, Error> {
+        let cancelled = self.cancel_job(id, grace).await?;
+        match &cancelled {
+            Cancelled::Done(effects) => self.note_due(effects),
+            Cancelled::Requested { lease, session: Some(session), .. } => {
+                self.outbox.cancelled(*session, *lease);
+            }
+            _ => {}
+        }
+        Ok(cancelled)
+    }
+
+    async fn edit(&self, id: JobId, edit: Edit) -> Result<Changed, Error> {
+        let changed = self.edit_job(id, &edit).await?;
+        if let Changed::Done(effect) = &changed {
+            self.note_due([effect]);
+        }
+        Ok(changed)
+    }
+
+    async fn set_settings(&self, queue: QueueName, settings: Settings) -> Result<(), Error> {
+        Ok(self.set_queue_settings(&queue, &settings).await?)
+    }
+
+    async fn key_uses(&self, queue: QueueName) -> Result<Vec<KeyUse>, Error> {
+        Ok(self.find_key_uses(&queue).await?)
     }
 
     async fn promote(&self, id: JobId) -> Result<Changed, Error> {

@@ -1,29 +1,32 @@
 //! Changes that people ask for.
 
+use std::time::Duration;
+
 use tokio_postgres::Row;
 
 use super::duties::LEAVE_PLACES;
 use super::inspect::read_job;
 use super::lane::{Failure, Tx};
-use super::push::push_with_keys;
-use super::row::{get, job_id, now};
+use super::leases;
+use super::needs::release_dependents;
+use super::row::{self, count, get, job_id, now, time};
 use super::settle::finish_waiting;
-use super::{PostgresStore, retrying};
-use crate::job::{JobId, QueueName, Reason, State};
-use crate::store::columns::sql_id;
-use crate::store::{Changed, DeadFilter, Destination, Effect, Pausing, Pushed};
+use super::{PostgresStore, QueueId, retrying};
+use crate::job::{JobId, Lease, QueueName, Reason, State, Timestamp, UniqueHold, When};
+use crate::store::columns::{sql_id, sql_millis};
+use crate::store::{Cancelled, Changed, DeadFilter, Destination, Edit, Effect, Pausing, Pushed};
 
 /// Locks a finished job, so that nobody forgets or revives it meanwhile.
 const LOCK_FINISHED: &str = "
-    SELECT id, state, queue_id, priority, unique_key
+    SELECT id, state, queue_id, priority, unique_key, options
     FROM finished
     WHERE id = $1
     FOR UPDATE";
 
 const TAKE_KEY: &str = "
-    INSERT INTO unique_key (queue_id, key, job_id)
-    VALUES ($1, $2, $3)
-    ON CONFLICT (queue_id, key) DO UPDATE SET job_id = unique_key.job_id
+    INSERT INTO unique_key (queue_id, kind, key, job_id)
+    VALUES ($1, 0, $2, $3)
+    ON CONFLICT (queue_id, kind, key) DO UPDATE SET job_id = unique_key.job_id
     RETURNING job_id";
 
 const REVIVE: &str = "
@@ -37,19 +40,22 @@ const REVIVE: &str = "
     ),
     line AS (
         INSERT INTO ready (
-            queue_id, priority, place, job_id, delivery, bytes, ready_at, timeout_ms
+            queue_id, gate, priority, place, job_id, delivery, bytes, ready_at, timeout_ms
         )
         SELECT
-            queue_id, priority, place, id, deliveries + 1, length(payload), now_ms(), timeout_ms
+            queue_id, coalesce($2, ''), priority, place, id, deliveries + 1, length(payload),
+            now_ms(), timeout_ms
         FROM new
     )
     INSERT INTO job (
         id, queue_id, priority, place, created_at, max_attempts, attempts, delivery, crashes,
-        timeout_ms, replay_of, replayed_as, content_type, backoff, unique_key, tags, payload
+        timeout_ms, replay_of, replayed_as, content_type, backoff, unique_key, tags, options, gate,
+        is_watched, payload
     )
     SELECT
         id, queue_id, priority, place, created_at, max_attempts, 0, deliveries + 1, 0,
-        timeout_ms, replay_of, replayed_as, content_type, backoff, unique_key, tags, payload
+        timeout_ms, replay_of, replayed_as, content_type, backoff, unique_key, tags, options, $2,
+        (SELECT true FROM dependency WHERE needs_id = $1 LIMIT 1) IS NOT NULL, payload
     FROM new
     RETURNING queue_id, priority, place";
 
@@ -62,6 +68,85 @@ const REPLAYABLE: &str = "
     ORDER BY id
     LIMIT $4
     FOR UPDATE";
+
+const REQUEST: &str = "
+    INSERT INTO cancel (job_id, delivery, requested_at, force_at)
+    VALUES ($1, $2, $3, $4)
+    ON CONFLICT (job_id) DO UPDATE
+    SET force_at = CASE
+            WHEN cancel.delivery = excluded.delivery THEN least(cancel.force_at, excluded.force_at)
+            ELSE excluded.force_at
+        END,
+        requested_at = CASE
+            WHEN cancel.delivery = excluded.delivery THEN cancel.requested_at
+            ELSE excluded.requested_at
+        END,
+        delivery = excluded.delivery
+    RETURNING force_at";
+
+/// is_due: it was scheduled and is so no more. It gets a new place then.
+const RESCHEDULE: &str = "
+    WITH clock AS MATERIALIZED (SELECT now_ms() AS now),
+    due AS MATERIALIZED (
+        SELECT
+            CASE WHEN $2::bigint IS NULL THEN $3 ELSE (SELECT now FROM clock) + $2 END AS at,
+            (SELECT run_at FROM job WHERE id = $1) AS before
+    )
+    UPDATE job
+    SET run_at = CASE WHEN d.at > (SELECT now FROM clock) THEN d.at END
+    FROM due d
+    WHERE job.id = $1
+    RETURNING d.before IS NOT NULL AND run_at IS NULL AS is_due";
+
+/// Puts a job that waits back where its row says; with a new place if $2. A blocked job has had
+/// nothing but its mark taken away, and waits for others as long as it has rows in `dependency`.
+const RETURN: &str = "
+    WITH old AS MATERIALIZED (
+        SELECT
+            ctid AS tid,
+            (SELECT true FROM dependency WHERE job_id = $1 LIMIT 1) IS NOT NULL AS is_held,
+            run_at,
+            place
+        FROM job
+        WHERE id = $1
+    ),
+    placed AS MATERIALIZED (
+        SELECT
+            tid,
+            is_held,
+            CASE
+                WHEN $2 AND NOT is_held AND run_at IS NULL THEN nextval('number')
+                ELSE place
+            END AS new_place
+        FROM old
+    ),
+    back AS (
+        UPDATE job
+        SET is_blocked = o.is_held,
+            place = o.new_place
+        FROM placed o
+        WHERE job.ctid = o.tid
+        RETURNING job.*
+    ),
+    line AS (
+        INSERT INTO ready (
+            queue_id, gate, priority, place, job_id, delivery, bytes, ready_at, expires_at,
+            timeout_ms
+        )
+        SELECT
+            queue_id, coalesce(gate, ''), priority, place, id, delivery, length(payload), now_ms(),
+            expires_at, timeout_ms
+        FROM back
+        WHERE NOT is_blocked AND run_at IS NULL
+    ),
+    schedule AS (
+        INSERT INTO scheduled (run_at, job_id, queue_id)
+        SELECT run_at, id, queue_id
+        FROM back
+        WHERE NOT is_blocked AND run_at IS NOT NULL
+    )
+    SELECT queue_id, priority, place, run_at, is_blocked
+    FROM back";
 
 impl PostgresStore {
     pub(super) async fn pause(&self, queue: &QueueName, pausing: Pausing) -> Result<(), Failure> {
@@ -97,14 +182,20 @@ impl PostgresStore {
             return Ok(Changed::WrongState(state_of(&finished)));
         }
         let queue: i64 = get(&finished, "queue_id");
-        if let Some(key) = get::<Option<&str>>(&finished, "unique_key") {
+        let options = row::options(&finished)?;
+        let key = get::<Option<&str>>(&finished, "unique_key");
+        if let Some(key) = key.filter(|_| options.hold == UniqueHold::Live) {
             let holder = tx.query(TAKE_KEY, &[&queue, &key, &id]).await?;
             let holder = job_id(&holder[0], "job_id");
             if holder != job {
                 return Ok(Changed::Duplicate(holder));
             }
         }
-        let rows = tx.commit(&[(REVIVE, &[&id])]).await?;
+        let gate = options.flow.gate();
+        if gate.is_some() {
+            self.set_gated(&mut tx, vec![queue]).await?;
+        }
+        let rows = tx.commit(&[(REVIVE, &[&id, &gate])]).await?;
         let row = &rows[0][0];
         self.note_all(vec![(queue, get(row, "priority"), get(row, "place"))]);
         let queue = self.queues.name(&self.pool, queue).await?;
@@ -155,9 +246,10 @@ impl PostgresStore {
         let queue = job.queue.clone();
         let Some(copy) = job.copy() else { return Ok(Changed::NotFound) };
         let queues = self.queues.ids(&self.pool, std::iter::once(&queue)).await?;
-        let pushed = push_with_keys(tx, std::slice::from_ref(&copy), &queues).await?;
+        let pushed = self.push_in(tx, std::slice::from_ref(&copy), &queues).await?;
         match pushed[0] {
             Pushed::Duplicate { id, .. } => Ok(Changed::Duplicate(id)),
+            Pushed::Replaced { .. } | Pushed::Refused(_) => Ok(Changed::NotFound),
             Pushed::Inserted { id, .. } => {
                 let sql = "UPDATE finished SET replayed_as = $2 WHERE id = $1";
                 tx.query(sql, &[&sql_id(original), &sql_id(id)]).await?;
@@ -202,21 +294,176 @@ impl PostgresStore {
         Ok(effects)
     }
 
-    pub(super) async fn cancel_job(&self, job: JobId) -> Result<Changed, Failure> {
-        retrying!(self.try_cancel(job))
+    pub(super) async fn cancel_job(
+        &self,
+        job: JobId,
+        grace: Duration,
+    ) -> Result<Cancelled, Failure> {
+        retrying!(self.try_cancel(job, grace))
     }
 
-    async fn try_cancel(&self, job: JobId) -> Result<Changed, Failure> {
+    async fn try_cancel(&self, job: JobId, grace: Duration) -> Result<Cancelled, Failure> {
         let mut tx = self.pool.begin().await?;
         let left = tx.query(LEAVE_PLACES, &[&vec![sql_id(job)]]).await?;
-        if left.is_empty() {
-            return self.not_there(&mut tx, job).await;
-        }
         let now = now(&tx.query("SELECT now_ms() AS now", &[]).await?[0]);
+        if left.is_empty() {
+            return self.ask_to_cancel(tx, job, now, grace).await;
+        }
         let mut effects =
             finish_waiting(self, &mut tx, &[job], State::Cancelled, None, now).await?;
+        let (more, opened) = release_dependents(self, &mut tx, effects.iter()).await?;
+        effects.extend(more);
         tx.commit(&[]).await?;
-        Ok(effects.pop().map_or(Changed::NotFound, Changed::Done))
+        self.note_all(opened);
+        Ok(Cancelled::Done(effects))
+    }
+
+    /// Notes that somebody asks for the end of a leased job.
+    async fn ask_to_cancel(
+        &self,
+        mut tx: Tx<'_>,
+        job: JobId,
+        now: Timestamp,
+        grace: Duration,
+    ) -> Result<Cancelled, Failure> {
+        let id = sql_id(job);
+        let sql = "SELECT delivery FROM job WHERE id = $1";
+        let Some(row) = tx.query(sql, &[&id]).await?.pop() else {
+            let state = super::inspect::state(&mut tx, job).await?;
+            return Ok(state.map_or(Cancelled::NotFound, Cancelled::WrongState));
+        };
+        let lease = Lease { job, delivery: count(&row, "delivery") };
+        let rows = leases::find(&mut tx, &[lease]).await?;
+        let held = rows.iter().find(|row| row.leases.contains(&lease));
+        // It has just gone elsewhere: whoever asks again will meet it there.
+        let moved = || Failure::Conflict("the job is on its way".into());
+        let session = held.ok_or_else(moved)?.given.session;
+        let sql = "UPDATE job SET is_watched = true WHERE id = $1 AND delivery = $2 RETURNING id";
+        let delivery = lease.delivery.cast_signed();
+        if tx.query(sql, &[&id, &delivery]).await?.is_empty() {
+            return Err(moved());
+        }
+        let rows = tx.query(REQUEST, &[&id, &delivery, &now.0, &(now + grace).0]).await?;
+        let force_at = Timestamp(get(&rows[0], "force_at"));
+        tx.commit(&[]).await?;
+        Ok(Cancelled::Requested { lease, session, force_at })
+    }
+
+    pub(super) async fn edit_job(&self, job: JobId, edit: &Edit) -> Result<Changed, Failure> {
+        retrying!(self.try_edit(job, edit))
+    }
+
+    async fn try_edit(&self, job: JobId, edit: &Edit) -> Result<Changed, Failure> {
+        let mut tx = self.pool.begin().await?;
+        match super::inspect::state(&mut tx, job).await? {
+            Some(State::Blocked | State::Scheduled | State::Ready) => {}
+            other => return Ok(other.map_or(Changed::NotFound, Changed::WrongState)),
+        }
+        let queue = match &edit.queue {
+            None => None,
+            Some(name) => {
+                let ids = self.queues.ids(&self.pool, std::iter::once(name)).await?;
+                Some(ids[name])
+            }
+        };
+        if let Some(to) = queue
+            && let Some(changed) = self.move_to(&mut tx, job, to).await?
+        {
+            return Ok(changed);
+        }
+        let Some(row) = self.apply(&mut tx, job, edit).await? else {
+            return self.not_there(&mut tx, job).await;
+        };
+        tx.commit(&[]).await?;
+        let (queue, priority) = (get(&row, "queue_id"), get(&row, "priority"));
+        let to = match (get(&row, "is_blocked"), time(&row, "run_at")) {
+            (true, _) => Destination::Blocked,
+            (false, Some(at)) => Destination::Scheduled(at),
+            (false, None) => {
+                self.note_ready(queue, priority, get(&row, "place"));
+                Destination::Ready
+            }
+        };
+        let queue = self.queues.name(&self.pool, queue).await?;
+        Ok(Changed::Done(Effect { job, queue, to }))
+    }
+
+    /// Moves a waiting job with the key that it has as long as it lives. Its other keys stay
+    /// behind. The answer: why it can not be done, if so.
+    async fn move_to(
+        &self,
+        tx: &mut Tx<'_>,
+        job: JobId,
+        to: QueueId,
+    ) -> Result<Option<Changed>, Failure> {
+        let id = sql_id(job);
+        let left = tx.query(LEAVE_PLACES, &[&vec![id]]).await?;
+        if left.is_empty() {
+            return self.not_there(tx, job).await.map(Some);
+        }
+        let sql = "SELECT queue_id, unique_key, options, gate FROM job WHERE id = $1 FOR UPDATE";
+        let rows = tx.query(sql, &[&id]).await?;
+        let row = &rows[0];
+        let key: Option<&str> = get(row, "unique_key");
+        let key =
+            key.filter(|_| matches!(row::options(row), Ok(it) if it.hold == UniqueHold::Live));
+        if get::<QueueId>(row, "queue_id") == to {
+            tx.query(RETURN, &[&id, &false]).await?;
+            return Ok(None);
+        }
+        if let Some(key) = key {
+            let holder = job_id(&tx.query(TAKE_KEY, &[&to, &key, &id]).await?[0], "job_id");
+            if holder != job {
+                return Ok(Some(Changed::Duplicate(holder)));
+            }
+        }
+        if get::<Option<&str>>(row, "gate").is_some() {
+            self.set_gated(tx, vec![to]).await?;
+        }
+        let sql = "DELETE FROM unique_key
+                   WHERE queue_id = (SELECT queue_id FROM job WHERE id = $1)
+                   AND kind = ANY('{0, 2}'::smallint[])
+                   AND key = (SELECT unique_key FROM job WHERE id = $1)
+                   AND job_id = $1";
+        tx.query(sql, &[&id]).await?;
+        tx.query("UPDATE job SET queue_id = $2 WHERE id = $1", &[&id, &to]).await?;
+        tx.query(RETURN, &[&id, &true]).await?;
+        Ok(None)
+    }
+
+    /// What an edit says of a waiting job by itself. The answer: the job's row as it is then;
+    /// `None`: it does not wait.
+    pub(super) async fn apply(
+        &self,
+        tx: &mut Tx<'_>,
+        job: JobId,
+        edit: &Edit,
+    ) -> Result<Option<Row>, Failure> {
+        let id = sql_id(job);
+        let left = tx.query(LEAVE_PLACES, &[&vec![id]]).await?;
+        if left.is_empty() {
+            return Ok(None);
+        }
+        if let Some(payload) = &edit.payload {
+            let sql = "UPDATE job SET payload = $2, content_type = $3 WHERE id = $1";
+            let (bytes, content_type) = (&payload.bytes[..], payload.content_type.as_deref());
+            tx.query(sql, &[&id, &bytes, &content_type]).await?;
+        }
+        if let Some(priority) = edit.priority {
+            tx.query("UPDATE job SET priority = $2 WHERE id = $1", &[&id, &priority]).await?;
+        }
+        let mut is_new = false;
+        if let Some(when) = edit.when {
+            let (delay, at) = match when {
+                When::Now => (None, None),
+                When::After(delay) => (Some(sql_millis(delay)), None),
+                When::At(at) => (None, Some(at.0)),
+            };
+            let rows = tx.query(RESCHEDULE, &[&id, &delay, &at]).await?;
+            is_new = rows.first().is_some_and(|row| get(row, "is_due"));
+        }
+        let rows = tx.query(RETURN, &[&id, &is_new]).await?;
+        Ok(rows.into_iter().next())
     }
 
     pub(super) async fn promote_job(&self, job: JobId) -> Result<Changed, Failure> {

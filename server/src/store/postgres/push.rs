@@ -1,15 +1,19 @@
 //! Storing new jobs.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::time::Duration;
 
 use tokio_postgres::Row;
 
 use super::lane::{Failure, Tx};
-use super::row::{get, job_id, time};
+use super::needs::{self, Standing};
+use super::row::{count, get, job_id, now, time};
+use super::settle::finish_waiting;
 use super::{PostgresStore, QueueId, retrying};
-use crate::job::{JobId, NewJob, QueueName, State, When};
-use crate::store::Pushed;
-use crate::store::columns::{sql_backoff, sql_id, sql_millis, sql_tags};
+use crate::job::{JobId, NewJob, Options, QueueName, Reason, State, UniqueHold, UniqueKey, When};
+use crate::limits;
+use crate::store::columns::{sql_backoff, sql_id, sql_kind, sql_millis, sql_options, sql_tags};
+use crate::store::{Edit, KeyKind, Pushed, Refusal, Same};
 
 /// One statement for all that a push writes. Numbers are given in the order of the jobs.
 const PUSH: &str = "
@@ -22,11 +26,11 @@ const PUSH: &str = "
         FROM unnest(
             $1::bigint[], $2::integer[], $3::bigint[], $4::bigint[], $5::bigint[], $6::integer[],
             $7::text[], $8::bigint[], $9::text[], $10::text[], $11::bigint[], $12::text[],
-            $13::bytea[]
+            $13::bytea[], $14::text[], $15::text[], $16::boolean[]
         ) WITH ORDINALITY AS u (
             queue_id, priority, delay_ms, at, ttl_ms, max_attempts,
             backoff, timeout_ms, unique_key, tags, replay_of, content_type,
-            payload, ord
+            payload, options, gate, is_blocked, ord
         )
     ),
     new AS MATERIALIZED (
@@ -41,28 +45,31 @@ const PUSH: &str = "
         INSERT INTO job (
             id, queue_id, priority, place, created_at, max_attempts, attempts, delivery, crashes,
             run_at, expires_at, timeout_ms, replay_of, content_type, backoff, unique_key, tags,
-            payload
+            options, gate, is_blocked, payload
         )
         SELECT
             id, queue_id, priority, CASE WHEN run_at IS NULL THEN id ELSE 0 END, now, max_attempts,
             0, 1, 0,
             run_at, expires_at, timeout_ms, replay_of, content_type, backoff, unique_key, tags,
-            payload
+            options, gate, is_blocked, payload
         FROM new
     ),
     line AS (
         INSERT INTO ready (
-            queue_id, priority, place, job_id, delivery, bytes, ready_at, expires_at, timeout_ms
+            queue_id, gate, priority, place, job_id, delivery, bytes, ready_at, expires_at,
+            timeout_ms
         )
-        SELECT queue_id, priority, id, id, 1, length(payload), now, expires_at, timeout_ms
+        SELECT
+            queue_id, coalesce(gate, ''), priority, id, id, 1, length(payload), now, expires_at,
+            timeout_ms
         FROM new
-        WHERE run_at IS NULL
+        WHERE run_at IS NULL AND NOT is_blocked
     ),
     schedule AS (
         INSERT INTO scheduled (run_at, job_id, queue_id)
         SELECT run_at, id, queue_id
         FROM new
-        WHERE run_at IS NOT NULL
+        WHERE run_at IS NOT NULL AND NOT is_blocked
     ),
     ttls AS (
         INSERT INTO ttl (expires_at, job_id)
@@ -81,56 +88,91 @@ const PUSH: &str = "
     FROM new
     ORDER BY ord";
 
-/// Of two nodes that insert the same key, one waits for the other's commit.
+/// Of two nodes that insert the same key, one waits for the other's commit. A key whose time is
+/// over is free.
 const TAKE_KEYS: &str = "
-    INSERT INTO unique_key (queue_id, key, job_id)
-    SELECT queue_id, key, 0
-    FROM unnest($1::bigint[], $2::text[]) AS u (queue_id, key)
-    ON CONFLICT DO NOTHING
-    RETURNING queue_id, key";
+    INSERT INTO unique_key (queue_id, kind, key, job_id, expires_at)
+    SELECT queue_id, kind, key, 0, now_ms() + hold_ms
+    FROM unnest($1::bigint[], $2::smallint[], $3::text[], $4::bigint[])
+        AS u (queue_id, kind, key, hold_ms)
+    ON CONFLICT (queue_id, kind, key) DO UPDATE
+    SET job_id = 0, expires_at = excluded.expires_at
+    WHERE unique_key.expires_at <= now_ms()
+    RETURNING queue_id, kind, key";
 
 const GIVE_KEYS: &str = "
     UPDATE unique_key
     SET job_id = u.job_id
     FROM (
         SELECT k.tid, g.job_id
-        FROM unnest($1::bigint[], $2::text[], $3::bigint[]) AS g (queue_id, key, job_id)
+        FROM unnest($1::bigint[], $2::smallint[], $3::text[], $4::bigint[])
+            AS g (queue_id, kind, key, job_id)
         CROSS JOIN LATERAL (
-            SELECT ctid AS tid FROM unique_key WHERE queue_id = g.queue_id AND key = g.key OFFSET 0
+            SELECT ctid AS tid FROM unique_key
+            WHERE queue_id = g.queue_id AND kind = g.kind AND key = g.key
+            OFFSET 0
         ) k
     ) u
     WHERE unique_key.ctid = u.tid";
 
 const HOLDERS: &str = "
-    SELECT u.queue_id, u.key, k.job_id, j.run_at IS NOT NULL AS is_scheduled, r.is_ready
-    FROM unnest($1::bigint[], $2::text[]) AS u (queue_id, key)
+    SELECT u.queue_id, u.kind, u.key, k.job_id
+    FROM unnest($1::bigint[], $2::smallint[], $3::text[]) AS u (queue_id, kind, key)
     CROSS JOIN LATERAL (
-        SELECT job_id FROM unique_key WHERE queue_id = u.queue_id AND key = u.key OFFSET 0
-    ) k
-    CROSS JOIN LATERAL (
-        SELECT run_at, queue_id, priority, place FROM job WHERE id = k.job_id OFFSET 0
-    ) j
+        SELECT job_id FROM unique_key
+        WHERE queue_id = u.queue_id AND kind = u.kind AND key = u.key
+        OFFSET 0
+    ) k";
+
+/// Where jobs are, live or ended.
+const STATES: &str = "
+    SELECT
+        u.id, f.state, j.id IS NOT NULL AS is_live, j.is_blocked,
+        j.run_at IS NOT NULL AS is_scheduled, r.is_ready
+    FROM unnest($1::bigint[]) AS u (id)
+    LEFT JOIN LATERAL (SELECT state FROM finished WHERE id = u.id OFFSET 0) f ON true
+    LEFT JOIN LATERAL (
+        SELECT id, is_blocked, run_at, queue_id, coalesce(gate, '') AS gate, priority, place
+        FROM job
+        WHERE id = u.id
+        OFFSET 0
+    ) j ON true
     CROSS JOIN LATERAL (
         SELECT (
             SELECT true FROM ready
-            WHERE queue_id = j.queue_id AND priority = j.priority AND place = j.place
+            WHERE queue_id = j.queue_id AND gate = j.gate AND priority = j.priority
+            AND place = j.place
             LIMIT 1
         ) IS NOT NULL AS is_ready
     ) r";
 
+/// A queue has jobs with limits from now on. Locked against those who would say that it has none.
+const SET_GATED: &str = "
+    WITH queues AS MATERIALIZED (
+        SELECT id, is_gated
+        FROM queue
+        WHERE id = ANY($1::bigint[])
+        ORDER BY id
+        FOR KEY SHARE
+    )
+    UPDATE queue
+    SET is_gated = true
+    WHERE id = ANY(ARRAY(SELECT id FROM queues WHERE NOT is_gated))";
+
 /// A key may be given back between the look at who has it and the next try to take it.
 const KEY_TRIES: usize = 10;
 
-type Key = (QueueId, String);
+/// A key by queue, kind and name.
+type Key = (QueueId, i16, String);
 
-/// What a job with a unique key comes to.
+/// What a job with a key comes to.
 enum Chance {
     /// It is the first with its key, or has none.
     Insert,
     /// Job i of the same call has the key.
     Same(usize),
     /// Another job has it.
-    Taken(JobId, State),
+    Taken(JobId),
 }
 
 /// See [`super::hot_statements`].
@@ -139,26 +181,148 @@ pub(super) const HOT: &[super::Named] = &[
     ("push::TAKE_KEYS", TAKE_KEYS),
     ("push::GIVE_KEYS", GIVE_KEYS),
     ("push::HOLDERS", HOLDERS),
+    ("push::STATES", STATES),
 ];
 
 impl PostgresStore {
     pub(super) async fn try_push(&self, jobs: &[NewJob]) -> Result<Vec<Pushed>, Failure> {
         let queues = self.queues.ids(&self.pool, jobs.iter().map(|job| &job.queue)).await?;
-        let queue_of = |job: &NewJob| queues[&job.queue];
-        if jobs.iter().all(|job| job.unique.is_none()) {
-            let all: Vec<(&NewJob, QueueId)> =
-                jobs.iter().map(|job| (job, queue_of(job))).collect();
+        if jobs.iter().all(is_plain) {
+            let all: Vec<New<'_>> = jobs.iter().map(|job| New::of(job, &queues)).collect();
             let columns = Columns::of(&all);
             let rows = self.push_lane.once((PUSH, &columns.params())).await?;
-            let pushed = rows.iter().map(inserted).collect();
+            let pushed: Vec<Pushed> = rows.iter().map(inserted).collect();
             self.note_pushed(jobs, &queues, &pushed);
             return Ok(pushed);
         }
         let mut tx = self.push_lane.begin().await?;
-        let pushed = push_with_keys(&mut tx, jobs, &queues).await?;
+        let pushed = self.push_in(&mut tx, jobs, &queues).await?;
         tx.commit(&[]).await?;
         self.note_pushed(jobs, &queues, &pushed);
         Ok(pushed)
+    }
+
+    /// Stores jobs of which some ask for more than others.
+    pub(super) async fn push_in(
+        &self,
+        tx: &mut Tx<'_>,
+        jobs: &[NewJob],
+        queues: &HashMap<QueueName, QueueId>,
+    ) -> Result<Vec<Pushed>, Failure> {
+        let gated = jobs.iter().filter(|job| job.options.flow.gate().is_some());
+        let gated: BTreeSet<QueueId> = gated.map(|job| queues[&job.queue]).collect();
+        if !gated.is_empty() {
+            self.set_gated(tx, gated.into_iter().collect()).await?;
+        }
+        match jobs.iter().all(is_simple) {
+            true => push_with_keys(tx, jobs, queues).await,
+            false => self.push_one_by_one(tx, jobs, queues).await,
+        }
+    }
+
+    pub(super) async fn set_gated(
+        &self,
+        tx: &mut Tx<'_>,
+        queues: Vec<QueueId>,
+    ) -> Result<(), Failure> {
+        tx.query(SET_GATED, &[&queues]).await?;
+        self.gated.write().extend(queues);
+        Ok(())
+    }
+
+    async fn push_one_by_one(
+        &self,
+        tx: &mut Tx<'_>,
+        jobs: &[NewJob],
+        queues: &HashMap<QueueName, QueueId>,
+    ) -> Result<Vec<Pushed>, Failure> {
+        let mut refusals = refusals(tx, jobs).await?;
+        // Jobs that wait for each other are stored together or not at all.
+        if jobs.iter().any(|job| !job.waits_for.is_empty())
+            && let Some(refusal) = refusals.iter().flatten().next().copied()
+        {
+            refusals.fill(Some(refusal));
+        }
+        let mut pushed: Vec<Pushed> = Vec::with_capacity(jobs.len());
+        for (job, refusal) in jobs.iter().zip(refusals) {
+            let id = |place: usize| pushed.get(place).and_then(Pushed::id);
+            let one = match refusal {
+                Some(refusal) => Pushed::Refused(refusal),
+                None => self.push_one(tx, &job.clone().resolved(id), queues[&job.queue]).await?,
+            };
+            pushed.push(one);
+        }
+        Ok(pushed)
+    }
+
+    async fn push_one(
+        &self,
+        tx: &mut Tx<'_>,
+        job: &NewJob,
+        queue: QueueId,
+    ) -> Result<Pushed, Failure> {
+        let mut taken: Vec<Key> = Vec::new();
+        for wanted in keys(job, queue) {
+            let key = wanted.key.clone();
+            let Some(holder) = take_key(tx, wanted).await? else {
+                taken.push(key);
+                continue;
+            };
+            let met = match key.1 == sql_kind(KeyKind::Debounce) {
+                true => self.debounce(tx, holder, job).await?,
+                false => Some(duplicate(tx, holder, key.1).await?),
+            };
+            if let Some(pushed) = met {
+                give_keys(tx, &taken, None).await?;
+                return Ok(pushed);
+            }
+            taken.push(key);
+        }
+        let standing = needs::look(tx, &job.options.depends).await?;
+        let is_held = !matches!(standing, Standing::Free);
+        let gate = job.options.flow.gate();
+        let new = New { job, queue, gate, is_held };
+        let rows = tx.query(PUSH, &Columns::of(std::slice::from_ref(&new)).params()).await?;
+        let pushed = inserted(&rows[0]);
+        let (id, run_at) = (job_id(&rows[0], "id"), time(&rows[0], "run_at"));
+        give_keys(tx, &taken, Some(id)).await?;
+        match standing {
+            Standing::Free => Ok(pushed),
+            Standing::Blocked(on) => {
+                needs::block(tx, sql_id(id), &on).await?;
+                Ok(Pushed::Inserted { id, state: State::Blocked, run_at })
+            }
+            Standing::Failed => {
+                let now = now(&tx.query("SELECT now_ms() AS now", &[]).await?[0]);
+                let (state, reason) = (State::Dead, Some(Reason::DependencyFailed));
+                finish_waiting(self, tx, &[id], state, reason, now).await?;
+                Ok(Pushed::Inserted { id, state, run_at })
+            }
+        }
+    }
+
+    /// A waiting job takes over what the later push says. `None`: it waits no longer.
+    async fn debounce(
+        &self,
+        tx: &mut Tx<'_>,
+        holder: JobId,
+        job: &NewJob,
+    ) -> Result<Option<Pushed>, Failure> {
+        let sql = "SELECT delivery FROM job WHERE id = $1";
+        let rows = tx.query(sql, &[&sql_id(holder)]).await?;
+        if rows.first().is_none_or(|row| count(row, "delivery") != 1) {
+            return Ok(None);
+        }
+        let (payload, when) = (Some(job.payload.clone()), Some(job.when));
+        let edit = Edit { payload, when, ..Edit::default() };
+        let Some(row) = self.apply(tx, holder, &edit).await? else { return Ok(None) };
+        let run_at = time(&row, "run_at");
+        let state = match (get(&row, "is_blocked"), run_at) {
+            (true, _) => State::Blocked,
+            (false, Some(_)) => State::Scheduled,
+            (false, None) => State::Ready,
+        };
+        Ok(Some(Pushed::Replaced { id: holder, state, run_at }))
     }
 
     /// To be called once it is durable, and not before: a claim in between would find nothing and
@@ -167,15 +331,23 @@ impl PostgresStore {
         &self,
         jobs: &[NewJob],
         queues: &HashMap<QueueName, QueueId>,
-        pushed: &Vec<Pushed>,
+        pushed: &[Pushed],
     ) {
         for (job, pushed) in jobs.iter().zip(pushed) {
             match pushed {
-                Pushed::Inserted { id, run_at: None } => {
+                Pushed::Inserted { id, state: State::Ready, .. } => {
                     self.note_ready(queues[&job.queue], job.priority, sql_id(*id));
                 }
-                Pushed::Inserted { run_at: Some(at), .. } => self.outbox.due(*at),
-                Pushed::Duplicate { .. } => {}
+                // Where it stands now, the next look finds.
+                Pushed::Replaced { state: State::Ready, .. } => {
+                    self.note_resumed(queues[&job.queue]);
+                    self.outbox.ready(queues[&job.queue], job.priority, 0);
+                }
+                Pushed::Inserted { state: State::Scheduled, run_at: Some(at), .. }
+                | Pushed::Replaced { state: State::Scheduled, run_at: Some(at), .. } => {
+                    self.outbox.due(*at);
+                }
+                _ => {}
             }
         }
     }
@@ -185,48 +357,174 @@ impl PostgresStore {
     }
 }
 
-fn inserted(row: &Row) -> Pushed {
-    Pushed::Inserted { id: job_id(row, "id"), run_at: time(row, "run_at") }
+/// One statement stores it.
+fn is_plain(job: &NewJob) -> bool {
+    job.unique.is_none() && job.options == Options::default() && job.waits_for.is_empty()
 }
 
-/// Stores jobs of which some have unique keys.
-pub(super) async fn push_with_keys(
+/// It has one key at most, which another job has or has not, and waits for nobody.
+fn is_simple(job: &NewJob) -> bool {
+    let options = &job.options;
+    let has_two = job.unique.is_some() && options.idempotency.is_some();
+    !has_two
+        && options.hold != UniqueHold::Debounce
+        && options.depends.on.is_empty()
+        && job.waits_for.is_empty()
+}
+
+/// A key that a job wants, and how long it is held.
+struct Wanted {
+    key: Key,
+    hold_ms: Option<i64>,
+}
+
+/// The keys that a job wants, in the order in which they are looked at.
+fn keys(job: &NewJob, queue: QueueId) -> Vec<Wanted> {
+    let wanted = |kind, key: &UniqueKey, hold: Option<Duration>| Wanted {
+        key: (queue, sql_kind(kind), key.as_str().to_owned()),
+        hold_ms: hold.map(sql_millis),
+    };
+    let push = job.options.idempotency.as_ref();
+    let push = push.map(|key| wanted(KeyKind::Push, key, Some(limits::IDEMPOTENCY_WINDOW)));
+    let unique = job.unique.as_ref().map(|key| {
+        let hold = match job.options.hold {
+            UniqueHold::WindowMs(window) => Some(window),
+            UniqueHold::Live | UniqueHold::Debounce => None,
+        };
+        wanted(KeyKind::of(job.options.hold), key, hold)
+    });
+    push.into_iter().chain(unique).collect()
+}
+
+/// Takes a key. Else: who has it.
+async fn take_key(tx: &mut Tx<'_>, wanted: Wanted) -> Result<Option<JobId>, Failure> {
+    let mut all = BTreeMap::from([(wanted.key, wanted.hold_ms)]);
+    for _ in 0..KEY_TRIES {
+        take_keys(tx, &mut all).await?;
+        let Some(key) = all.keys().next() else { return Ok(None) };
+        if let Some(holder) = holders(tx, [key].into_iter()).await?.into_values().next() {
+            return Ok(Some(holder));
+        }
+    }
+    Err(Failure::Conflict("a key changes hands too often".into()))
+}
+
+/// Gives taken keys to a job; `None`: gives them back.
+async fn give_keys(tx: &mut Tx<'_>, keys: &[Key], job: Option<JobId>) -> Result<(), Failure> {
+    if keys.is_empty() {
+        return Ok(());
+    }
+    let queues: Vec<QueueId> = keys.iter().map(|(queue, ..)| *queue).collect();
+    let kinds: Vec<i16> = keys.iter().map(|(_, kind, _)| *kind).collect();
+    let names: Vec<&str> = keys.iter().map(|(.., name)| name.as_str()).collect();
+    let jobs: Vec<i64> = keys.iter().map(|_| job.map_or(0, sql_id)).collect();
+    if job.is_some() {
+        return tx.query(GIVE_KEYS, &[&queues, &kinds, &names, &jobs]).await.map(drop);
+    }
+    let sql = "DELETE FROM unique_key
+               WHERE (queue_id, kind, key) IN (
+                   SELECT * FROM unnest($1::bigint[], $2::smallint[], $3::text[])
+               ) AND job_id = 0";
+    tx.query(sql, &[&queues, &kinds, &names]).await.map(drop)
+}
+
+async fn duplicate(tx: &mut Tx<'_>, id: JobId, kind: i16) -> Result<Pushed, Failure> {
+    let states = states(tx, &[id]).await?;
+    Ok(Pushed::Duplicate { id, state: state_of(&states, id), of: same(kind) })
+}
+
+fn same(kind: i16) -> Same {
+    match kind {
+        kind if kind == sql_kind(KeyKind::Push) => Same::Push,
+        kind if kind == sql_kind(KeyKind::Window) => Same::Window,
+        _ => Same::Unique,
+    }
+}
+
+fn state_of(states: &HashMap<JobId, State>, id: JobId) -> State {
+    states.get(&id).copied().unwrap_or(State::Completed)
+}
+
+/// Where jobs are. Those of which nothing is known are left out.
+async fn states(tx: &mut Tx<'_>, jobs: &[JobId]) -> Result<HashMap<JobId, State>, Failure> {
+    let ids: Vec<i64> = jobs.iter().map(|id| sql_id(*id)).collect();
+    let rows = tx.query(STATES, &[&ids]).await?;
+    let state = |row: &Row| {
+        if let Some(state) = get::<Option<&str>>(row, "state") {
+            return State::parse(state);
+        }
+        get::<bool>(row, "is_live").then(|| {
+            match (get(row, "is_blocked"), get(row, "is_scheduled"), get(row, "is_ready")) {
+                (true, ..) => State::Blocked,
+                (false, true, _) => State::Scheduled,
+                (false, false, true) => State::Ready,
+                (false, false, false) => State::Leased,
+            }
+        })
+    };
+    Ok(rows.iter().filter_map(|row| Some((job_id(row, "id"), state(row)?))).collect())
+}
+
+/// Which jobs can not be stored.
+async fn refusals(tx: &mut Tx<'_>, jobs: &[NewJob]) -> Result<Vec<Option<Refusal>>, Failure> {
+    let needs: Vec<JobId> =
+        jobs.iter().flat_map(|job| job.options.depends.on.iter().copied()).collect();
+    let known = if needs.is_empty() { HashMap::new() } else { states(tx, &needs).await? };
+    let refusal = |job: &NewJob| {
+        let unknown = job.options.depends.on.iter().find(|id| !known.contains_key(id));
+        unknown.map(|id| Refusal::NoSuchJob(*id))
+    };
+    Ok(jobs.iter().map(refusal).collect())
+}
+
+fn inserted(row: &Row) -> Pushed {
+    let run_at = time(row, "run_at");
+    let state = if run_at.is_some() { State::Scheduled } else { State::Ready };
+    Pushed::Inserted { id: job_id(row, "id"), state, run_at }
+}
+
+/// Stores jobs of which some have a key.
+async fn push_with_keys(
     tx: &mut Tx<'_>,
     jobs: &[NewJob],
     queues: &HashMap<QueueName, QueueId>,
 ) -> Result<Vec<Pushed>, Failure> {
-    let chances = chances(tx, jobs, queues).await?;
-    let new: Vec<(&NewJob, QueueId)> = jobs
+    let wanted: Vec<Option<Wanted>> =
+        jobs.iter().map(|job| keys(job, queues[&job.queue]).pop()).collect();
+    let chances = chances(tx, &wanted).await?;
+    let new: Vec<New<'_>> = jobs
         .iter()
         .zip(&chances)
         .filter(|(_, chance)| matches!(chance, Chance::Insert))
-        .map(|(job, _)| (job, queues[&job.queue]))
+        .map(|(job, _)| New::of(job, queues))
         .collect();
     let columns = Columns::of(&new);
     let rows = tx.query(PUSH, &columns.params()).await?;
-    let mut given = (Vec::new(), Vec::new(), Vec::new());
-    for ((job, queue), row) in new.iter().zip(&rows) {
-        if let Some(key) = &job.unique {
+    let first = wanted.iter().zip(&chances).filter(|(_, it)| matches!(it, Chance::Insert));
+    let mut given = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    for ((wanted, _), row) in first.zip(&rows) {
+        if let Some(Wanted { key: (queue, kind, key), .. }) = wanted {
             given.0.push(*queue);
-            given.1.push(key.as_str());
-            given.2.push(get::<i64>(row, "id"));
+            given.1.push(*kind);
+            given.2.push(key.as_str());
+            given.3.push(get::<i64>(row, "id"));
         }
     }
-    tx.query(GIVE_KEYS, &[&given.0, &given.1, &given.2]).await?;
+    if !given.0.is_empty() {
+        tx.query(GIVE_KEYS, &[&given.0, &given.1, &given.2, &given.3]).await?;
+    }
+    let others: Vec<JobId> = chances.iter().filter_map(Chance::holder).collect();
+    let states = if others.is_empty() { HashMap::new() } else { states(tx, &others).await? };
     let mut rows = rows.iter();
     let mut pushed: Vec<Pushed> = Vec::with_capacity(jobs.len());
-    for chance in chances {
+    for (chance, wanted) in chances.into_iter().zip(&wanted) {
+        let of = wanted.as_ref().map_or(Same::Unique, |wanted| same(wanted.key.1));
         let outcome = match chance {
             Chance::Insert => inserted(rows.next().expect("one row for each new job")),
-            Chance::Taken(id, state) => Pushed::Duplicate { id, state },
+            Chance::Taken(id) => Pushed::Duplicate { id, state: state_of(&states, id), of },
             Chance::Same(place) => match pushed[place] {
-                Pushed::Inserted { id, run_at: None } => {
-                    Pushed::Duplicate { id, state: State::Ready }
-                }
-                Pushed::Inserted { id, run_at: Some(_) } => {
-                    Pushed::Duplicate { id, state: State::Scheduled }
-                }
-                duplicate @ Pushed::Duplicate { .. } => duplicate,
+                Pushed::Inserted { id, state, .. } => Pushed::Duplicate { id, state, of },
+                other => other,
             },
         };
         pushed.push(outcome);
@@ -234,31 +532,35 @@ pub(super) async fn push_with_keys(
     Ok(pushed)
 }
 
+impl Chance {
+    fn holder(&self) -> Option<JobId> {
+        match self {
+            Self::Taken(id) => Some(*id),
+            Self::Insert | Self::Same(_) => None,
+        }
+    }
+}
+
 /// Takes the keys that can be had.
-async fn chances(
-    tx: &mut Tx<'_>,
-    jobs: &[NewJob],
-    queues: &HashMap<QueueName, QueueId>,
-) -> Result<Vec<Chance>, Failure> {
-    let mut first: HashMap<Key, usize> = HashMap::new();
+async fn chances(tx: &mut Tx<'_>, jobs: &[Option<Wanted>]) -> Result<Vec<Chance>, Failure> {
+    let mut first: HashMap<&Key, usize> = HashMap::new();
     let mut chances: Vec<Chance> = Vec::with_capacity(jobs.len());
+    let mut wanted: BTreeMap<Key, Option<i64>> = BTreeMap::new();
     for (place, job) in jobs.iter().enumerate() {
-        let key = job.unique.as_ref().map(|key| (queues[&job.queue], key.as_str().to_owned()));
-        let same = key.and_then(|key| match *first.entry(key).or_insert(place) {
-            earlier if earlier < place => Some(earlier),
-            _ => None,
+        let same = job.as_ref().and_then(|job| {
+            wanted.entry(job.key.clone()).or_insert(job.hold_ms);
+            let earlier = *first.entry(&job.key).or_insert(place);
+            (earlier < place).then_some(earlier)
         });
         chances.push(same.map_or(Chance::Insert, Chance::Same));
     }
-    let mut wanted: BTreeSet<Key> = first.keys().cloned().collect();
     for _ in 0..KEY_TRIES {
         if wanted.is_empty() {
             return Ok(chances);
         }
         take_keys(tx, &mut wanted).await?;
-        let taken = holders(tx, &wanted).await?;
-        for (key, (id, state)) in taken {
-            chances[first[&key]] = Chance::Taken(id, state);
+        for (key, id) in holders(tx, wanted.keys()).await? {
+            chances[first[&key]] = Chance::Taken(id);
             wanted.remove(&key);
         }
     }
@@ -267,34 +569,51 @@ async fn chances(
 
 /// Takes keys in one order, so that two calls that want the same do not wait for each other in a
 /// ring. What is left in `wanted` somebody else has.
-async fn take_keys(tx: &mut Tx<'_>, wanted: &mut BTreeSet<Key>) -> Result<(), Failure> {
-    let queues: Vec<QueueId> = wanted.iter().map(|(queue, _)| *queue).collect();
-    let keys: Vec<&str> = wanted.iter().map(|(_, key)| key.as_str()).collect();
-    for row in tx.query(TAKE_KEYS, &[&queues, &keys]).await? {
-        wanted.remove(&(get(&row, "queue_id"), get(&row, "key")));
+async fn take_keys(
+    tx: &mut Tx<'_>,
+    wanted: &mut BTreeMap<Key, Option<i64>>,
+) -> Result<(), Failure> {
+    let queues: Vec<QueueId> = wanted.keys().map(|(queue, ..)| *queue).collect();
+    let kinds: Vec<i16> = wanted.keys().map(|(_, kind, _)| *kind).collect();
+    let keys: Vec<&str> = wanted.keys().map(|(.., key)| key.as_str()).collect();
+    let holds: Vec<Option<i64>> = wanted.values().copied().collect();
+    for row in tx.query(TAKE_KEYS, &[&queues, &kinds, &keys, &holds]).await? {
+        wanted.remove(&(get(&row, "queue_id"), get(&row, "kind"), get(&row, "key")));
     }
     Ok(())
 }
 
 async fn holders(
     tx: &mut Tx<'_>,
-    keys: &BTreeSet<Key>,
-) -> Result<Vec<(Key, (JobId, State))>, Failure> {
+    keys: impl Iterator<Item = &Key>,
+) -> Result<BTreeMap<Key, JobId>, Failure> {
+    let keys: Vec<&Key> = keys.collect();
     if keys.is_empty() {
-        return Ok(Vec::new());
+        return Ok(BTreeMap::new());
     }
-    let queues: Vec<QueueId> = keys.iter().map(|(queue, _)| *queue).collect();
-    let names: Vec<&str> = keys.iter().map(|(_, key)| key.as_str()).collect();
-    let rows = tx.query(HOLDERS, &[&queues, &names]).await?;
+    let queues: Vec<QueueId> = keys.iter().map(|(queue, ..)| *queue).collect();
+    let kinds: Vec<i16> = keys.iter().map(|(_, kind, _)| *kind).collect();
+    let names: Vec<&str> = keys.iter().map(|(.., key)| key.as_str()).collect();
+    let rows = tx.query(HOLDERS, &[&queues, &kinds, &names]).await?;
     let holder = |row: &Row| {
-        let state = match (get(row, "is_scheduled"), get(row, "is_ready")) {
-            (true, _) => State::Scheduled,
-            (false, true) => State::Ready,
-            (false, false) => State::Leased,
-        };
-        ((get(row, "queue_id"), get(row, "key")), (job_id(row, "job_id"), state))
+        ((get(row, "queue_id"), get(row, "kind"), get(row, "key")), job_id(row, "job_id"))
     };
     Ok(rows.iter().map(holder).collect())
+}
+
+/// A job and where it goes.
+struct New<'a> {
+    job: &'a NewJob,
+    queue: QueueId,
+    gate: Option<String>,
+    /// It stands nowhere yet.
+    is_held: bool,
+}
+
+impl<'a> New<'a> {
+    fn of(job: &'a NewJob, queues: &HashMap<QueueName, QueueId>) -> Self {
+        Self { job, queue: queues[&job.queue], gate: job.options.flow.gate(), is_held: false }
+    }
 }
 
 /// Jobs as columns.
@@ -313,12 +632,15 @@ struct Columns<'a> {
     replay_of: Vec<Option<i64>>,
     content_type: Vec<Option<&'a str>>,
     payload: Vec<&'a [u8]>,
+    options: Vec<Option<String>>,
+    gate: Vec<Option<&'a str>>,
+    is_blocked: Vec<bool>,
 }
 
 impl<'a> Columns<'a> {
-    fn of(jobs: &[(&'a NewJob, QueueId)]) -> Self {
+    fn of(jobs: &'a [New<'a>]) -> Self {
         let mut columns = Self::default();
-        for (job, queue) in jobs {
+        for New { job, queue, gate, is_held } in jobs {
             let (delay, at) = match job.when {
                 When::Now => (None, None),
                 When::After(delay) => (Some(sql_millis(delay)), None),
@@ -337,11 +659,14 @@ impl<'a> Columns<'a> {
             columns.replay_of.push(job.replay_of.map(sql_id));
             columns.content_type.push(job.payload.content_type.as_deref());
             columns.payload.push(&job.payload.bytes);
+            columns.options.push(sql_options(&job.options));
+            columns.gate.push(gate.as_deref());
+            columns.is_blocked.push(*is_held);
         }
         columns
     }
 
-    fn params(&self) -> [&(dyn tokio_postgres::types::ToSql + Sync); 13] {
+    fn params(&self) -> [&(dyn tokio_postgres::types::ToSql + Sync); 16] {
         [
             &self.queue_id,
             &self.priority,
@@ -356,6 +681,9 @@ impl<'a> Columns<'a> {
             &self.replay_of,
             &self.content_type,
             &self.payload,
+            &self.options,
+            &self.gate,
+            &self.is_blocked,
         ]
     }
 }

@@ -7,7 +7,8 @@ use tokio_postgres::Row;
 use tokio_postgres::types::FromSql;
 
 use super::lane::Failure;
-use crate::job::{JobId, Payload, Timestamp};
+use crate::job::{JobId, Options, Payload, Timestamp};
+use crate::store::columns::parse_options;
 
 /// A column. The statement says what it is, so that anything else is our mistake.
 ///
@@ -63,4 +64,9 @@ pub(super) fn bytes(row: &Row, column: &str) -> Bytes {
 pub(super) fn payload(row: &Row) -> Payload {
     let content_type: Option<&str> = get(row, "content_type");
     Payload { bytes: bytes(row, "payload"), content_type: content_type.map(Into::into) }
+}
+
+/// The column `options`.
+pub(super) fn options(row: &Row) -> Result<Options, Failure> {
+    Ok(parsed(row, "options", parse_options)?.unwrap_or_default())
 }

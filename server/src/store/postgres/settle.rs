@@ -11,16 +11,19 @@ use tokio_postgres::types::ToSql;
 
 use super::lane::{Failure, Tx};
 use super::leases::{self, Given, LeaseId};
+use super::needs::release_dependents;
 use super::row::{self, count, get, job_id, now, time};
 use super::{PostgresStore, QueueId, retrying};
 use crate::job::{self, Charges, Ending, JobId, Lease, Next, Reason, Rules, State, Timestamp};
 use crate::store::columns::{parse_backoff, sql_id};
 use crate::store::{
-    CRASHES_MAX, Destination, EVEN_CHANCE, Effect, Retry, Settled, Settlement, Verdict, verdict_of,
+    CRASHES_MAX, Destination, EVEN_CHANCE, Effect, Settled, SettledAll, Settlement, Verdict,
+    ending_of, verdict_of,
 };
 
-/// Acks of plain jobs. Pair by pair: a stale lease beside a good one is not taken for it. Rows of
-/// `lease` that somebody has locked are left to them.
+/// Acks of plain jobs. Pair by pair: a stale lease beside a good one is not taken for it. A job
+/// that somebody watches is passed over: it takes more than this. Rows of `lease` that somebody
+/// has locked, or that may hold a job that was passed over, are left.
 const ACK: &str = "
     WITH held AS MATERIALIZED (
         SELECT u.ord, u.node, u.worker, u.started_at, u.result, j.*
@@ -30,7 +33,7 @@ const ACK: &str = "
         CROSS JOIN LATERAL (
             SELECT ctid AS tid, *
             FROM job
-            WHERE id = u.job_id AND delivery = u.lease_delivery
+            WHERE id = u.job_id AND delivery = u.lease_delivery AND NOT is_watched
             OFFSET 0
             FOR UPDATE
         ) j
@@ -39,12 +42,12 @@ const ACK: &str = "
         INSERT INTO finished (
             id, queue_id, state, priority, created_at, finished_at, max_attempts, attempts,
             deliveries, crashes, node, worker, started_at, expires_at, timeout_ms, replay_of,
-            replayed_as, content_type, backoff, unique_key, tags, payload, result
+            replayed_as, content_type, backoff, unique_key, tags, options, payload, result
         )
         SELECT
             id, queue_id, 'completed', priority, created_at, now_ms(), max_attempts, attempts,
             delivery, crashes, node, worker, started_at, expires_at, timeout_ms, replay_of,
-            replayed_as, content_type, backoff, unique_key, tags, payload, result
+            replayed_as, content_type, backoff, unique_key, tags, options, payload, result
         FROM held
     ),
     gone AS (
@@ -54,7 +57,10 @@ const ACK: &str = "
     done AS (
         DELETE FROM lease
         WHERE ctid = ANY(ARRAY(
-            SELECT ctid FROM lease WHERE id = ANY($7::bigint[]) FOR UPDATE SKIP LOCKED
+            SELECT ctid FROM lease
+            WHERE id = ANY($7::bigint[])
+            AND (SELECT count(*) FROM held) = cardinality($1)
+            FOR UPDATE SKIP LOCKED
         ))
     )
     SELECT ord, queue_id
@@ -70,7 +76,12 @@ const STANDING: &str = "
         CROSS JOIN LATERAL (
             SELECT
                 id, queue_id, priority, place, attempts, crashes, delivery, max_attempts, backoff,
-                expires_at
+                expires_at, gate IS NOT NULL AS is_gated,
+                (
+                    SELECT true FROM cancel
+                    WHERE job_id = u.id AND cancel.delivery = u.delivery
+                    LIMIT 1
+                ) IS NOT NULL AS is_cancelled
             FROM job
             WHERE id = u.id AND delivery = u.delivery
             OFFSET 0
@@ -95,14 +106,25 @@ const FINISH: &str = "
         INSERT INTO finished (
             id, queue_id, state, reason, priority, created_at, finished_at, max_attempts,
             attempts, deliveries, crashes, node, worker, started_at, expires_at, timeout_ms,
-            replay_of, replayed_as, content_type, backoff, unique_key, tags, payload, result
+            replay_of, replayed_as, content_type, backoff, unique_key, tags, options, payload,
+            result
         )
         SELECT
             id, queue_id, state, reason, priority, created_at, $11, max_attempts,
             coalesce(attempts_now, attempts), deliveries, coalesce(crashes_now, crashes),
             by_node, by_worker, started_at, expires_at, timeout_ms,
-            replay_of, replayed_as, content_type, backoff, unique_key, tags, payload, result
+            replay_of, replayed_as, content_type, backoff, unique_key, tags, options, payload,
+            result
         FROM ended
+    ),
+    waits AS (
+        DELETE FROM dependency
+        WHERE ctid = ANY(ARRAY(
+            SELECT d.ctid
+            FROM ended e
+            CROSS JOIN LATERAL (SELECT ctid FROM dependency WHERE job_id = e.job_id OFFSET 0) d
+            WHERE e.is_blocked
+        ))
     ),
     keys AS (
         DELETE FROM unique_key
@@ -111,7 +133,8 @@ const FINISH: &str = "
             FROM ended e
             CROSS JOIN LATERAL (
                 SELECT ctid FROM unique_key
-                WHERE queue_id = e.queue_id AND key = e.unique_key
+                WHERE queue_id = e.queue_id AND kind = ANY('{0, 2}'::smallint[])
+                AND key = e.unique_key AND job_id = e.job_id
                 OFFSET 0
             ) k
             WHERE e.unique_key IS NOT NULL
@@ -137,6 +160,14 @@ const END_ATTEMPTS: &str = "
             ) d
             WHERE j.timeout_ms IS NOT NULL
         ))
+    ),
+    slots AS (
+        DELETE FROM slot
+        WHERE job_id = ANY($1::bigint[])
+    ),
+    cancels AS (
+        DELETE FROM cancel
+        WHERE job_id = ANY($1::bigint[])
     )
     DELETE FROM progress
     WHERE job_id = ANY($1::bigint[])";
@@ -160,7 +191,7 @@ const GO_ON: &str = "
         CROSS JOIN LATERAL (
             SELECT
                 ctid AS tid, queue_id, priority, place, delivery, length(payload) AS bytes,
-                expires_at, timeout_ms
+                expires_at, timeout_ms, coalesce(gate, '') AS gate
             FROM job
             WHERE id = u.job_id
             OFFSET 0
@@ -168,10 +199,12 @@ const GO_ON: &str = "
     ),
     line AS (
         INSERT INTO ready (
-            queue_id, priority, place, job_id, delivery, bytes, ready_at, expires_at, timeout_ms
+            queue_id, gate, priority, place, job_id, delivery, bytes, ready_at, expires_at,
+            timeout_ms
         )
         SELECT
-            queue_id, priority, place, job_id, delivery + 1, bytes, $5, expires_at, timeout_ms
+            queue_id, gate, priority, place, job_id, delivery + 1, bytes, $5, expires_at,
+            timeout_ms
         FROM going
         WHERE next_at IS NULL
     ),
@@ -244,12 +277,18 @@ pub(super) struct Standing {
     pub(super) queue: QueueId,
     priority: i32,
     place: i64,
+    is_gated: bool,
     charges: Charges,
     rules: Rules,
 }
 
 /// A place in a line where a job is ready, to be noted after the commit.
 pub(super) type Note = (QueueId, i32, i64);
+
+/// A place in a line behind all others: something may start that could not.
+pub(super) fn opened(queue: QueueId) -> Note {
+    (queue, 0, i64::MAX)
+}
 
 fn params<const N: usize>(all: [&(dyn ToSql + Sync); N]) -> [&(dyn ToSql + Sync); N] {
     all
@@ -278,12 +317,14 @@ fn read_standing(row: &Row) -> Result<Standing, Failure> {
         queue: get(row, "queue_id"),
         priority: get(row, "priority"),
         place: get(row, "place"),
+        is_gated: get(row, "is_gated"),
         charges: Charges { attempts: count(row, "attempts"), crashes: count(row, "crashes") },
         rules: Rules {
             max_attempts: count(row, "max_attempts"),
             crashes_max: CRASHES_MAX,
             backoff: row::parsed(row, "backoff", parse_backoff)?.unwrap_or_default(),
             expires_at: time(row, "expires_at"),
+            is_cancelled: get(row, "is_cancelled"),
         },
     })
 }
@@ -418,12 +459,21 @@ impl<'a> Plan<'a> {
         log.code.push(ended.code);
         log.message.push(ended.message);
         let (next, charges) = job::after(ended.ending, charges, &standing.rules, now, ended.chance);
+        if standing.is_gated {
+            self.notes.push(opened(standing.queue));
+        }
         let run_at = match next {
             Next::Completed => unreachable!("no ending but completion leads there"),
             Next::Dead(reason) => {
                 let dead = State::Dead;
                 self.finish.end(lease.job, dead, Some(reason), lease.delivery, Some(charges));
                 self.to.push(Destination::Finished(dead));
+                return;
+            }
+            Next::Cancelled => {
+                let end = State::Cancelled;
+                self.finish.end(lease.job, end, None, lease.delivery, Some(charges));
+                self.to.push(Destination::Finished(end));
                 return;
             }
             Next::Ready => None,
@@ -511,15 +561,16 @@ impl PostgresStore {
     pub(super) async fn settle_all(
         &self,
         settlements: &[Settlement],
-    ) -> Result<Vec<Settled>, Failure> {
+    ) -> Result<SettledAll, Failure> {
         retrying!(self.try_settle(settlements))
     }
 
-    async fn try_settle(&self, settlements: &[Settlement]) -> Result<Vec<Settled>, Failure> {
+    async fn try_settle(&self, settlements: &[Settlement]) -> Result<SettledAll, Failure> {
         let Some(acks) = self.plain_acks(settlements) else {
             let all: Vec<&Settlement> = settlements.iter().collect();
             return self.settle_any(&all).await;
         };
+        let mut all = SettledAll::default();
         let mut settled = self.ack(&acks).await?;
         // Those that were lost are settled once more, to learn why.
         let lost = settlements.iter().zip(&settled).filter(|(_, done)| done.is_none());
@@ -533,9 +584,12 @@ impl PostgresStore {
                 false => failure,
             })?;
             let open = settled.iter_mut().filter(|done| done.is_none());
-            open.zip(outcomes).for_each(|(open, outcome)| *open = Some(outcome));
+            open.zip(outcomes.settled).for_each(|(open, outcome)| *open = Some(outcome));
+            all.more = outcomes.more;
+            self.leases.end(lost.iter().map(|settlement| settlement.lease));
         }
-        Ok(settled.into_iter().flatten().collect())
+        all.settled = settled.into_iter().flatten().collect();
+        Ok(all)
     }
 
     /// The settlements with their rows, if all are acks of plain jobs that are remembered.
@@ -571,16 +625,19 @@ impl PostgresStore {
         let mut settled: Vec<Option<Settled>> = vec![None; acks.len()];
         for row in &rows {
             let place = usize::try_from(get::<i64>(row, "ord")).unwrap_or(1) - 1;
-            let queue = self.queues.name(&self.pool, get(row, "queue_id")).await?;
+            let queue = get(row, "queue_id");
+            self.note_opened(queue);
+            let queue = self.queues.name(&self.pool, queue).await?;
             let to = Destination::Finished(State::Completed);
             let effect = Effect { job: sorted[place].lease.job, queue, to };
             settled[order[place]] = Some(Settled::Done(effect));
         }
-        self.leases.end(leases());
+        let done = settled.iter().zip(acks).filter(|(done, _)| done.is_some());
+        self.leases.end(done.map(|(_, ack)| ack.lease));
         Ok(settled)
     }
 
-    async fn settle_any(&self, settlements: &[&Settlement]) -> Result<Vec<Settled>, Failure> {
+    async fn settle_any(&self, settlements: &[&Settlement]) -> Result<SettledAll, Failure> {
         let mut tx = self.settle_lane.begin().await?;
         let mut settled: Vec<Option<Settled>> = vec![None; settlements.len()];
         let mut ended: Vec<Lease> = Vec::new();
@@ -601,10 +658,17 @@ impl PostgresStore {
             }
             left = others;
         }
+        let settled: Vec<Settled> = settled.into_iter().flatten().collect();
+        let effects = settled.iter().filter_map(|settled| match settled {
+            Settled::Done(effect) => Some(effect),
+            _ => None,
+        });
+        let (more, opened) = release_dependents(self, &mut tx, effects).await?;
+        notes.extend(opened);
         tx.commit(&[]).await?;
         self.leases.end(ended.into_iter());
         self.note_all(notes);
-        Ok(settled.into_iter().flatten().collect())
+        Ok(SettledAll { settled, more })
     }
 
     /// Settles, each job once.
@@ -626,7 +690,7 @@ impl PostgresStore {
         for row in &rows {
             given.extend(row.leases.iter().map(|lease| (*lease, row.given.clone())));
         }
-        let mut effects = self.complete(tx, round, &given).await?;
+        let mut effects = self.complete(tx, round, &given, notes).await?;
         let ended: Vec<Ended<'_>> =
             round.iter().filter_map(|settlement| bad_end(settlement, &given)).collect();
         let (bad, more) = end_badly(self, tx, &ended).await?;
@@ -638,8 +702,9 @@ impl PostgresStore {
             by_job.contains_key(&lease.job) && round.iter().any(|it| it.lease == *lease)
         };
         leases::leave(tx, &rows, has_ended).await?;
-        let ended = given.keys().copied().filter(has_ended);
-        tx.query(leases::DELETE_IF_FREE, &[&self.leases.emptied_by(ended)]).await?;
+        // Those that were lost have left their rows as well.
+        let left = self.leases.emptied_by(round.iter().map(|settlement| settlement.lease));
+        tx.query(leases::DELETE_IF_FREE, &[&left]).await?;
         let lost: Vec<&Settlement> = round
             .iter()
             .copied()
@@ -658,6 +723,7 @@ impl PostgresStore {
         tx: &mut Tx<'_>,
         round: &[&Settlement],
         given: &HashMap<Lease, Given>,
+        notes: &mut Vec<Note>,
     ) -> Result<Vec<Effect>, Failure> {
         let acks: Vec<(&Lease, Option<&[u8]>, &Given)> = round
             .iter()
@@ -679,6 +745,7 @@ impl PostgresStore {
         for (lease, result, given) in acks {
             let Some(standing) = found.get(lease) else { continue };
             finish.complete(*lease, given, result);
+            notes.extend(standing.is_gated.then(|| opened(standing.queue)));
             ids.push(sql_id(lease.job));
             started.push(given.started_at.0);
             let queue = self.queues.name(&self.pool, standing.queue).await?;
@@ -703,22 +770,14 @@ fn bad_end<'a>(settlement: &'a Settlement, given: &HashMap<Lease, Given>) -> Opt
     let lease = settlement.lease;
     match &settlement.verdict {
         Verdict::Ack { .. } => None,
-        Verdict::Fail { code, message, retry, chance } => {
-            let (ending, code) = (failure(*retry), code.as_str());
+        Verdict::Fail { code, message, chance, .. } => {
+            let (ending, code) = (ending_of(&settlement.verdict), code.as_str());
             Some(Ended { lease, ending, code, message, chance: *chance, given })
         }
-        Verdict::Release => {
-            let ending = Ending::Released;
+        Verdict::Release | Verdict::Snooze(_) => {
+            let ending = ending_of(&settlement.verdict);
             Some(Ended { lease, ending, code: "", message: "", chance: 0.0, given })
         }
-    }
-}
-
-fn failure(retry: Retry) -> Ending {
-    match retry {
-        Retry::Backoff => Ending::Failed { retry_in: None },
-        Retry::After(delay) => Ending::Failed { retry_in: Some(delay) },
-        Retry::Reject => Ending::Rejected,
     }
 }
 
@@ -748,11 +807,7 @@ fn outcome_before(row: &Row, settlement: &Settlement) -> Settled {
         None if was_completed => Some(Ending::Completed.name()),
         logged => logged,
     };
-    let expected = match &settlement.verdict {
-        Verdict::Ack { .. } => Ending::Completed,
-        Verdict::Fail { retry, .. } => failure(*retry),
-        Verdict::Release => Ending::Released,
-    };
+    let expected = ending_of(&settlement.verdict);
     match (ending == Some(expected.name()), state.is_some() || get(row, "is_live")) {
         (true, _) => Settled::Repeated,
         (false, true) => Settled::LeaseLost,

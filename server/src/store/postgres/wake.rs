@@ -36,6 +36,7 @@ struct Pending {
     /// The earliest time at which a job will be due.
     due: Option<Timestamp>,
     lost: Vec<(SessionId, Lease)>,
+    cancelled: Vec<(SessionId, Lease)>,
     nodes: Vec<String>,
     /// False: there is nobody to tell.
     has_readers: bool,
@@ -57,6 +58,7 @@ impl Outbox {
             pending.ready.clear();
             pending.due = None;
             pending.lost.clear();
+            pending.cancelled.clear();
         }
     }
 
@@ -87,6 +89,14 @@ impl Outbox {
         }
     }
 
+    pub(super) fn cancelled(&self, session: SessionId, lease: Lease) {
+        let mut pending = self.pending.lock();
+        if pending.has_readers {
+            pending.cancelled.push((session, lease));
+            self.bell.notify_one();
+        }
+    }
+
     pub(super) fn node(&self, id: &str) {
         self.pending.lock().nodes.push(id.to_owned());
         self.bell.notify_one();
@@ -98,6 +108,7 @@ impl Outbox {
         let ready = std::mem::take(&mut pending.ready);
         let due = pending.due.take();
         let lost = std::mem::take(&mut pending.lost);
+        let cancelled = std::mem::take(&mut pending.cancelled);
         let nodes = std::mem::take(&mut pending.nodes);
         drop(pending);
         let mut messages = Messages { sender, done: Vec::new(), open: String::new() };
@@ -109,6 +120,9 @@ impl Outbox {
         }
         for (session, lease) in lost {
             messages.add(&format!("l {} {} {}", session.0, lease.job.0, lease.delivery));
+        }
+        for (session, lease) in cancelled {
+            messages.add(&format!("c {} {} {}", session.0, lease.job.0, lease.delivery));
         }
         for node in nodes {
             messages.add(&format!("n {node}"));
@@ -149,6 +163,7 @@ enum Line {
     Ready { queue: QueueId, priority: i32, lowest: i64, count: usize },
     Due(Timestamp),
     Lost(SessionId, Lease),
+    Cancelled(SessionId, Lease),
     Node(String),
 }
 
@@ -172,9 +187,13 @@ fn parse_line(line: &str) -> Option<Line> {
             count: count.parse().ok()?,
         }),
         ["d", at] => Some(Line::Due(Timestamp(at.parse().ok()?))),
-        ["l", session, job, delivery] => {
+        [kind @ ("l" | "c"), session, job, delivery] => {
             let lease = Lease { job: JobId(job.parse().ok()?), delivery: delivery.parse().ok()? };
-            Some(Line::Lost(SessionId(session.parse().ok()?), lease))
+            let session = SessionId(session.parse().ok()?);
+            Some(match kind {
+                "l" => Line::Lost(session, lease),
+                _ => Line::Cancelled(session, lease),
+            })
         }
         ["n", node] => Some(Line::Node(node.to_owned())),
         _ => None,
@@ -218,6 +237,9 @@ impl PostgresStore {
                 }
                 Line::Due(at) => signals.push(Signal::Due(at)),
                 Line::Lost(session, lease) => signals.push(Signal::Lost(session, lease)),
+                Line::Cancelled(session, lease) => {
+                    signals.push(Signal::Cancelled(session, lease));
+                }
                 Line::Node(id) => nodes.push(id),
             }
         }
@@ -240,6 +262,7 @@ mod tests {
         outbox.due(Timestamp(70));
         outbox.due(Timestamp(60));
         outbox.lost(&[(SessionId(5), LEASE)]);
+        outbox.cancelled(SessionId(6), LEASE);
         outbox.node("n-1");
         let messages = outbox.take(1);
         assert_eq!(messages.len(), 1);
@@ -247,6 +270,7 @@ mod tests {
             Line::Ready { queue: 7, priority: -3, lowest: 80, count: 2 },
             Line::Due(Timestamp(60)),
             Line::Lost(SessionId(5), LEASE),
+            Line::Cancelled(SessionId(6), LEASE),
             Line::Node("n-1".into()),
         ];
         assert_eq!(parse(&messages[0], 2), expected);

@@ -1,28 +1,41 @@
 //! Leasing ready jobs.
 
+use std::time::Duration;
+
 use rusqlite::params;
 
+use super::leases::Taken;
 use super::row;
 use super::tables::{QueueId, Tables};
-use crate::job::{Lease, Reason, State, Timestamp};
+use crate::job::{JobId, Lease, Options, Reason, State, Timestamp};
 use crate::store::columns::sql_id;
-use crate::store::{Claim, Claimed, Effect, Hold, LeasedJob, SESSION_LEASE};
+use crate::store::{Claim, Claimed, Effect, Hold, LeasedJob, SESSION_LEASE, SessionId};
 
 /// In the order of claims. The caller stops reading when it has enough.
 const SELECT_READY: &str = "
     SELECT
         r.rank, r.place, j.id, j.delivery, j.attempts, j.max_attempts, j.priority, j.created_at,
-        j.expires_at, j.timeout_ms, j.unique_key IS NOT NULL, j.tags, j.content_type, j.payload
+        j.expires_at, j.timeout_ms, j.unique_key IS NOT NULL OR j.is_watched, j.tags,
+        j.content_type, j.payload, j.options
     FROM ready r
     CROSS JOIN job j ON j.id = r.job_id
-    WHERE r.queue_id = ?1
+    WHERE r.queue_id = ?1 AND r.gate = ''
     ORDER BY r.rank, r.place";
 
 /// A claim takes what stands first without a gap: one range.
 const DELETE_READY: &str = "
     DELETE FROM ready
-    WHERE queue_id = ?1
+    WHERE queue_id = ?1 AND gate = ''
     AND (rank, place) <= (?2, ?3)";
+
+/// The same of one job.
+const SELECT_ONE: &str = "
+    SELECT
+        -j.priority, j.place, j.id, j.delivery, j.attempts, j.max_attempts, j.priority,
+        j.created_at, j.expires_at, j.timeout_ms, j.unique_key IS NOT NULL OR j.is_watched, j.tags,
+        j.content_type, j.payload, j.options
+    FROM job j
+    WHERE j.id = ?1";
 
 /// What a claim found at the head of a queue.
 #[derive(Default)]
@@ -33,37 +46,49 @@ struct Head {
     last: Option<(i64, i64)>,
 }
 
-struct Found {
-    job: LeasedJob,
-    is_unique: bool,
+pub(super) struct Found {
+    pub(super) job: LeasedJob,
+    /// Something must be tidied up when its lease ends.
+    is_special: bool,
     expires_at: Option<Timestamp>,
+    options: Options,
 }
 
 impl Tables {
     pub(super) fn claim(&mut self, claims: Vec<Claim>) -> rusqlite::Result<Claimed> {
         let mut claimed = Claimed::default();
         for claim in claims {
-            let jobs = self.claim_one(claim, &mut claimed.expired)?;
+            let jobs = self.claim_one(claim, &mut claimed)?;
             claimed.jobs.push(jobs);
         }
+        self.release_dependents(&mut claimed.expired)?;
         Ok(claimed)
     }
 
     fn claim_one(
         &mut self,
         claim: Claim,
-        expired: &mut Vec<Effect>,
+        claimed: &mut Claimed,
     ) -> rusqlite::Result<Vec<LeasedJob>> {
         let Some(queue) = self.find_queue(&claim.queue) else { return Ok(Vec::new()) };
         let details = self.details(queue);
-        if details.paused_at.is_some() || details.counts.ready == 0 {
+        if details.paused_at.is_some() {
             return Ok(Vec::new());
         }
-        let (hold, session) = match claim.hold {
-            Hold::Session(session) => (SESSION_LEASE, Some(session)),
-            Hold::Time(hold) => (hold, None),
-        };
-        let lease_until = self.now + hold;
+        match details.gated > 0 || details.settings.is_limited() {
+            true => self.claim_gated(queue, claim, claimed),
+            false if details.counts.ready == 0 => Ok(Vec::new()),
+            false => self.claim_plain(queue, claim, &mut claimed.expired),
+        }
+    }
+
+    fn claim_plain(
+        &mut self,
+        queue: QueueId,
+        claim: Claim,
+        expired: &mut Vec<Effect>,
+    ) -> rusqlite::Result<Vec<LeasedJob>> {
+        let lease_until = self.now + hold(&claim).0;
         let head = self.read_head(queue, claim.count, claim.bytes_max, lease_until)?;
         let Some((rank, place)) = head.last else { return Ok(Vec::new()) };
         self.execute(DELETE_READY, params![queue, rank, place])?;
@@ -71,18 +96,42 @@ impl Tables {
             *self.count(queue, State::Ready) -= 1;
             expired.push(self.bury_waiting(queue, id, delivery, Reason::Expired)?);
         }
-        let mut held = Vec::with_capacity(head.jobs.len());
-        for found in &head.jobs {
+        self.hand_out(queue, claim, head.jobs)
+    }
+
+    /// Leases jobs that stand in line no more.
+    pub(super) fn hand_out(
+        &mut self,
+        queue: QueueId,
+        claim: Claim,
+        jobs: Vec<Found>,
+    ) -> rusqlite::Result<Vec<LeasedJob>> {
+        if jobs.is_empty() {
+            return Ok(Vec::new());
+        }
+        let (hold, session) = hold(&claim);
+        let mut taken = Vec::with_capacity(jobs.len());
+        for found in &jobs {
             self.begin_attempt(found)?;
-            let plain = !found.is_unique && found.job.timeout.is_none();
-            held.push((found.job.lease, queue, plain));
+            let key = found.options.flow.concurrency.as_ref().map(|it| it.key.clone());
+            let plain = !found.is_special && found.job.timeout.is_none() && key.is_none();
+            taken.push(Taken { lease: found.job.lease, queue, plain, key });
         }
-        if !held.is_empty() {
-            *self.count(queue, State::Ready) -= held.len() as u64;
-            *self.count(queue, State::Leased) += held.len() as u64;
-            self.insert_lease(claim.worker, session, self.now, lease_until, held)?;
-        }
-        Ok(head.jobs.into_iter().map(|found| found.job).collect())
+        *self.count(queue, State::Ready) -= taken.len() as u64;
+        *self.count(queue, State::Leased) += taken.len() as u64;
+        self.insert_lease(claim.worker, session, self.now, self.now + hold, taken)?;
+        let with_needs = |found: Found| {
+            let needs = self.needs(&found.options.depends)?;
+            Ok(LeasedJob { needs, ..found.job })
+        };
+        jobs.into_iter().map(with_needs).collect()
+    }
+
+    /// A job as it is to be handed out.
+    pub(super) fn body(&self, id: JobId, claim: &Claim) -> rusqlite::Result<Found> {
+        let lease_until = self.now + hold(claim).0;
+        let mut statement = self.conn.prepare_cached(SELECT_ONE)?;
+        statement.query_row([sql_id(id)], |row| read_found(row, lease_until))
     }
 
     fn read_head(
@@ -106,13 +155,13 @@ impl Tables {
                 head.last = Some(place);
                 continue;
             }
-            let job = leased_job(row, lease_until)?;
-            bytes += job.payload.bytes.len();
+            let found = read_found(row, lease_until)?;
+            bytes += found.job.payload.bytes.len();
             if bytes > bytes_max && !head.jobs.is_empty() {
                 break;
             }
             head.last = Some(place);
-            head.jobs.push(Found { job, is_unique: row.get(10)?, expires_at });
+            head.jobs.push(found);
         }
         Ok(head)
     }
@@ -131,6 +180,22 @@ impl Tables {
     }
 }
 
+fn hold(claim: &Claim) -> (Duration, Option<SessionId>) {
+    match claim.hold {
+        Hold::Session(session) => (SESSION_LEASE, Some(session)),
+        Hold::Time(hold) => (hold, None),
+    }
+}
+
+fn read_found(row: &rusqlite::Row<'_>, lease_until: Timestamp) -> rusqlite::Result<Found> {
+    Ok(Found {
+        job: leased_job(row, lease_until)?,
+        is_special: row.get(10)?,
+        expires_at: row::time(row, 8)?,
+        options: row::options(row, 14)?,
+    })
+}
+
 fn leased_job(row: &rusqlite::Row<'_>, lease_until: Timestamp) -> rusqlite::Result<LeasedJob> {
     Ok(LeasedJob {
         lease: Lease { job: row::job_id(row, 2)?, delivery: row.get(3)? },
@@ -142,5 +207,6 @@ fn leased_job(row: &rusqlite::Row<'_>, lease_until: Timestamp) -> rusqlite::Resu
         timeout: row::duration(row, 9)?,
         tags: row::tags(row, 11)?,
         payload: row::payload(row, 12, 13)?,
+        needs: Vec::new(),
     })
 }

@@ -15,13 +15,16 @@ const RETENTION_EVERY: Duration = Duration::from_secs(60);
 
 impl Tables {
     pub(super) fn run_duty(&mut self, duty: Duty) -> rusqlite::Result<DutyReport> {
-        match duty {
+        let mut report = match duty {
             Duty::Due => self.due(),
             Duty::Expiry => self.expiry(),
             Duty::Timeouts => self.timeouts(),
+            Duty::Cancels => self.cancels(),
             Duty::Ttl => self.ttl(),
             Duty::Retention => self.retention(),
-        }
+        }?;
+        self.release_dependents(&mut report.effects)?;
+        Ok(report)
     }
 
     /// When to come back, if `done` rows were done now and the rest is next due at `next`.
@@ -44,14 +47,22 @@ impl Tables {
 
     /// A scheduled job becomes ready, behind those that are.
     pub(super) fn make_ready(&mut self, id: i64) -> rusqlite::Result<Effect> {
-        let sql = "SELECT queue_id, priority FROM job WHERE id = ?1";
-        let read = |row: &rusqlite::Row<'_>| Ok((row.get(0)?, row.get(1)?));
-        let (queue, priority) = self.conn.prepare_cached(sql)?.query_row([id], read)?;
+        let queue = self.queue_of(id)?;
         self.leave_schedule(queue, id)?;
+        self.join_line(queue, id)
+    }
+
+    pub(super) fn queue_of(&self, id: i64) -> rusqlite::Result<QueueId> {
+        let sql = "SELECT queue_id FROM job WHERE id = ?1";
+        self.conn.prepare_cached(sql)?.query_row([id], |row| row.get(0))
+    }
+
+    /// A job that stands nowhere stands behind those that are ready.
+    pub(super) fn join_line(&mut self, queue: QueueId, id: i64) -> rusqlite::Result<Effect> {
         let place = self.next_number()?;
         let sql = "UPDATE job SET run_at = NULL, place = ?2 WHERE id = ?1";
         self.execute(sql, params![id, place])?;
-        self.insert_ready(queue, priority, place, id)?;
+        self.insert_ready(queue, id)?;
         Ok(self.effect(queue, JobId(id.cast_unsigned()), Destination::Ready))
     }
 
@@ -64,12 +75,12 @@ impl Tables {
     }
 
     pub(super) fn leave_line(&mut self, queue: QueueId, id: i64) -> rusqlite::Result<()> {
-        self.execute(
-            "DELETE FROM ready
-             WHERE (queue_id, rank, place) =
-                 (SELECT queue_id, -priority, place FROM job WHERE id = ?1)",
-            [id],
-        )?;
+        let sql = "DELETE FROM ready
+                   WHERE (queue_id, gate, rank, place) =
+                       (SELECT queue_id, gate, -priority, place FROM job WHERE id = ?1)
+                   RETURNING gate <> ''";
+        let is_gated = self.one(sql, [id], |row| row.get(0))?;
+        *self.gated(queue) -= u64::from(is_gated == Some(true));
         *self.count(queue, State::Ready) -= 1;
         Ok(())
     }
@@ -105,6 +116,22 @@ impl Tables {
         Ok(report)
     }
 
+    fn cancels(&mut self) -> rusqlite::Result<DutyReport> {
+        let sql = "SELECT job_id FROM cancel WHERE force_at <= ?1
+                   ORDER BY force_at, job_id LIMIT ?2";
+        let over = self.all(sql, params![self.now.0, DUTY_ROWS_MAX], |row| job_id(row, 0))?;
+        let mut report = DutyReport::default();
+        for job in over {
+            let Some(held) = self.leases.held(job) else { continue };
+            let lease = Lease { job, delivery: held.delivery };
+            report.lost.extend(self.session_of(lease).map(|session| (session, lease)));
+            report.effects.push(self.take_away(lease, Ending::Cancelled)?);
+        }
+        let next = self.earliest("SELECT min(force_at) FROM cancel")?;
+        report.next = self.next(report.effects.len(), next);
+        Ok(report)
+    }
+
     fn ttl(&mut self) -> rusqlite::Result<DutyReport> {
         let sql =
             "SELECT job_id FROM ttl WHERE expires_at <= ?1 ORDER BY expires_at, job_id LIMIT ?2";
@@ -131,12 +158,18 @@ impl Tables {
         match self.live_state(job)? {
             State::Scheduled => self.leave_schedule(queue, id)?,
             State::Ready => self.leave_line(queue, id)?,
+            State::Blocked => *self.count(queue, State::Blocked) -= 1,
             other => return Ok(Err(Some(other))),
         }
         self.finish_waiting(queue, id, delivery, state, reason).map(Ok)
     }
 
     fn retention(&mut self) -> rusqlite::Result<DutyReport> {
+        let sql = "DELETE FROM unique_key WHERE (queue_id, kind, key) IN (
+                       SELECT queue_id, kind, key FROM unique_key
+                       WHERE expires_at <= ?1 ORDER BY expires_at LIMIT ?2
+                   )";
+        self.execute(sql, params![self.now.0, DUTY_ROWS_MAX])?;
         let mut done = 0;
         for (sql, keep) in [
             (

@@ -14,21 +14,22 @@ use crate::store::{Attempt, Job, JobFilter, JobPage, Progress, Queue};
 const LIVE_COLUMNS: &str = "
     j.id, j.queue_id,
     CASE
+        WHEN j.is_blocked THEN 'blocked'
         WHEN j.run_at IS NOT NULL THEN 'scheduled'
         WHEN EXISTS (
             SELECT 1 FROM ready r
-            WHERE r.queue_id = j.queue_id AND r.rank = -j.priority AND r.place = j.place
+            WHERE r.queue_id = j.queue_id AND r.gate = j.gate AND r.rank = -j.priority AND r.place = j.place
         ) THEN 'ready'
         ELSE 'leased'
     END AS state,
     NULL AS reason, j.priority, j.created_at, NULL AS finished_at, j.max_attempts, j.attempts,
     j.delivery, j.crashes, j.run_at, j.expires_at, j.timeout_ms, j.replay_of, j.replayed_as,
-    j.backoff, j.unique_key, j.tags";
+    j.backoff, j.unique_key, j.tags, j.options";
 const FINISHED_COLUMNS: &str = "
     j.id, j.queue_id, j.state, j.reason, j.priority, j.created_at, j.finished_at, j.max_attempts,
     j.attempts, j.deliveries, j.crashes, NULL AS run_at, j.expires_at, j.timeout_ms, j.replay_of,
-    j.replayed_as, j.backoff, j.unique_key, j.tags";
-const COLUMNS: usize = 19;
+    j.replayed_as, j.backoff, j.unique_key, j.tags, j.options";
+const COLUMNS: usize = 20;
 
 impl Tables {
     /// Where a job is; `None`: there is no such job.
@@ -47,9 +48,13 @@ impl Tables {
         if self.leases.held(id).is_some() {
             return Ok(State::Leased);
         }
-        let sql = "SELECT run_at IS NOT NULL FROM job WHERE id = ?1";
-        let is_scheduled = self.one(sql, [sql_id(id)], |row| row.get(0))?;
-        Ok(if is_scheduled == Some(true) { State::Scheduled } else { State::Ready })
+        let sql = "SELECT is_blocked, run_at IS NOT NULL FROM job WHERE id = ?1";
+        let found = self.one(sql, [sql_id(id)], |row| Ok((row.get(0)?, row.get(1)?)))?;
+        Ok(match found {
+            Some((true, _)) => State::Blocked,
+            Some((false, true)) => State::Scheduled,
+            _ => State::Ready,
+        })
     }
 
     pub(super) fn job(&self, id: JobId) -> rusqlite::Result<Option<Job>> {
@@ -87,12 +92,16 @@ impl Tables {
         job.progress = self.one(sql, [sql_id(job.id)], |row| {
             Ok(Progress { percent: row.get(0)?, message: row.get(1)? })
         })?;
+        let sql = "SELECT requested_at, force_at FROM cancel WHERE job_id = ?1";
+        job.cancel = self.one(sql, [sql_id(job.id)], |row| {
+            Ok((Timestamp(row.get(0)?), Timestamp(row.get(1)?)))
+        })?;
         Ok(())
     }
 
     fn last_error(&self, id: JobId) -> rusqlite::Result<Option<(String, String)>> {
         let sql = "SELECT code, message FROM attempt_log
-                   WHERE job_id = ?1 AND ending <> 'released' ORDER BY delivery DESC LIMIT 1";
+                   WHERE job_id = ?1 AND ending NOT IN ('released', 'snoozed') ORDER BY delivery DESC LIMIT 1";
         self.one(sql, [sql_id(id)], |row| Ok((row.get(0)?, row.get(1)?)))
     }
 
@@ -151,17 +160,21 @@ impl Tables {
     fn read_queue(&self, id: QueueId) -> rusqlite::Result<Queue> {
         let details = self.details(id);
         let sql = "SELECT rank, ready_at FROM ready
-                   WHERE queue_id = ?1 AND rank > ?2 ORDER BY rank, place LIMIT 1";
+                   WHERE queue_id = ?1 AND gate = ?2 AND rank > ?3
+                   ORDER BY rank, place LIMIT 1";
         let mut oldest: Option<i64> = None;
-        let mut rank = i64::MIN;
         let read = |row: &Row<'_>| Ok((row.get(0)?, row.get(1)?));
-        while let Some((next, ready_at)) = self.one(sql, params![id, rank], read)? {
-            rank = next;
-            oldest = Some(oldest.map_or(ready_at, |oldest| oldest.min(ready_at)));
+        for gate in self.gates(id)? {
+            let mut rank = i64::MIN;
+            while let Some((next, ready_at)) = self.one(sql, params![id, gate, rank], read)? {
+                rank = next;
+                oldest = Some(oldest.map_or(ready_at, |oldest| oldest.min(ready_at)));
+            }
         }
         Ok(Queue {
             name: details.name.clone(),
             paused_at: details.paused_at,
+            settings: details.settings.clone(),
             counts: details.counts,
             oldest_ready: oldest.map(|at| self.now.since(Timestamp(at))),
         })
@@ -239,7 +252,7 @@ fn parse_state(name: &str) -> Result<State, ()> {
 fn read_job(row: &Row<'_>, name: impl Fn(QueueId) -> QueueName) -> rusqlite::Result<Job> {
     let state = row::parsed(row, 2, parse_state)?.ok_or(rusqlite::Error::InvalidQuery)?;
     let delivery: u32 = row.get(9)?;
-    let is_waiting = matches!(state, State::Scheduled | State::Ready);
+    let is_waiting = matches!(state, State::Blocked | State::Scheduled | State::Ready);
     Ok(Job {
         id: row::job_id(row, 0)?,
         queue: name(row.get(1)?),
@@ -261,10 +274,12 @@ fn read_job(row: &Row<'_>, name: impl Fn(QueueId) -> QueueName) -> rusqlite::Res
         backoff: row::backoff(row, 16)?,
         unique: row::parsed(row, 17, UniqueKey::parse)?,
         tags: row::tags(row, 18)?,
+        options: row::options(row, 19)?,
         payload: None,
         lease_until: None,
         worker: None,
         progress: None,
+        cancel: None,
         result: None,
         error: None,
     })

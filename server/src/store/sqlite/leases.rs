@@ -9,7 +9,7 @@ use std::collections::{BTreeSet, HashMap};
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::tables::{QueueId, Tables};
-use crate::job::{Ending, JobId, Lease, Timestamp, WorkerName};
+use crate::job::{Ending, FlowKey, JobId, Lease, Timestamp, WorkerName};
 use crate::store::{Effect, Extension, SESSION_LEASE, SessionId};
 
 pub(super) type LeaseId = i64;
@@ -21,6 +21,8 @@ pub(super) struct LeaseIndex {
     jobs: HashMap<JobId, Held>,
     by_session: HashMap<SessionId, BTreeSet<LeaseId>>,
     by_expiry: BTreeSet<(Timestamp, LeaseId)>,
+    /// Live leases of each queue and concurrency key.
+    slots: HashMap<(QueueId, FlowKey), BTreeSet<JobId>>,
 }
 
 /// One claim.
@@ -37,19 +39,32 @@ pub(super) struct LeaseRow {
 }
 
 /// One leased job.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 pub(super) struct Held {
     pub(super) row: LeaseId,
     pub(super) delivery: u32,
     pub(super) queue: QueueId,
     /// It uses nothing that must be tidied up when its lease ends.
     pub(super) plain: bool,
+    /// Of which it has a slot.
+    key: Option<FlowKey>,
+}
+
+/// A job that is to be leased.
+pub(super) struct Taken {
+    pub(super) lease: Lease,
+    pub(super) queue: QueueId,
+    /// See [`Held::plain`].
+    pub(super) plain: bool,
+    /// Its concurrency key.
+    pub(super) key: Option<FlowKey>,
 }
 
 impl LeaseIndex {
     pub(super) fn load(conn: &Connection) -> rusqlite::Result<Self> {
         let mut index = Self::default();
-        let mut job = conn.prepare("SELECT queue_id FROM job WHERE id = ?1 AND delivery = ?2")?;
+        let sql = "SELECT queue_id, options FROM job WHERE id = ?1 AND delivery = ?2";
+        let mut job = conn.prepare(sql)?;
         let mut statement = conn
             .prepare("SELECT id, node, worker, session, started_at, expires_at, jobs FROM lease")?;
         let mut rows = statement.query([])?;
@@ -67,9 +82,11 @@ impl LeaseIndex {
             let mut held = Vec::new();
             for lease in unpack(row.get_ref(6)?.as_blob()?) {
                 let id = lease.job.0.cast_signed();
-                let queue =
-                    job.query_row(params![id, lease.delivery], |row| row.get(0)).optional()?;
-                held.extend(queue.map(|queue| (lease, queue, false)));
+                let read = |row: &rusqlite::Row<'_>| {
+                    let key = super::row::options(row, 1)?.flow.concurrency.map(|it| it.key);
+                    Ok(Taken { lease, queue: row.get(0)?, plain: false, key })
+                };
+                held.extend(job.query_row(params![id, lease.delivery], read).optional()?);
             }
             index.insert(row.get(0)?, lease_row, held);
         }
@@ -81,22 +98,25 @@ impl LeaseIndex {
         self.jobs.values().map(|held| held.queue)
     }
 
-    fn insert(&mut self, id: LeaseId, row: LeaseRow, held: Vec<(Lease, QueueId, bool)>) {
-        for (lease, queue, plain) in &held {
-            let held = Held { row: id, delivery: lease.delivery, queue: *queue, plain: *plain };
+    fn insert(&mut self, id: LeaseId, row: LeaseRow, taken: Vec<Taken>) {
+        let jobs: Vec<Lease> = taken.iter().map(|taken| taken.lease).collect();
+        for Taken { lease, queue, plain, key } in taken {
+            if let Some(key) = &key {
+                self.slots.entry((queue, key.clone())).or_default().insert(lease.job);
+            }
+            let held = Held { row: id, delivery: lease.delivery, queue, plain, key };
             self.jobs.insert(lease.job, held);
         }
         if let Some(session) = row.session {
             self.by_session.entry(session).or_default().insert(id);
         }
         self.by_expiry.insert((row.expires_at, id));
-        let jobs: Vec<Lease> = held.into_iter().map(|(lease, ..)| lease).collect();
         self.rows.insert(id, LeaseRow { left: jobs.len(), jobs, ..row });
     }
 
     /// The job, if somebody has it.
     pub(super) fn held(&self, job: JobId) -> Option<Held> {
-        self.jobs.get(&job).copied()
+        self.jobs.get(&job).cloned()
     }
 
     /// Whether this very lease is live.
@@ -133,6 +153,15 @@ impl LeaseIndex {
         leases
     }
 
+    /// Who has slots of the queue's keys.
+    pub(super) fn slots(
+        &self,
+        queue: QueueId,
+    ) -> impl Iterator<Item = (&FlowKey, &BTreeSet<JobId>)> {
+        let of_queue = self.slots.iter().filter(move |((of, _), _)| *of == queue);
+        of_queue.map(|((_, key), holders)| (key, holders))
+    }
+
     /// When the next lease runs out.
     pub(super) fn next_expiry(&self) -> Option<Timestamp> {
         self.by_expiry.first().map(|(at, _)| *at)
@@ -162,6 +191,15 @@ impl LeaseIndex {
     /// Takes a job out of its row. True: it was the last one, and the row is gone.
     fn remove(&mut self, job: JobId) -> Option<(LeaseId, bool)> {
         let held = self.jobs.remove(&job)?;
+        if let Some(key) = held.key {
+            let slot = (held.queue, key);
+            if let Some(holders) = self.slots.get_mut(&slot) {
+                holders.remove(&job);
+                if holders.is_empty() {
+                    self.slots.remove(&slot);
+                }
+            }
+        }
         let row = self.rows.get_mut(&held.row)?;
         row.left -= 1;
         if row.left > 0 {
@@ -183,14 +221,14 @@ impl LeaseIndex {
 }
 
 impl Tables {
-    /// Writes a lease over jobs. The last part of each says whether it is plain; see [`Held`].
+    /// Writes a lease over jobs.
     pub(super) fn insert_lease(
         &mut self,
         worker: WorkerName,
         session: Option<SessionId>,
         started_at: Timestamp,
         expires_at: Timestamp,
-        held: Vec<(Lease, QueueId, bool)>,
+        taken: Vec<Taken>,
     ) -> rusqlite::Result<()> {
         self.execute(
             "INSERT INTO lease (node, worker, session, started_at, expires_at, jobs)
@@ -201,13 +239,13 @@ impl Tables {
                 session.map(|id| id.0.cast_signed()),
                 started_at.0,
                 expires_at.0,
-                pack(held.iter().map(|(lease, ..)| lease)),
+                pack(taken.iter().map(|taken| &taken.lease)),
             ],
         )?;
         let node = self.node.to_string();
         let row =
             LeaseRow { node, worker, session, started_at, expires_at, jobs: Vec::new(), left: 0 };
-        self.leases.insert(self.conn.last_insert_rowid(), row, held);
+        self.leases.insert(self.conn.last_insert_rowid(), row, taken);
         Ok(())
     }
 
@@ -234,7 +272,8 @@ impl Tables {
         // A lease of its own, so that whoever takes the old row away does not take this job.
         self.drop_lease(lease.job)?;
         self.rewrite_lease(held.row)?;
-        let own = vec![(lease, held.queue, held.plain)];
+        let Held { queue, plain, key, .. } = held;
+        let own = vec![Taken { lease, queue, plain, key }];
         self.insert_lease(row.worker, None, row.started_at, until, own)?;
         Ok(Some(until))
     }
@@ -270,8 +309,12 @@ impl Tables {
     }
 
     pub(super) fn give_back(&mut self, session: SessionId) -> rusqlite::Result<Vec<Effect>> {
-        let leases = self.leases.leases_of_session(session);
-        leases.into_iter().map(|lease| self.take_away(lease, Ending::Crashed)).collect()
+        let mut effects = Vec::new();
+        for lease in self.leases.leases_of_session(session) {
+            effects.push(self.take_away(lease, Ending::Crashed)?);
+        }
+        self.release_dependents(&mut effects)?;
+        Ok(effects)
     }
 }
 

@@ -6,7 +6,7 @@
 //!                  ▼
 //!               tables.rs: the tables, and in memory: queues, live leases (leases.rs), counts
 //!                  │
-//!     push.rs  claim.rs  settle.rs  leases.rs  duties.rs  people.rs  inspect.rs
+//!     push.rs  claim.rs  flow.rs  settle.rs  needs.rs  leases.rs  duties.rs  people.rs  inspect.rs
 //! ```
 //!
 //! WAL with `synchronous=FULL`: an answer comes after its fsync. The file belongs to one process,
@@ -15,8 +15,10 @@
 
 mod claim;
 mod duties;
+mod flow;
 mod inspect;
 mod leases;
+mod needs;
 mod people;
 mod push;
 mod row;
@@ -28,6 +30,7 @@ use std::fs::{File, TryLockError};
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use parking_lot::Mutex;
@@ -36,17 +39,20 @@ use rusqlite::{Connection, OpenFlags, params};
 use self::tables::Tables;
 use self::writer::Writer;
 use super::{
-    Attempt, Changed, Claim, Claimed, DeadFilter, Duty, DutyReport, Effect, Extension, Job,
-    JobFilter, JobPage, Pausing, Progress, Pushed, Queue, Retention, SessionId, Settled,
-    Settlement, Store,
+    Attempt, Cancelled, Changed, Claim, Claimed, DeadFilter, Duty, DutyReport, Edit, Effect,
+    Extension, Job, JobFilter, JobPage, KeyUse, Pausing, Progress, Pushed, Queue, Retention,
+    SessionId, SettledAll, Settlement, Store,
 };
 use crate::clock::Clock;
 use crate::error::Error;
-use crate::job::{JobId, Lease, LeaseKey, NewJob, QueueName, Timestamp};
+use crate::job::{JobId, Lease, LeaseKey, NewJob, QueueName, Settings, Timestamp};
 use crate::leader::Term;
 
-/// The version of the tables in `schema.sql`.
-pub(super) const SCHEMA_VERSION: i32 = 1;
+/// What makes each version of the tables from the one before. Never changed once released.
+const MIGRATIONS: [&str; 2] = [include_str!("0001_first.sql"), include_str!("0002_options.sql")];
+
+/// The version of the tables.
+pub(super) const SCHEMA_VERSION: i32 = MIGRATIONS.len() as i32;
 
 /// Where the store is, and how it behaves.
 pub struct Options {
@@ -174,15 +180,17 @@ fn configure(conn: &Connection) -> rusqlite::Result<()> {
 fn create(conn: &mut Connection) -> Result<(), OpenError> {
     let transaction = conn.transaction()?;
     let found: i32 = transaction.pragma_query_value(None, "user_version", |row| row.get(0))?;
+    let missing = usize::try_from(found).ok().and_then(|known| MIGRATIONS.get(known..));
+    let Some(missing) = missing else { return Err(OpenError::Version { found }) };
+    for migration in missing {
+        transaction.execute_batch(migration)?;
+    }
+    transaction.pragma_update(None, "user_version", SCHEMA_VERSION)?;
     if found == 0 {
-        transaction.execute_batch(include_str!("schema.sql"))?;
-        transaction.pragma_update(None, "user_version", SCHEMA_VERSION)?;
         transaction.execute(
             "INSERT INTO meta (key, value) VALUES ('next_number', 1), ('lease_key', ?1)",
             params![rand::random::<[u8; 16]>()],
         )?;
-    } else if found != SCHEMA_VERSION {
-        return Err(OpenError::Version { found });
     }
     Ok(transaction.commit()?)
 }
@@ -201,7 +209,7 @@ impl Store for SqliteStore {
         self.writer.call(|tables| tables.claim(claims)).await
     }
 
-    async fn settle(&self, settlements: Vec<Settlement>) -> Result<Vec<Settled>, Error> {
+    async fn settle(&self, settlements: Vec<Settlement>) -> Result<SettledAll, Error> {
         self.writer.call(|tables| tables.settle(settlements)).await
     }
 
@@ -270,8 +278,20 @@ impl Store for SqliteStore {
         self.writer.call(move |tables| tables.replay_dead(&filter)).await
     }
 
-    async fn cancel(&self, id: JobId) -> Result<Changed, Error> {
-        self.writer.call(move |tables| tables.cancel(id)).await
+    async fn cancel(&self, id: JobId, grace: Duration) -> Result<Cancelled, Error> {
+        self.writer.call(move |tables| tables.cancel(id, grace)).await
+    }
+
+    async fn edit(&self, id: JobId, edit: Edit) -> Result<Changed, Error> {
+        self.writer.call(move |tables| tables.edit(id, edit)).await
+    }
+
+    async fn set_settings(&self, queue: QueueName, settings: Settings) -> Result<(), Error> {
+        self.writer.call(move |tables| tables.set_settings(&queue, settings)).await
+    }
+
+    async fn key_uses(&self, queue: QueueName) -> Result<Vec<KeyUse>, Error> {
+        self.writer.call(move |tables| tables.key_uses(&queue)).await
     }
 
     async fn promote(&self, id: JobId) -> Result<Changed, Error> {
@@ -289,8 +309,6 @@ impl Store for SqliteStore {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
     use crate::clock::ManualClock;
     use crate::job::{Payload, WorkerName};

@@ -1,21 +1,27 @@
 //! Changes that people ask for.
 
+use std::time::Duration;
+
 use rusqlite::params;
 
-use super::row::job_id;
-use super::tables::Tables;
-use crate::job::{JobId, QueueName, State};
+use super::row::{self, job_id};
+use super::tables::{QueueId, Tables};
+use crate::job::{JobId, Lease, QueueName, State, Timestamp, UniqueHold};
 use crate::store::columns::sql_id;
-use crate::store::{Changed, DeadFilter, Destination, Effect, Pausing, Pushed};
+use crate::store::{
+    Cancelled, Changed, DeadFilter, Destination, Edit, Effect, KeyKind, Pausing, Pushed,
+};
 
 const REVIVE: &str = "
     INSERT INTO job (
         id, queue_id, priority, place, created_at, max_attempts, attempts, delivery, crashes,
-        timeout_ms, replay_of, replayed_as, content_type, backoff, unique_key, tags, payload
+        timeout_ms, replay_of, replayed_as, content_type, backoff, unique_key, tags, options, gate,
+        is_watched, payload
     )
     SELECT
         id, queue_id, priority, ?2, created_at, max_attempts, 0, deliveries + 1, 0,
-        timeout_ms, replay_of, replayed_as, content_type, backoff, unique_key, tags, payload
+        timeout_ms, replay_of, replayed_as, content_type, backoff, unique_key, tags, options, ?3,
+        EXISTS (SELECT 1 FROM dependency WHERE needs_id = ?1), payload
     FROM finished
     WHERE id = ?1";
 
@@ -41,21 +47,22 @@ impl Tables {
             Some(state) => return Ok(Changed::WrongState(state)),
             None => return Ok(Changed::NotFound),
         }
-        let sql = "SELECT queue_id, priority, unique_key FROM finished WHERE id = ?1";
-        let read = |row: &rusqlite::Row<'_>| Ok((row.get(0)?, row.get(1)?, row.get(2)?));
-        let (queue, priority, key) = self.conn.prepare_cached(sql)?.query_row([id], read)?;
-        let key: Option<String> = key;
-        if let Some(holder) = self.holder_of_key(queue, key.as_deref())? {
-            return Ok(Changed::Duplicate(holder));
-        }
-        if let Some(key) = key {
-            self.insert_key(queue, &key, id)?;
+        let sql = "SELECT queue_id, unique_key, options FROM finished WHERE id = ?1";
+        let read = |row: &rusqlite::Row<'_>| {
+            Ok((row.get(0)?, row.get::<_, Option<String>>(1)?, row::options(row, 2)?))
+        };
+        let (queue, key, options) = self.conn.prepare_cached(sql)?.query_row([id], read)?;
+        if let Some(key) = key.filter(|_| options.hold == UniqueHold::Live) {
+            if let Some(holder) = self.holder_of_key(queue, KeyKind::Live, &key)? {
+                return Ok(Changed::Duplicate(holder));
+            }
+            self.take_key(queue, KeyKind::Live, &key, id, None)?;
         }
         let place = self.next_number()?;
-        self.execute(REVIVE, params![id, place])?;
+        self.execute(REVIVE, params![id, place, options.flow.gate().unwrap_or_default()])?;
         self.execute("DELETE FROM finished WHERE id = ?1", [id])?;
         *self.count(queue, State::Dead) -= 1;
-        self.insert_ready(queue, priority, place, id)?;
+        self.insert_ready(queue, id)?;
         Ok(Changed::Done(self.effect(queue, job, Destination::Ready)))
     }
 
@@ -68,6 +75,7 @@ impl Tables {
         let Some(copy) = job.copy() else { return Ok(Changed::NotFound) };
         match self.push_one(&copy)? {
             Pushed::Duplicate { id, .. } => Ok(Changed::Duplicate(id)),
+            Pushed::Replaced { .. } | Pushed::Refused(_) => Ok(Changed::NotFound),
             Pushed::Inserted { id, .. } => {
                 let sql = "UPDATE finished SET replayed_as = ?2 WHERE id = ?1";
                 self.execute(sql, params![sql_id(original), sql_id(id)])?;
@@ -108,14 +116,132 @@ impl Tables {
         Ok(effects)
     }
 
-    pub(super) fn cancel(&mut self, job: JobId) -> rusqlite::Result<Changed> {
+    pub(super) fn cancel(&mut self, job: JobId, grace: Duration) -> rusqlite::Result<Cancelled> {
         match self.end_waiting(job, State::Cancelled, None)? {
-            Ok(effect) => Ok(Changed::Done(effect)),
-            Err(Some(state)) => Ok(Changed::WrongState(state)),
+            Ok(effect) => {
+                let mut effects = vec![effect];
+                self.release_dependents(&mut effects)?;
+                Ok(Cancelled::Done(effects))
+            }
+            Err(Some(_)) => self.ask_to_cancel(job, grace),
             Err(None) => Ok(match self.state(job)? {
-                Some(state) => Changed::WrongState(state),
-                None => Changed::NotFound,
+                Some(state) => Cancelled::WrongState(state),
+                None => Cancelled::NotFound,
             }),
+        }
+    }
+
+    /// Notes that somebody asks for the end of a leased job.
+    fn ask_to_cancel(&mut self, job: JobId, grace: Duration) -> rusqlite::Result<Cancelled> {
+        let sql = "INSERT INTO cancel (job_id, requested_at, force_at) VALUES (?1, ?2, ?3)
+                   ON CONFLICT DO UPDATE SET force_at = min(force_at, excluded.force_at)
+                   RETURNING force_at";
+        let values = params![sql_id(job), self.now.0, (self.now + grace).0];
+        let force_at = self.one(sql, values, |row| row.get(0))?.map(Timestamp);
+        self.leases.set_not_plain(job);
+        let held = self.leases.held(job);
+        let (Some(held), Some(force_at)) = (held, force_at) else { return Ok(Cancelled::NotFound) };
+        let lease = Lease { job, delivery: held.delivery };
+        let session = self.leases.row(held.row).session;
+        Ok(Cancelled::Requested { lease, session, force_at })
+    }
+
+    pub(super) fn edit(&mut self, job: JobId, edit: Edit) -> rusqlite::Result<Changed> {
+        match self.state(job)? {
+            None => return Ok(Changed::NotFound),
+            Some(State::Blocked | State::Scheduled | State::Ready) => {}
+            Some(state) => return Ok(Changed::WrongState(state)),
+        }
+        if let Some(queue) = &edit.queue
+            && let Some(holder) = self.move_to(job, queue)?
+        {
+            return Ok(Changed::Duplicate(holder));
+        }
+        self.apply(job, &edit)?;
+        let id = sql_id(job);
+        let queue = self.queue_of(id)?;
+        let sql = "SELECT run_at FROM job WHERE id = ?1";
+        let run_at = self.one(sql, [id], |row| row::time(row, 0))?.flatten();
+        let to = match (self.live_state(job)?, run_at) {
+            (State::Scheduled, Some(at)) => Destination::Scheduled(at),
+            (State::Ready, _) => Destination::Ready,
+            _ => Destination::Blocked,
+        };
+        Ok(Changed::Done(self.effect(queue, job, to)))
+    }
+
+    /// Moves a job with the key that it has as long as it lives. Its other keys stay behind. The
+    /// answer: who has that key there, if somebody has.
+    fn move_to(&mut self, job: JobId, name: &QueueName) -> rusqlite::Result<Option<JobId>> {
+        let id = sql_id(job);
+        let (from, to) = (self.queue_of(id)?, self.queue(name)?);
+        if from == to {
+            return Ok(None);
+        }
+        let sql = "SELECT unique_key, options FROM job WHERE id = ?1";
+        let read =
+            |row: &rusqlite::Row<'_>| Ok((row.get::<_, Option<String>>(0)?, row::options(row, 1)?));
+        let (key, options) = self.conn.prepare_cached(sql)?.query_row([id], read)?;
+        let key = key.filter(|_| options.hold == UniqueHold::Live);
+        if let Some(key) = &key
+            && let Some(holder) = self.holder_of_key(to, KeyKind::Live, key)?
+        {
+            return Ok(Some(holder));
+        }
+        self.release_key(from, id)?;
+        if let Some(key) = key {
+            self.take_key(to, KeyKind::Live, &key, id, None)?;
+        }
+        let state = self.live_state(job)?;
+        if state == State::Ready {
+            self.leave_line(from, id)?;
+        } else {
+            self.moved_queue(from, to, state);
+        }
+        self.execute("UPDATE job SET queue_id = ?2 WHERE id = ?1", params![id, to])?;
+        if state == State::Ready {
+            self.join_line(to, id)?;
+        }
+        Ok(None)
+    }
+
+    fn moved_queue(&mut self, from: QueueId, to: QueueId, state: State) {
+        *self.count(from, state) -= 1;
+        *self.count(to, state) += 1;
+    }
+
+    /// What an edit says of a job by itself.
+    pub(super) fn apply(&mut self, job: JobId, edit: &Edit) -> rusqlite::Result<()> {
+        let id = sql_id(job);
+        if let Some(payload) = &edit.payload {
+            let sql = "UPDATE job SET payload = ?2, content_type = ?3 WHERE id = ?1";
+            let (bytes, content_type) = (&payload.bytes[..], payload.content_type.as_deref());
+            self.execute(sql, params![id, bytes, content_type])?;
+        }
+        let (queue, state) = (self.queue_of(id)?, self.live_state(job)?);
+        if state == State::Ready {
+            self.leave_line(queue, id)?;
+        }
+        if let Some(priority) = edit.priority {
+            let sql = "UPDATE job SET priority = ?2 WHERE id = ?1";
+            self.execute(sql, params![id, priority])?;
+        }
+        if state == State::Ready {
+            self.insert_ready(queue, id)?;
+        }
+        let Some(when) = edit.when else { return Ok(()) };
+        let run_at = self.run_at(when);
+        match (state, run_at) {
+            (State::Scheduled, None) => return self.make_ready(id).map(drop),
+            (State::Scheduled, Some(_)) => self.leave_schedule(queue, id)?,
+            (State::Ready, Some(_)) => self.leave_line(queue, id)?,
+            _ => {}
+        }
+        let sql = "UPDATE job SET run_at = ?2 WHERE id = ?1";
+        self.execute(sql, params![id, run_at.map(|at| at.0)])?;
+        match run_at {
+            Some(at) if state != State::Blocked => self.insert_scheduled(queue, id, at),
+            _ => Ok(()),
         }
     }
 

@@ -2,36 +2,64 @@
 
 use rusqlite::params;
 
-use super::row::job_id;
+use super::row::{self, job_id};
 use super::tables::{QueueId, Tables};
-use crate::job::{JobId, NewJob, State, Timestamp, When};
-use crate::store::Pushed;
-use crate::store::columns::{sql_backoff, sql_id, sql_millis, sql_tags};
+use crate::job::{JobId, NewJob, State, Timestamp, UniqueHold, When};
+use crate::limits;
+use crate::store::columns::{sql_backoff, sql_id, sql_kind, sql_millis, sql_options, sql_tags};
+use crate::store::{Edit, KeyKind, Pushed, Refusal, Same};
 
 const INSERT_JOB: &str = "
     INSERT INTO job (
         id, queue_id, priority, place, created_at, max_attempts, attempts, delivery, crashes,
-        run_at, expires_at, timeout_ms, replay_of, content_type, backoff, unique_key, tags, payload
+        run_at, expires_at, timeout_ms, replay_of, content_type, backoff, unique_key, tags,
+        options, gate, payload
     )
-    VALUES (?1, ?2, ?3, ?4, ?5, ?6, 0, 1, 0, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15)";
+    VALUES (?1, ?2, ?3, ?4, ?5, ?6, 0, 1, 0, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17)";
 
 impl Tables {
     pub(super) fn push(&mut self, jobs: Vec<NewJob>) -> rusqlite::Result<Vec<Pushed>> {
-        jobs.iter().map(|job| self.push_one(job)).collect()
+        let mut refusals = Vec::with_capacity(jobs.len());
+        for job in &jobs {
+            refusals.push(self.refusal(job)?);
+        }
+        // Jobs that wait for each other are stored together or not at all.
+        if jobs.iter().any(|job| !job.waits_for.is_empty())
+            && let Some(refusal) = refusals.iter().flatten().next().copied()
+        {
+            refusals.fill(Some(refusal));
+        }
+        let mut pushed: Vec<Pushed> = Vec::with_capacity(jobs.len());
+        for (job, refusal) in jobs.into_iter().zip(refusals) {
+            let id = |place: usize| pushed.get(place).and_then(Pushed::id);
+            let one = match refusal {
+                Some(refusal) => Pushed::Refused(refusal),
+                None => self.push_one(&job.resolved(id))?,
+            };
+            pushed.push(one);
+        }
+        // Nobody can wait yet for a job that is dead at once.
+        self.ended.clear();
+        Ok(pushed)
+    }
+
+    fn refusal(&mut self, job: &NewJob) -> rusqlite::Result<Option<Refusal>> {
+        self.queue(&job.queue)?;
+        for need in &job.options.depends.on {
+            if self.state(*need)?.is_none() {
+                return Ok(Some(Refusal::NoSuchJob(*need)));
+            }
+        }
+        Ok(None)
     }
 
     pub(super) fn push_one(&mut self, job: &NewJob) -> rusqlite::Result<Pushed> {
         let queue = self.queue(&job.queue)?;
-        if let Some(id) = self.holder_of_key(queue, job.unique.as_ref().map(|key| key.as_str()))? {
-            return Ok(Pushed::Duplicate { id, state: self.live_state(id)? });
+        if let Some(pushed) = self.met(queue, job)? {
+            return Ok(pushed);
         }
         let number = self.next_number()?;
-        let run_at = match job.when {
-            When::Now => None,
-            When::After(delay) => Some(self.now + delay),
-            When::At(at) => Some(at),
-        };
-        let run_at = run_at.filter(|at| *at > self.now);
+        let run_at = self.run_at(job.when);
         let expires_at = job.ttl.map(|ttl| self.now + ttl);
         self.execute(
             INSERT_JOB,
@@ -50,15 +78,70 @@ impl Tables {
                 job.backoff.as_ref().map(sql_backoff),
                 job.unique.as_ref().map(|key| key.as_str()),
                 sql_tags(&job.tags),
+                sql_options(&job.options),
+                job.options.flow.gate().unwrap_or_default(),
                 &job.payload.bytes[..],
             ],
         )?;
         self.insert_extras(queue, number, job, expires_at)?;
-        match run_at {
-            Some(run_at) => self.insert_scheduled(queue, number, run_at)?,
-            None => self.insert_ready(queue, job.priority, number, number)?,
+        let id = JobId(number.cast_unsigned());
+        let state = match self.block(queue, id, &job.options.depends)? {
+            Some(state) => state,
+            None if run_at.is_some() => State::Scheduled,
+            None => State::Ready,
+        };
+        match (state, run_at) {
+            (State::Scheduled, Some(run_at)) => self.insert_scheduled(queue, number, run_at)?,
+            (State::Ready, _) => self.insert_ready(queue, number)?,
+            _ => {}
         }
-        Ok(Pushed::Inserted { id: JobId(number.cast_unsigned()), run_at })
+        Ok(Pushed::Inserted { id, state, run_at })
+    }
+
+    /// When a job may run. `None`: at once.
+    pub(super) fn run_at(&self, when: When) -> Option<Timestamp> {
+        let run_at = match when {
+            When::Now => None,
+            When::After(delay) => Some(self.now + delay),
+            When::At(at) => Some(at),
+        };
+        run_at.filter(|at| *at > self.now)
+    }
+
+    /// What becomes of a push that meets another job with one of its keys.
+    fn met(&mut self, queue: QueueId, job: &NewJob) -> rusqlite::Result<Option<Pushed>> {
+        if let Some(key) = &job.options.idempotency
+            && let Some(id) = self.holder_of_key(queue, KeyKind::Push, key.as_str())?
+        {
+            return self.duplicate(id, Same::Push).map(Some);
+        }
+        let Some(key) = &job.unique else { return Ok(None) };
+        let kind = KeyKind::of(job.options.hold);
+        let Some(id) = self.holder_of_key(queue, kind, key.as_str())? else { return Ok(None) };
+        match kind {
+            KeyKind::Debounce => self.debounce(id, job),
+            KeyKind::Window => self.duplicate(id, Same::Window).map(Some),
+            _ => self.duplicate(id, Same::Unique).map(Some),
+        }
+    }
+
+    fn duplicate(&self, id: JobId, of: Same) -> rusqlite::Result<Pushed> {
+        let state = self.state(id)?.unwrap_or(State::Completed);
+        Ok(Pushed::Duplicate { id, state, of })
+    }
+
+    /// A waiting job takes over what the later push says. `None`: it waits no longer.
+    fn debounce(&mut self, id: JobId, job: &NewJob) -> rusqlite::Result<Option<Pushed>> {
+        let sql = "SELECT delivery FROM job WHERE id = ?1";
+        let delivery: Option<u32> = self.one(sql, [sql_id(id)], |row| row.get(0))?;
+        if delivery != Some(1) || self.leases.held(id).is_some() {
+            return Ok(None);
+        }
+        let (payload, when) = (Some(job.payload.clone()), Some(job.when));
+        self.apply(id, &Edit { payload, when, ..Edit::default() })?;
+        let sql = "SELECT run_at FROM job WHERE id = ?1";
+        let run_at = self.one(sql, [sql_id(id)], |row| row::time(row, 0))?.flatten();
+        Ok(Some(Pushed::Replaced { id, state: self.live_state(id)?, run_at }))
     }
 
     /// What only jobs have that use it.
@@ -70,7 +153,15 @@ impl Tables {
         expires_at: Option<Timestamp>,
     ) -> rusqlite::Result<()> {
         if let Some(key) = &job.unique {
-            self.insert_key(queue, key.as_str(), id)?;
+            let until = match job.options.hold {
+                UniqueHold::WindowMs(window) => Some(self.now + window),
+                UniqueHold::Live | UniqueHold::Debounce => None,
+            };
+            self.take_key(queue, KeyKind::of(job.options.hold), key.as_str(), id, until)?;
+        }
+        if let Some(key) = &job.options.idempotency {
+            let until = Some(self.now + limits::IDEMPOTENCY_WINDOW);
+            self.take_key(queue, KeyKind::Push, key.as_str(), id, until)?;
         }
         if let Some(expires_at) = expires_at {
             self.insert_ttl(id, expires_at)?;
@@ -82,9 +173,18 @@ impl Tables {
         Ok(())
     }
 
-    pub(super) fn insert_key(&self, queue: QueueId, key: &str, id: i64) -> rusqlite::Result<()> {
-        let sql = "INSERT INTO unique_key (queue_id, key, job_id) VALUES (?1, ?2, ?3)";
-        self.execute(sql, params![queue, key, id])
+    /// Gives a key to a job. Whoever had it has it no longer.
+    pub(super) fn take_key(
+        &self,
+        queue: QueueId,
+        kind: KeyKind,
+        key: &str,
+        id: i64,
+        until: Option<Timestamp>,
+    ) -> rusqlite::Result<()> {
+        let sql = "INSERT OR REPLACE INTO unique_key (queue_id, kind, key, job_id, expires_at)
+                   VALUES (?1, ?2, ?3, ?4, ?5)";
+        self.execute(sql, params![queue, sql_kind(kind), key, id, until.map(|at| at.0)])
     }
 
     pub(super) fn insert_ttl(&self, id: i64, expires_at: Timestamp) -> rusqlite::Result<()> {
@@ -92,30 +192,26 @@ impl Tables {
         self.execute(sql, params![expires_at.0, id])
     }
 
-    /// The live job that has a unique key.
+    /// The job that has a key now.
     pub(super) fn holder_of_key(
         &self,
         queue: QueueId,
-        key: Option<&str>,
+        kind: KeyKind,
+        key: &str,
     ) -> rusqlite::Result<Option<JobId>> {
-        let Some(key) = key else { return Ok(None) };
-        let sql = "SELECT job_id FROM unique_key WHERE queue_id = ?1 AND key = ?2";
-        self.one(sql, params![queue, key], |row| job_id(row, 0))
+        let sql = "SELECT job_id FROM unique_key
+                   WHERE queue_id = ?1 AND kind = ?2 AND key = ?3
+                   AND (expires_at IS NULL OR expires_at > ?4)";
+        self.one(sql, params![queue, sql_kind(kind), key, self.now.0], |row| job_id(row, 0))
     }
 
-    /// A job's row says what it waits for; this puts it in line.
-    pub(super) fn insert_ready(
-        &mut self,
-        queue: QueueId,
-        priority: i32,
-        place: i64,
-        id: i64,
-    ) -> rusqlite::Result<()> {
-        self.execute(
-            "INSERT INTO ready (queue_id, rank, place, job_id, ready_at)
-             VALUES (?1, ?2, ?3, ?4, ?5)",
-            params![queue, -i64::from(priority), place, id, self.now.0],
-        )?;
+    /// Puts a job in line, where its row says.
+    pub(super) fn insert_ready(&mut self, queue: QueueId, id: i64) -> rusqlite::Result<()> {
+        let sql = "INSERT INTO ready (queue_id, gate, rank, place, job_id, ready_at)
+                   SELECT queue_id, gate, -priority, place, id, ?2 FROM job WHERE id = ?1
+                   RETURNING gate <> ''";
+        let is_gated = self.one(sql, params![id, self.now.0], |row| row.get(0))?;
+        *self.gated(queue) += u64::from(is_gated == Some(true));
         *self.count(queue, State::Ready) += 1;
         Ok(())
     }

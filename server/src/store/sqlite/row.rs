@@ -6,8 +6,8 @@ use bytes::Bytes;
 use rusqlite::Row;
 use rusqlite::types::{FromSql, FromSqlError, ValueRef};
 
-use crate::job::{Backoff, JobId, Payload, Tag, Timestamp};
-use crate::store::columns::{parse_backoff, parse_tags};
+use crate::job::{Backoff, JobId, Options, Payload, Tag, Timestamp};
+use crate::store::columns::{parse_backoff, parse_options, parse_tags};
 
 /// A column of a type of ours; a value that is none of it means that the file is damaged.
 pub(super) fn parsed<T, E>(
@@ -61,4 +61,8 @@ pub(super) fn tags(row: &Row<'_>, column: usize) -> rusqlite::Result<Vec<Tag>> {
 
 pub(super) fn backoff(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<Backoff>> {
     parsed(row, column, parse_backoff)
+}
+
+pub(super) fn options(row: &Row<'_>, column: usize) -> rusqlite::Result<Options> {
+    Ok(parsed(row, column, parse_options)?.unwrap_or_default())
 }

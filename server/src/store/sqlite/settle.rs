@@ -9,20 +9,20 @@ use super::tables::{QueueId, Tables};
 use crate::job::{self, Charges, Ending, JobId, Lease, Next, Reason, Rules, State, Timestamp};
 use crate::store::columns::sql_id;
 use crate::store::{
-    CRASHES_MAX, Destination, EVEN_CHANCE, Effect, Progress, Retry, Settled, Settlement, Verdict,
-    verdict_of,
+    CRASHES_MAX, Destination, EVEN_CHANCE, Effect, Progress, Settled, SettledAll, Settlement,
+    Verdict, ending_of, verdict_of,
 };
 
 const INSERT_FINISHED: &str = "
     INSERT INTO finished (
         id, queue_id, state, reason, priority, created_at, finished_at, max_attempts, attempts,
         deliveries, crashes, node, worker, started_at, expires_at, timeout_ms, replay_of,
-        replayed_as, content_type, backoff, unique_key, tags, payload, result
+        replayed_as, content_type, backoff, unique_key, tags, options, payload, result
     )
     SELECT
         id, queue_id, ?2, ?3, priority, created_at, ?4, max_attempts, coalesce(?5, attempts),
         ?6, coalesce(?7, crashes), ?8, ?9, ?10, expires_at, timeout_ms, replay_of,
-        replayed_as, content_type, backoff, unique_key, tags, payload, ?11
+        replayed_as, content_type, backoff, unique_key, tags, options, payload, ?11
     FROM job
     WHERE id = ?1";
 
@@ -36,8 +36,6 @@ const INSERT_ATTEMPT: &str = "
 struct Standing {
     charges: Charges,
     rules: Rules,
-    priority: i32,
-    place: i64,
 }
 
 /// How a lease ended, and what is to be said of it.
@@ -49,11 +47,13 @@ struct End<'a> {
 }
 
 impl Tables {
-    pub(super) fn settle(
-        &mut self,
-        settlements: Vec<Settlement>,
-    ) -> rusqlite::Result<Vec<Settled>> {
-        settlements.into_iter().map(|settlement| self.settle_one(settlement)).collect()
+    pub(super) fn settle(&mut self, settlements: Vec<Settlement>) -> rusqlite::Result<SettledAll> {
+        let mut all = SettledAll::default();
+        for settlement in settlements {
+            all.settled.push(self.settle_one(settlement)?);
+        }
+        self.release_dependents(&mut all.more)?;
+        Ok(all)
     }
 
     fn settle_one(&mut self, settlement: Settlement) -> rusqlite::Result<Settled> {
@@ -62,13 +62,13 @@ impl Tables {
         let Some(held) = held else { return self.settled_before(lease, &verdict) };
         let effect = match &verdict {
             Verdict::Ack { result } => self.complete(lease, held, result.as_ref())?,
-            Verdict::Fail { code, message, retry, chance } => {
-                let ending = failure(*retry);
+            Verdict::Fail { code, message, chance, .. } => {
+                let ending = ending_of(&verdict);
                 let end = End { ending, code: code.as_str(), message, chance: *chance };
                 self.end_badly(lease, held, &end)?
             }
-            Verdict::Release => {
-                let end = End { ending: Ending::Released, code: "", message: "", chance: 0.0 };
+            Verdict::Release | Verdict::Snooze(_) => {
+                let end = End { ending: ending_of(&verdict), code: "", message: "", chance: 0.0 };
                 self.end_badly(lease, held, &end)?
             }
         };
@@ -98,12 +98,7 @@ impl Tables {
             }
             _ => None,
         };
-        let expected = match verdict {
-            Verdict::Ack { .. } => Ending::Completed,
-            Verdict::Fail { retry, .. } => failure(*retry),
-            Verdict::Release => Ending::Released,
-        };
-        if ending.as_deref() == Some(expected.name()) {
+        if ending.as_deref() == Some(ending_of(verdict).name()) {
             return Ok(Settled::Repeated);
         }
         let sql = "SELECT 1 FROM job WHERE id = ?1";
@@ -138,6 +133,7 @@ impl Tables {
         if !held.plain {
             self.end_attempt(id, by.started_at)?;
             self.release_key(held.queue, id)?;
+            self.ended.push((lease.job, State::Completed));
         }
         self.execute("DELETE FROM job WHERE id = ?1", [id])?;
         self.drop_lease(lease.job)?;
@@ -189,6 +185,11 @@ impl Tables {
                 self.bury(queue, id, lease.delivery, reason, Some(charges))?;
                 return Ok(Destination::Finished(State::Dead));
             }
+            Next::Cancelled => {
+                let end = (State::Cancelled, None);
+                self.finish(queue, id, lease.delivery, end, Some(charges))?;
+                return Ok(Destination::Finished(State::Cancelled));
+            }
             Next::Ready => None,
             Next::Scheduled(at) => Some(at),
         };
@@ -206,14 +207,15 @@ impl Tables {
                 Ok(Destination::Scheduled(at))
             }
             None => {
-                self.insert_ready(queue, standing.priority, standing.place, id)?;
+                self.insert_ready(queue, id)?;
                 Ok(Destination::Ready)
             }
         }
     }
 
     fn standing(&self, id: i64) -> rusqlite::Result<Standing> {
-        let sql = "SELECT attempts, crashes, max_attempts, backoff, expires_at, priority, place
+        let sql = "SELECT attempts, crashes, max_attempts, backoff, expires_at,
+                       EXISTS (SELECT 1 FROM cancel WHERE job_id = ?1)
                    FROM job WHERE id = ?1";
         self.conn.prepare_cached(sql)?.query_row([id], |row| {
             Ok(Standing {
@@ -223,9 +225,8 @@ impl Tables {
                     crashes_max: CRASHES_MAX,
                     backoff: row::backoff(row, 3)?.unwrap_or_default(),
                     expires_at: row::time(row, 4)?,
+                    is_cancelled: row.get(5)?,
                 },
-                priority: row.get(5)?,
-                place: row.get(6)?,
             })
         })
     }
@@ -235,12 +236,15 @@ impl Tables {
         let sql = "DELETE FROM deadline
                    WHERE at = ?2 + (SELECT timeout_ms FROM job WHERE id = ?1) AND job_id = ?1";
         self.execute(sql, params![id, started_at.0])?;
+        self.execute("DELETE FROM cancel WHERE job_id = ?1", [id])?;
         self.execute("DELETE FROM progress WHERE job_id = ?1", [id])
     }
 
-    fn release_key(&self, queue: QueueId, id: i64) -> rusqlite::Result<()> {
+    /// Gives back the keys that a job has as long as it lives.
+    pub(super) fn release_key(&self, queue: QueueId, id: i64) -> rusqlite::Result<()> {
         let sql = "DELETE FROM unique_key
-                   WHERE queue_id = ?1 AND key = (SELECT unique_key FROM job WHERE id = ?2)";
+                   WHERE queue_id = ?1 AND kind IN (0, 2) AND job_id = ?2
+                   AND key = (SELECT unique_key FROM job WHERE id = ?2)";
         self.execute(sql, params![queue, id])
     }
 
@@ -286,7 +290,7 @@ impl Tables {
         self.finish(queue, id, deliveries, (State::Dead, Some(reason)), charges)
     }
 
-    fn finish(
+    pub(super) fn finish(
         &mut self,
         queue: QueueId,
         id: i64,
@@ -311,8 +315,10 @@ impl Tables {
             ],
         )?;
         self.release_key(queue, id)?;
+        self.execute("DELETE FROM dependency WHERE job_id = ?1", [id])?;
         self.execute("DELETE FROM job WHERE id = ?1", [id])?;
         *self.count(queue, state) += 1;
+        self.ended.push((JobId(id.cast_unsigned()), state));
         Ok(())
     }
 
@@ -330,13 +336,5 @@ impl Tables {
             params![sql_id(lease.job), progress.percent, progress.message],
         )?;
         Ok(true)
-    }
-}
-
-fn failure(retry: Retry) -> Ending {
-    match retry {
-        Retry::Backoff => Ending::Failed { retry_in: None },
-        Retry::After(delay) => Ending::Failed { retry_in: Some(delay) },
-        Retry::Reject => Ending::Rejected,
     }
 }

@@ -9,7 +9,8 @@ use rusqlite::{Connection, OptionalExtension, params};
 
 use super::leases::LeaseIndex;
 use crate::clock::Clock;
-use crate::job::{QueueName, State, Timestamp};
+use crate::job::{JobId, QueueName, Settings, State, Timestamp};
+use crate::store::columns::{parse_settings, sql_settings};
 use crate::store::{Counts, Retention};
 
 /// Numbers are taken from the table in blocks: a crash skips the rest of one.
@@ -26,6 +27,8 @@ pub(super) struct Tables {
     queues: HashMap<QueueName, QueueId>,
     details: HashMap<QueueId, QueueDetails>,
     pub(super) leases: LeaseIndex,
+    /// Jobs that ended in this call, for those that wait for them.
+    pub(super) ended: Vec<(JobId, State)>,
     /// The next number, and the first that is not ours to use yet.
     numbers: (i64, i64),
     /// The memory may not be what the tables say.
@@ -39,7 +42,17 @@ pub(super) type QueueId = i64;
 pub(super) struct QueueDetails {
     pub(super) name: QueueName,
     pub(super) paused_at: Option<Timestamp>,
+    pub(super) settings: Settings,
     pub(super) counts: Counts,
+    /// Ready jobs that wait behind a gate.
+    pub(super) gated: u64,
+}
+
+impl QueueDetails {
+    fn new(name: QueueName) -> Self {
+        let (settings, counts) = (Settings::default(), Counts::default());
+        Self { name, paused_at: None, settings, counts, gated: 0 }
+    }
 }
 
 impl Tables {
@@ -62,6 +75,7 @@ impl Tables {
             queues: HashMap::new(),
             details: HashMap::new(),
             leases: LeaseIndex::default(),
+            ended: Vec::new(),
             numbers: (0, 0),
             stale: true,
         };
@@ -70,6 +84,7 @@ impl Tables {
     }
 
     pub(super) fn begin(&mut self) -> rusqlite::Result<()> {
+        self.ended.clear();
         if self.stale {
             self.reload()?;
         }
@@ -113,15 +128,15 @@ impl Tables {
     fn reload_queues(&mut self) -> rusqlite::Result<()> {
         self.queues.clear();
         self.details.clear();
-        let mut statement = self.conn.prepare("SELECT id, name, paused_at FROM queue")?;
+        let mut statement = self.conn.prepare("SELECT id, name, paused_at, settings FROM queue")?;
         let mut rows = statement.query([])?;
         while let Some(row) = rows.next()? {
             let name: String = row.get(1)?;
             let Ok(name) = QueueName::parse(&name) else { continue };
             let details = QueueDetails {
-                name: name.clone(),
                 paused_at: row.get::<_, Option<i64>>(2)?.map(Timestamp),
-                counts: Counts::default(),
+                settings: super::row::parsed(row, 3, parse_settings)?.unwrap_or_default(),
+                ..QueueDetails::new(name.clone())
             };
             self.queues.insert(name, row.get(0)?);
             self.details.insert(row.get(0)?, details);
@@ -129,11 +144,25 @@ impl Tables {
         drop(rows);
         drop(statement);
         for sql in [
-            "SELECT queue_id, 'scheduled', count(*) FROM job WHERE run_at IS NOT NULL GROUP BY 1",
+            "SELECT queue_id, iif(is_blocked, 'blocked', 'scheduled'), count(*) FROM job
+             WHERE run_at IS NOT NULL OR is_blocked GROUP BY 1, 2",
             "SELECT queue_id, 'ready', count(*) FROM ready GROUP BY 1",
             "SELECT queue_id, state, count(*) FROM finished GROUP BY 1, 2",
         ] {
             self.reload_counts(sql)?;
+        }
+        self.reload_gated()
+    }
+
+    fn reload_gated(&mut self) -> rusqlite::Result<()> {
+        let sql = "SELECT queue_id, count(*) FROM ready WHERE gate <> '' GROUP BY 1";
+        let mut statement = self.conn.prepare(sql)?;
+        let mut rows = statement.query([])?;
+        while let Some(row) = rows.next()? {
+            let (queue, count): (QueueId, i64) = (row.get(0)?, row.get(1)?);
+            if let Some(details) = self.details.get_mut(&queue) {
+                details.gated = u64::try_from(count).unwrap_or(0);
+            }
         }
         Ok(())
     }
@@ -184,10 +213,8 @@ impl Tables {
         }
         self.execute("INSERT INTO queue (name) VALUES (?1)", [name.as_str()])?;
         let id = self.conn.last_insert_rowid();
-        let details =
-            QueueDetails { name: name.clone(), paused_at: None, counts: Counts::default() };
         self.queues.insert(name.clone(), id);
-        self.details.insert(id, details);
+        self.details.insert(id, QueueDetails::new(name.clone()));
         Ok(id)
     }
 
@@ -210,6 +237,25 @@ impl Tables {
             details.paused_at = at;
         }
         Ok(())
+    }
+
+    pub(super) fn set_settings(
+        &mut self,
+        name: &QueueName,
+        settings: Settings,
+    ) -> rusqlite::Result<()> {
+        let id = self.queue(name)?;
+        let sql = "UPDATE queue SET settings = ?2 WHERE id = ?1";
+        self.execute(sql, params![id, sql_settings(&settings)])?;
+        if let Some(details) = self.details.get_mut(&id) {
+            details.settings = settings;
+        }
+        Ok(())
+    }
+
+    /// How many ready jobs of the queue wait behind a gate, to be changed.
+    pub(super) fn gated(&mut self, id: QueueId) -> &mut u64 {
+        &mut self.details.get_mut(&id).expect("see `details`").gated
     }
 
     /// How many jobs of the queue are in `state`, to be changed.

@@ -1,0 +1,168 @@
+//! What few jobs ask for, and what is kept of it as one text.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::time::millis;
+use super::{Flow, InvalidField, JobId, ScheduleName, Timestamp, UniqueKey};
+use crate::limits;
+
+/// What few jobs ask for.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Options {
+    /// How long the job has its unique key.
+    #[serde(skip_serializing_if = "UniqueHold::is_default")]
+    pub hold: UniqueHold,
+    /// A push that is repeated with this key within a day is not done again.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub idempotency: Option<UniqueKey>,
+    /// How many like it may run.
+    #[serde(flatten)]
+    pub flow: Flow,
+    /// What it waits for.
+    #[serde(skip_serializing_if = "Depends::is_default")]
+    pub depends: Depends,
+    /// The slot of a schedule that made it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub slot: Option<Slot>,
+}
+
+/// How long a job has its unique key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum UniqueHold {
+    /// Until it ends.
+    #[default]
+    Live,
+    /// For so long after its push, whatever becomes of it: a throttle.
+    WindowMs(#[serde(with = "millis")] Duration),
+    /// Until it is leased. A push meanwhile takes its place: the last one wins.
+    Debounce,
+}
+
+impl UniqueHold {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// Which jobs a job waits for.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Depends {
+    /// All of these.
+    pub on: Vec<JobId>,
+    /// What becomes of it if one of them dies or is cancelled.
+    pub on_failure: OnFailure,
+}
+
+impl Depends {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// What becomes of a job if one that it waits for dies or is cancelled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OnFailure {
+    /// It dies too.
+    #[default]
+    Fail,
+    /// It goes on as if that one had been completed.
+    Ignore,
+    /// It waits on: that one may be retried.
+    Wait,
+}
+
+impl OnFailure {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Fail, Self::Ignore, Self::Wait];
+
+    /// The word for it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Fail => "fail",
+            Self::Ignore => "ignore",
+            Self::Wait => "wait",
+        }
+    }
+
+    /// The policy of this name.
+    pub fn parse(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|policy| policy.name() == name)
+    }
+}
+
+/// A time at which a schedule makes a job.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Slot {
+    /// The schedule.
+    pub schedule: ScheduleName,
+    /// The time by its rule, before any jitter.
+    pub at: Timestamp,
+}
+
+impl Options {
+    /// # Errors
+    ///
+    /// If a number is out of its range, naming the field.
+    pub fn check(mut self) -> Result<Self, InvalidField> {
+        if let UniqueHold::WindowMs(window) = self.hold
+            && !limits::UNIQUE_WINDOW.contains(&window)
+        {
+            return Err(InvalidField::new("unique.window_ms", "must be from 1 ms to 30 days"));
+        }
+        self.depends.on.sort_unstable();
+        self.depends.on.dedup();
+        if self.depends.on.len() > limits::DEPENDS_MAX {
+            let most = limits::DEPENDS_MAX;
+            return Err(InvalidField::new("depends_on", format!("more than {most}")));
+        }
+        self.flow = self.flow.check()?;
+        Ok(self)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Concurrency, FlowKey, Rate, RateRule};
+    use super::*;
+
+    #[test]
+    fn options_survive_their_text() {
+        let key = |name: &str| FlowKey::parse(name).unwrap();
+        let rule = RateRule { limit: 10, per: Duration::from_secs(1), burst: Some(2) };
+        let options = Options {
+            hold: UniqueHold::WindowMs(Duration::from_millis(7)),
+            idempotency: Some(UniqueKey::parse("i").unwrap()),
+            flow: Flow {
+                concurrency: Some(Concurrency { key: key("c"), max: None }),
+                rate: Some(Rate { key: key("r"), rule }),
+            },
+            depends: Depends { on: vec![JobId(3)], on_failure: OnFailure::Wait },
+            slot: Some(Slot { schedule: ScheduleName::parse("s").unwrap(), at: Timestamp(5) }),
+        };
+        let text = serde_json::to_string(&options).unwrap();
+        assert_eq!(serde_json::from_str::<Options>(&text).unwrap(), options);
+        let debounce = Options { hold: UniqueHold::Debounce, ..Options::default() };
+        let text = serde_json::to_string(&debounce).unwrap();
+        assert_eq!(serde_json::from_str::<Options>(&text).unwrap(), debounce);
+        assert_eq!(serde_json::to_string(&Options::default()).unwrap(), "{}");
+    }
+
+    #[test]
+    fn a_window_has_a_length_and_a_job_waits_for_a_bounded_number() {
+        let window = |time| Options { hold: UniqueHold::WindowMs(time), ..Options::default() };
+        assert!(window(Duration::ZERO).check().is_err());
+        assert!(window(Duration::from_millis(1)).check().is_ok());
+        let on = |count: u64| {
+            let depends = Depends { on: (1..=count).map(JobId).collect(), ..Depends::default() };
+            Options { depends, ..Options::default() }.check()
+        };
+        assert!(on(limits::DEPENDS_MAX as u64).is_ok());
+        assert_eq!(on(limits::DEPENDS_MAX as u64 + 1).unwrap_err().field, "depends_on");
+    }
+}
