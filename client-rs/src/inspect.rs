@@ -6,7 +6,8 @@
 use std::time::Duration;
 
 use batonq_protocol::messages::{
-    GetJob, GetStats, GetTimeline, ListNodes, ListQueues, ListWorkers, Ping, WaitJob,
+    GetJob, GetStats, GetTimeline, KeyUse, ListKeys, ListNodes, ListQueues, ListWorkers, Ping,
+    WaitJob,
 };
 use batonq_protocol::{ErrorCode, Message};
 use tokio::time::Instant;
@@ -52,6 +53,16 @@ impl Client {
     /// As [`Client::queues`].
     pub async fn jobs(&self, filter: JobFilter) -> Result<JobPage, Error> {
         answer!(self.call(Message::ListJobs(filter)).await?, JobPage)
+    }
+
+    /// The keys of a queue that jobs wait or work for, and their limits.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Client::job`].
+    pub async fn keys(&self, queue: impl Into<String>) -> Result<Vec<KeyUse>, Error> {
+        let list = Message::ListKeys(ListKeys { queue: queue.into() });
+        Ok(answer!(self.call(list).await?, Keys)?.keys)
     }
 
     /// A job and each lease on it, oldest first.

@@ -67,6 +67,7 @@ mod pause;
 mod pull;
 mod push;
 mod request;
+mod schedules;
 mod session;
 mod settle;
 mod settler;
@@ -76,6 +77,7 @@ mod worker;
 
 pub use batonq_protocol::ErrorCode;
 
+pub use batonq_protocol::messages::{KeyUse, key_use};
 pub use change::{Cancelled, Edit};
 pub use client::Client;
 pub use config::Config;
@@ -88,6 +90,7 @@ pub use inspect::{
 pub use job::{Job, JobId, Lease, Need};
 pub use pull::PullOptions;
 pub use push::{Backoff, NewJob, OnFailure, Outcome, Pushed};
+pub use schedules::{Fire, Schedule, ScheduleDetail};
 pub use session::NodeInfo;
 pub use settle::Ack;
 pub use subscription::Subscription;

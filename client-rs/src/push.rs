@@ -52,6 +52,10 @@ impl NewJob {
         Ok(Self::new(queue, payload))
     }
 
+    pub(crate) fn into_wire(self) -> messages::NewJob {
+        self.wire
+    }
+
     /// What the payload is; `application/json` unless given.
     #[must_use]
     pub fn content_type(mut self, content_type: impl Into<String>) -> Self {
@@ -330,7 +334,7 @@ impl Client {
     }
 }
 
-fn pushed_one(result: messages::PushResult) -> Result<Pushed, Error> {
+pub(crate) fn pushed_one(result: messages::PushResult) -> Result<Pushed, Error> {
     let (outcome, state) = (result.outcome(), result.state());
     if let Some(error) = result.error {
         return Err(error.into());

@@ -5,7 +5,7 @@ pub struct Envelope {
     /// Chosen by the side that asks, repeated in the answer. 0: not an answer.
     #[prost(uint64, tag = "1")]
     pub request_id: u64,
-    #[prost(oneof = "envelope::Message", tags = "2, 3, 4, 5, 6, 7, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 30, 31, 32, 33, 34, 35, 36, 37, 38, 39, 40, 41, 42, 50, 51, 52, 53, 54, 55, 56, 57, 58, 59, 65, 60, 61, 62, 63, 64, 66")]
+    #[prost(oneof = "envelope::Message", tags = "2, 3, 4, 5, 6, 7, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 30, 31, 32, 33, 34, 35, 36, 37, 38, 39, 40, 41, 42, 50, 51, 52, 53, 54, 55, 56, 57, 58, 59, 65, 60, 61, 62, 63, 64, 66, 70, 71, 72, 73, 74, 75, 76, 77, 78")]
     pub message: ::core::option::Option<envelope::Message>,
 }
 /// Nested message and enum types in `Envelope`.
@@ -131,6 +131,25 @@ pub mod envelope {
         /// Jobs that wait for each other.
         #[prost(message, tag = "66")]
         PushFlow(super::PushFlow),
+        /// Schedules.
+        #[prost(message, tag = "70")]
+        PutSchedule(super::PutSchedule),
+        #[prost(message, tag = "71")]
+        ListSchedules(super::ListSchedules),
+        #[prost(message, tag = "72")]
+        Schedules(super::Schedules),
+        #[prost(message, tag = "73")]
+        DeleteSchedule(super::DeleteSchedule),
+        #[prost(message, tag = "74")]
+        PauseSchedule(super::PauseSchedule),
+        #[prost(message, tag = "75")]
+        ResumeSchedule(super::ResumeSchedule),
+        #[prost(message, tag = "76")]
+        RunSchedule(super::RunSchedule),
+        #[prost(message, tag = "77")]
+        ListFires(super::ListFires),
+        #[prost(message, tag = "78")]
+        Fires(super::Fires),
     }
 }
 // ---------------------------------------------------------------- opening
@@ -1054,6 +1073,134 @@ pub struct DrainNode {
     /// It gives out nothing more, but does not exit.
     #[prost(bool, tag = "2")]
     pub stay: bool,
+}
+// --------------------------------------------------------------- schedules
+
+/// Makes a schedule, or changes the one of this name.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct PutSchedule {
+    #[prost(message, optional, tag = "1")]
+    pub schedule: ::core::option::Option<Schedule>,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Schedule {
+    /// 1 to 256 of A-Z a-z 0-9 . _ : -
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    /// Five fields, six with seconds first, or @every and a period.
+    #[prost(string, tag = "2")]
+    pub schedule: ::prost::alloc::string::String,
+    /// Of the IANA database; empty: UTC.
+    #[prost(string, tag = "3")]
+    pub timezone: ::prost::alloc::string::String,
+    /// If the job of the slot before has not ended: allow, skip or queue; empty:
+    /// allow.
+    #[prost(string, tag = "4")]
+    pub overlap: ::prost::alloc::string::String,
+    /// Of slots that were missed: none, last or all; empty: last.
+    #[prost(string, tag = "5")]
+    pub catch_up: ::prost::alloc::string::String,
+    /// With all: how many at most, and how old. 0: 100, and a day.
+    #[prost(uint32, tag = "6")]
+    pub catch_up_cap: u32,
+    #[prost(uint64, tag = "7")]
+    pub catch_up_window_ms: u64,
+    /// Each job waits up to so long, by chance.
+    #[prost(uint64, tag = "8")]
+    pub jitter_ms: u64,
+    #[prost(int64, optional, tag = "9")]
+    pub ends_at_ms: ::core::option::Option<i64>,
+    #[prost(uint64, optional, tag = "10")]
+    pub runs_max: ::core::option::Option<u64>,
+    /// What is pushed. Its time and its unique window do not matter.
+    #[prost(message, optional, tag = "11")]
+    pub job: ::core::option::Option<NewJob>,
+    /// From here on: only in answers. Unset: it has ended.
+    #[prost(int64, optional, tag = "20")]
+    pub next_at_ms: ::core::option::Option<i64>,
+    #[prost(int64, optional, tag = "21")]
+    pub paused_at_ms: ::core::option::Option<i64>,
+    #[prost(uint64, tag = "22")]
+    pub runs: u64,
+    /// Slots that made no job because nobody led.
+    #[prost(uint64, tag = "23")]
+    pub missed: u64,
+    #[prost(int64, optional, tag = "24")]
+    pub last_slot_ms: ::core::option::Option<i64>,
+    #[prost(uint64, tag = "25")]
+    pub last_job: u64,
+    #[prost(int64, tag = "26")]
+    pub created_at_ms: i64,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ListSchedules {
+    /// Empty: all of them.
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    /// Only those whose names come after this one.
+    #[prost(string, tag = "2")]
+    pub after: ::prost::alloc::string::String,
+    /// 0: 50.
+    #[prost(uint32, tag = "3")]
+    pub limit: u32,
+}
+/// By name.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Schedules {
+    #[prost(message, repeated, tag = "1")]
+    pub schedules: ::prost::alloc::vec::Vec<Schedule>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DeleteSchedule {
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct PauseSchedule {
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ResumeSchedule {
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+}
+/// Pushes its job now, out of turn. Answered by Pushed.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RunSchedule {
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ListFires {
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    /// 0: 50.
+    #[prost(uint32, tag = "2")]
+    pub limit: u32,
+}
+/// Newest first.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Fires {
+    #[prost(message, repeated, tag = "1")]
+    pub fires: ::prost::alloc::vec::Vec<Fire>,
+}
+/// What became of a slot, or of several that were missed.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Fire {
+    /// Of several, the first.
+    #[prost(int64, tag = "1")]
+    pub slot_ms: i64,
+    #[prost(int64, tag = "2")]
+    pub fired_at_ms: i64,
+    /// fired, manual, skipped or missed.
+    #[prost(string, tag = "3")]
+    pub outcome: ::prost::alloc::string::String,
+    /// The job that was made, or that kept it from being made; 0: none.
+    #[prost(uint64, tag = "4")]
+    pub job: u64,
+    #[prost(uint64, tag = "5")]
+    pub count: u64,
 }
 /// The numbers are the contract; protocol/src/error_code.rs says what each
 /// means to a client.

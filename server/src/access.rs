@@ -63,6 +63,8 @@ pub enum Operation {
     EditJob,
     SetSettings,
     ListKeys,
+    ListSchedules,
+    ChangeSchedule,
     GetCluster,
     DrainNode,
     /// A sign of life, and what is open to everybody: health, the API's description.
@@ -87,6 +89,7 @@ impl Operation {
             | Self::GetTimeline
             | Self::ListQueues
             | Self::ListKeys
+            | Self::ListSchedules
             | Self::ListWorkers
             | Self::GetStats
             | Self::GetMetrics
@@ -100,6 +103,7 @@ impl Operation {
             | Self::PromoteJob
             | Self::EditJob
             | Self::SetSettings
+            | Self::ChangeSchedule
             | Self::DrainNode => Some(&[Admin]),
         }
     }
@@ -128,6 +132,8 @@ impl Operation {
             Self::EditJob => "edit job",
             Self::SetSettings => "set settings",
             Self::ListKeys => "list keys",
+            Self::ListSchedules => "list schedules",
+            Self::ChangeSchedule => "change schedule",
             Self::GetCluster => "get cluster",
             Self::DrainNode => "drain node",
             Self::Greet => "greet",

@@ -56,6 +56,26 @@ pub const DEPENDS_MAX: usize = 100;
 /// one is to be asked for.
 pub const NEED_BYTES_MAX: usize = 64 * 1024;
 
+/// The length of a cron expression in bytes.
+pub const CRON_BYTES_MAX: usize = 256;
+
+/// The period of a schedule that has one.
+pub const CRON_EVERY: RangeInclusive<Duration> =
+    Duration::from_secs(1)..=Duration::from_secs(366 * 24 * 3600);
+
+/// Missed slots that one schedule may make up for.
+pub const CATCH_UP_CAP: RangeInclusive<u32> = 1..=1000;
+
+/// How old they may be.
+pub const CATCH_UP_WINDOW: RangeInclusive<Duration> =
+    Duration::from_secs(1)..=Duration::from_secs(30 * 24 * 3600);
+
+/// How long the job of a slot may be made to wait.
+pub const JITTER_MAX: Duration = Duration::from_secs(24 * 3600);
+
+/// Schedules of a cluster.
+pub const SCHEDULES_MAX: usize = 10_000;
+
 /// The length of a tag in bytes: it is stored in an index.
 pub const TAG_BYTES: RangeInclusive<usize> = 1..=128;
 

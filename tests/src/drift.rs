@@ -5,13 +5,14 @@ use std::time::Duration;
 
 use batonq_server::clock::ManualClock;
 use batonq_server::job::{
-    Backoff, Concurrency, Depends, FailureCode, Flow, FlowKey, JobId, KeyLimits, Lease, NewJob,
-    OnFailure, Options, Payload, QueueName, Rate, RateRule, Reason, Settings, State, Tag,
-    UniqueHold, UniqueKey, When, WorkerName,
+    Backoff, CatchUp, Concurrency, CronRule, Depends, FailureCode, Flow, FlowKey, JobId, KeyLimits,
+    Lease, NewJob, OnFailure, Options, Overlap, Payload, QueueName, Rate, RateRule, Reason,
+    ScheduleName, ScheduleSpec, Settings, State, Tag, Timestamp, UniqueHold, UniqueKey, When,
+    WorkerName,
 };
 use batonq_server::store::{
     Claim, DeadFilter, Duty, Edit, Extension, Hold, JobFilter, Pausing, Progress, Retention, Retry,
-    SessionId, Settlement, Store, Verdict,
+    Schedule, SchedulesWanted, SessionId, Settlement, Store, Verdict,
 };
 use bytes::Bytes;
 use futures_util::TryFutureExt;
@@ -67,6 +68,14 @@ pub enum Step {
     Look(JobId),
     /// A queue is looked at.
     LookAt(QueueName),
+    /// A schedule is put.
+    Schedule(ScheduleName, Box<ScheduleSpec>),
+    /// A schedule is paused or resumed.
+    PauseSchedule(ScheduleName, Pausing),
+    /// A schedule's job is pushed out of turn.
+    RunSchedule(ScheduleName),
+    /// A schedule is deleted.
+    DeleteSchedule(ScheduleName),
     /// Time passes.
     Pass(Duration),
     /// The store is closed and opened again.
@@ -211,7 +220,7 @@ prop_compose! {
     ) -> Settings {
         let limits = |(max, rule)| KeyLimits { concurrency: Some(max), rate: Some(rule) };
         let keys = of_key.map(|of_key| ("x".to_owned(), limits(of_key)));
-        Settings { concurrency, rate, keys: keys.into_iter().collect(), ..Settings::default() }
+        Settings { concurrency, rate, keys: keys.into_iter().collect() }
     }
 }
 
@@ -280,6 +289,41 @@ fn lease() -> impl Strategy<Value = Lease> {
     (job_id(), 1..4_u32).prop_map(|(job, delivery)| Lease { job, delivery })
 }
 
+fn schedule_name() -> impl Strategy<Value = ScheduleName> {
+    prop_oneof![Just("s"), Just("t")].prop_map(|name| ScheduleName::parse(name).expect("a name"))
+}
+
+prop_compose! {
+    fn schedule()(
+        rule in prop_oneof![Just("@every 7s"), Just("*/5 * * * * *"), Just("* * * * *")],
+        overlap in proptest::sample::select(&Overlap::ALL[..]),
+        catch_up in prop_oneof![
+            Just(CatchUp::None),
+            Just(CatchUp::Last),
+            (1..4_u32, 1..60_u64).prop_map(|(cap, window)| CatchUp::All {
+                cap,
+                window: Duration::from_secs(window),
+            }),
+        ],
+        jitter in prop_oneof![2 => Just(Duration::ZERO), 1 => seconds(9)],
+        ends_at in proptest::option::weighted(0.2, 1_790_000_010_000..1_790_000_100_000_i64),
+        runs_max in proptest::option::weighted(0.2, 1..5_u64),
+        job in new_job(),
+    ) -> ScheduleSpec {
+        let mut job = NewJob { when: When::Now, ..job };
+        job.options.depends = Depends::default();
+        ScheduleSpec {
+            rule: CronRule::parse(rule, "").expect("a rule"),
+            overlap,
+            catch_up,
+            jitter,
+            ends_at: ends_at.map(Timestamp),
+            runs_max,
+            job,
+        }
+    }
+}
+
 /// A step, as often as such steps come in life.
 pub fn step() -> impl Strategy<Value = Step> {
     let held = || 0..8_usize;
@@ -313,6 +357,11 @@ pub fn step() -> impl Strategy<Value = Step> {
             seconds(40),
         ]
         .prop_map(Step::Pass),
+        2 => (schedule_name(), schedule()).prop_map(|(name, spec)| Step::Schedule(name, spec.into())),
+        1 => (schedule_name(), prop_oneof![1 => Just(Pausing::Pause), 2 => Just(Pausing::Resume)])
+            .prop_map(|(name, pausing)| Step::PauseSchedule(name, pausing)),
+        1 => schedule_name().prop_map(Step::RunSchedule),
+        1 => schedule_name().prop_map(Step::DeleteSchedule),
         1 => Just(Step::Reopen),
     ]
 }
@@ -449,6 +498,18 @@ impl<M: Maker> Run<M> {
             }
             Step::Keys(queue) => drop(both!(self, what, |store| store.key_uses(queue.clone()))),
             Step::Promote(id) => drop(both!(self, what, |store| store.promote(id))),
+            Step::Schedule(name, spec) => {
+                both!(self, what, |store| store.put_schedule(name.clone(), (*spec).clone()));
+            }
+            Step::PauseSchedule(name, pausing) => {
+                both!(self, what, |store| store.pause_schedule(name.clone(), pausing));
+            }
+            Step::RunSchedule(name) => {
+                both!(self, what, |store| store.run_schedule(name.clone()));
+            }
+            Step::DeleteSchedule(name) => {
+                both!(self, what, |store| store.delete_schedule(name.clone()));
+            }
             Step::List(filter) => drop(both!(self, what, |store| store.jobs(filter.clone()))),
             Step::Look(id) => drop(both!(self, what, |store| store.job(id))),
             Step::LookAt(queue) => {
@@ -461,6 +522,11 @@ impl<M: Maker> Run<M> {
     /// After each step, everything that can be seen must be the same.
     async fn look(&mut self, what: &str) {
         both!(self, what, |store| store.queues(None));
+        let all = SchedulesWanted::After(None, 10);
+        let schedules = both!(self, what, |store| store.schedules(all.clone()));
+        for Schedule { name, .. } in schedules {
+            both!(self, what, |store| store.fires(name.clone(), 1000));
+        }
         let all = JobFilter { limit: 10_000, ..JobFilter::default() };
         let page = both!(self, what, |store| store.jobs(all.clone()));
         self.newest = page.jobs.first().map_or(self.newest, |job| self.newest.max(job.id.0));

@@ -37,6 +37,14 @@ async fn over_http_each_route_asks_for_its_role() {
         ("GET /v1/queues", &["obs", "adm"]),
         ("GET /v1/queues/q", &["obs", "adm"]),
         ("GET /v1/queues/q/keys", &["obs", "adm"]),
+        ("GET /v1/cron", &["obs", "adm"]),
+        ("GET /v1/cron/s", &["obs", "adm"]),
+        ("GET /v1/cron/s/history", &["obs", "adm"]),
+        ("PUT /v1/cron/s", &["adm"]),
+        ("DELETE /v1/cron/s", &["adm"]),
+        ("POST /v1/cron/s/run", &["adm"]),
+        ("POST /v1/cron/s/pause", &["adm"]),
+        ("POST /v1/cron/s/resume", &["adm"]),
         ("GET /v1/workers", &["obs", "adm"]),
         ("GET /v1/stats", &["obs", "adm"]),
         ("GET /metrics", &["obs", "adm"]),
@@ -81,7 +89,7 @@ async fn every_described_route_is_in_the_test_of_roles() {
     let description = server.http().get("/openapi.json").await.json();
     let this = include_str!("access.rs");
     for (path, methods) in description["paths"].as_object().unwrap() {
-        let path = path.replace("{queue}", "q").replace("{id}", "1");
+        let path = path.replace("{queue}", "q").replace("{id}", "1").replace("{name}", "s");
         for method in methods.as_object().unwrap().keys() {
             let route = format!("\"{} {path}\"", method.to_uppercase());
             assert!(this.contains(&route), "{route} is not tested");
@@ -144,6 +152,13 @@ async fn over_tcp_each_request_asks_for_its_role() {
         (Message::EditJob(wire::EditJob::default()), &["adm"]),
         (Message::SetSettings(wire::SetSettings::default()), &["adm"]),
         (Message::ListKeys(wire::ListKeys::default()), &["obs", "adm"]),
+        (Message::ListSchedules(wire::ListSchedules::default()), &["obs", "adm"]),
+        (Message::ListFires(wire::ListFires::default()), &["obs", "adm"]),
+        (Message::PutSchedule(wire::PutSchedule::default()), &["adm"]),
+        (Message::DeleteSchedule(wire::DeleteSchedule::default()), &["adm"]),
+        (Message::PauseSchedule(wire::PauseSchedule::default()), &["adm"]),
+        (Message::ResumeSchedule(wire::ResumeSchedule::default()), &["adm"]),
+        (Message::RunSchedule(wire::RunSchedule::default()), &["adm"]),
         (Message::Ping(wire::Ping {}), &["prod", "cons", "obs", "adm", "both"]),
     ];
     for token in ["prod", "cons", "obs", "adm", "both"] {

@@ -1,13 +1,15 @@
 //! Changing what waits: `batonq pause`, `resume`, `retry`, `cancel`, `promote`, `replay`, `dlq`, `drain`.
 
 use std::process::ExitCode;
+use std::time::Duration;
 
-use batonq_client::State;
+use batonq_client::{Cancelled, State};
 use serde_json::json;
 
 use super::look::Filter;
 use crate::Shared;
 use crate::exit::Failure;
+use crate::output::{length, parse_duration};
 
 macro_rules! change {
     ($(#[$doc:meta])* $name:ident, $field:ident: $type:ty, $what:literal, $call:ident, $done:literal) => {
@@ -43,13 +45,108 @@ change!(
     Retry, id: u64, "The job", retry, "ready"
 );
 change!(
-    /// Arguments of `cancel`.
-    Cancel, id: u64, "The job", cancel, "cancelled"
-);
-change!(
     /// Arguments of `promote`.
     Promote, id: u64, "The job", promote, "ready"
 );
+
+/// Arguments of `cancel`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Cancel {
+    /// The job
+    id: u64,
+
+    /// How long the worker of a leased job has to end it
+    #[arg(long, default_value = "30s", value_parser = parse_duration, value_name = "TIME")]
+    grace: Duration,
+}
+
+impl Cancel {
+    pub(crate) async fn run(self, shared: &Shared) -> Result<ExitCode, Failure> {
+        let client = shared.connect("").await?;
+        let (status, sentence) = match client.cancel_within(self.id, self.grace).await? {
+            Cancelled::Done => ("cancelled", format!("{} cancelled", self.id)),
+            Cancelled::Requested { .. } => {
+                let grace = length(u64::try_from(self.grace.as_millis()).unwrap_or(u64::MAX));
+                ("requested", format!("{}: its worker is asked to end it within {grace}", self.id))
+            }
+        };
+        shared.output.value(&json!({ "id": self.id, "status": status }), &sentence)?;
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// Arguments of `edit`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Edit {
+    /// The job
+    id: u64,
+
+    /// Higher first
+    #[arg(long, allow_negative_numbers = true)]
+    priority: Option<i32>,
+
+    /// What the worker gets, JSON
+    #[arg(long, value_name = "JSON")]
+    payload: Option<String>,
+
+    /// Not before this time from now
+    #[arg(long, value_parser = parse_duration, value_name = "TIME")]
+    delay: Option<Duration>,
+
+    /// To another queue
+    #[arg(long)]
+    queue: Option<String>,
+}
+
+impl Edit {
+    pub(crate) async fn run(self, shared: &Shared) -> Result<ExitCode, Failure> {
+        let mut edit = batonq_client::Edit::default();
+        if let Some(priority) = self.priority {
+            edit = edit.priority(priority);
+        }
+        if let Some(payload) = self.payload {
+            if let Err(error) = serde_json::from_str::<serde::de::IgnoredAny>(&payload) {
+                return Err(Failure::usage(format!("the payload is no JSON ({error})")));
+            }
+            edit = edit.payload(payload);
+        }
+        if let Some(delay) = self.delay {
+            edit = edit.delay(delay);
+        }
+        if let Some(queue) = self.queue {
+            edit = edit.queue(queue);
+        }
+        shared.connect("").await?.edit(self.id, edit).await?;
+        let value = json!({ "id": self.id, "status": "changed" });
+        shared.output.value(&value, &format!("{} changed", self.id))?;
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// Arguments of `settings`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Settings {
+    /// The queue
+    queue: String,
+
+    /// All settings, JSON, as {"concurrency":3}; not given: shows them
+    settings: Option<String>,
+}
+
+impl Settings {
+    pub(crate) async fn run(self, shared: &Shared) -> Result<ExitCode, Failure> {
+        let client = shared.connect("").await?;
+        if let Some(settings) = &self.settings {
+            let settings: serde_json::Value = serde_json::from_str(settings)
+                .map_err(|error| Failure::usage(format!("the settings are no JSON ({error})")))?;
+            client.set_settings(&self.queue, &settings).await?;
+        }
+        let queue = client.queue(&self.queue).await?;
+        let settings: serde_json::Value = serde_json::from_str(&queue.settings).unwrap_or_default();
+        shared.output.value(&settings, &settings.to_string())?;
+        Ok(ExitCode::SUCCESS)
+    }
+}
 
 /// Arguments of `drain`.
 #[derive(Debug, clap::Args)]

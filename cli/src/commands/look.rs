@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use batonq_client::{Client, JobFilter, State};
 use serde_json::json;
 
-use super::view::{self, AttemptRow, JobRow, NodeRow, QueueRow, WorkerRow};
+use super::view::{self, AttemptRow, JobRow, KeyRow, NodeRow, QueueRow, WorkerRow};
 use crate::Shared;
 use crate::exit::Failure;
 use crate::output::{Format, length, note, say, table};
@@ -209,6 +209,22 @@ impl Stats {
             length(stats.uptime_s * 1000),
         );
         shared.output.value(&value, &sentence)?;
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// Arguments of `limits`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Limits {
+    /// The queue
+    queue: String,
+}
+
+impl Limits {
+    pub(crate) async fn run(self, shared: &Shared) -> Result<ExitCode, Failure> {
+        let keys = shared.connect("").await?.keys(&self.queue).await?;
+        let rows: Vec<KeyRow> = keys.into_iter().map(Into::into).collect();
+        shared.output.rows(&rows)?;
         Ok(ExitCode::SUCCESS)
     }
 }

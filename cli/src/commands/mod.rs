@@ -2,6 +2,7 @@
 
 mod bench;
 mod change;
+mod cron;
 mod demo;
 mod look;
 mod migrate;
@@ -27,7 +28,7 @@ pub(crate) enum Command {
     /// See it work: a broker in a temporary directory and a few hundred jobs
     Demo(demo::Demo),
     /// Push jobs
-    Push(push::Push),
+    Push(Box<push::Push>),
     /// Lease jobs and print them
     Pull(pull::Pull),
     /// Work on jobs with a command
@@ -63,7 +64,7 @@ pub(crate) enum Command {
     Resume(change::Resume),
     /// Send a dead job round again
     Retry(change::Retry),
-    /// Take a waiting job back
+    /// Take a job back; the worker of a leased one is asked to end it
     Cancel(change::Cancel),
     /// Make a scheduled job ready now
     Promote(change::Promote),
@@ -72,6 +73,15 @@ pub(crate) enum Command {
     /// Look at dead jobs and send them round again
     #[command(subcommand)]
     Dlq(change::Dlq),
+    /// Jobs by the clock
+    #[command(subcommand)]
+    Cron(cron::Cron),
+    /// Who uses the limits of a queue's keys, and when they open
+    Limits(look::Limits),
+    /// Set all settings of a queue, or show them
+    Settings(change::Settings),
+    /// Change a job that waits
+    Edit(change::Edit),
     /// Make and change the tables in Postgres
     #[command(subcommand)]
     Migrate(migrate::Migrate),
@@ -106,6 +116,10 @@ impl Command {
             Self::Promote(promote) => promote.run(shared).await,
             Self::Replay(replay) => replay.run(shared).await,
             Self::Dlq(dlq) => dlq.run(shared).await,
+            Self::Cron(cron) => cron.run(shared).await,
+            Self::Limits(limits) => limits.run(shared).await,
+            Self::Settings(settings) => settings.run(shared).await,
+            Self::Edit(edit) => edit.run(shared).await,
             Self::Migrate(migrate) => migrate.run(shared.output).await,
             Self::Bench(bench) => bench.run(shared).await,
         }

@@ -78,9 +78,76 @@ struct Options {
     #[arg(long, value_name = "KEY")]
     unique: Option<String>,
 
+    /// With --unique: hold the key for this time, whatever becomes of the job
+    #[arg(long, requires = "unique", value_parser = parse_duration, value_name = "TIME")]
+    window: Option<Duration>,
+
+    /// If a job with this key waits, give that one this payload and this time instead
+    #[arg(long, conflicts_with = "unique", value_name = "KEY")]
+    debounce: Option<String>,
+
+    /// A push that is repeated with this key within a day is not done again
+    #[arg(long, value_name = "KEY")]
+    idempotency_key: Option<String>,
+
+    /// At most so many jobs with this key at once, as tenant-7=3
+    #[arg(long, value_parser = parse_concurrency, value_name = "KEY=MAX")]
+    concurrency: Option<(String, u32)>,
+
+    /// Take turns with the jobs of other keys
+    #[arg(long, conflicts_with = "concurrency", value_name = "KEY")]
+    fair: Option<String>,
+
+    /// At most so many jobs with this key in a time, as api=10/1s
+    #[arg(long, value_parser = parse_rate, value_name = "KEY=N/TIME")]
+    rate: Option<(String, u32, Duration)>,
+
+    /// Only after this job has been completed; may be repeated
+    #[arg(long, value_name = "ID")]
+    after: Vec<u64>,
+
     /// A word to find the job by; may be repeated
     #[arg(long, value_name = "TAG")]
     tag: Vec<String>,
+}
+
+fn parse_concurrency(text: &str) -> Result<(String, u32), String> {
+    let wrong = || format!("{text:?} is no limit: write KEY=MAX, as tenant-7=3");
+    let (key, max) = text.rsplit_once('=').ok_or_else(wrong)?;
+    Ok((key.to_owned(), max.parse().map_err(|_| wrong())?))
+}
+
+fn parse_rate(text: &str) -> Result<(String, u32, Duration), String> {
+    let wrong = || format!("{text:?} is no rate: write KEY=N/TIME, as api=10/1s");
+    let (key, rule) = text.rsplit_once('=').ok_or_else(wrong)?;
+    let (limit, per) = rule.split_once('/').ok_or_else(wrong)?;
+    Ok((key.to_owned(), limit.parse().map_err(|_| wrong())?, parse_duration(per)?))
+}
+
+impl Options {
+    /// What few jobs ask for.
+    fn ask(&self, mut job: NewJob) -> NewJob {
+        job = match (&self.unique, self.window, &self.debounce) {
+            (Some(key), Some(window), _) => job.unique_for(key, window),
+            (Some(key), None, _) => job.unique(key),
+            (None, _, Some(key)) => job.debounce(key),
+            (None, _, None) => job,
+        };
+        if let Some(key) = &self.idempotency_key {
+            job = job.idempotency_key(key);
+        }
+        if let Some((key, max)) = &self.concurrency {
+            job = job.concurrency(key, *max);
+        }
+        if let Some(key) = &self.fair {
+            job = job.fair_share(key);
+        }
+        if let Some((key, limit, per)) = &self.rate {
+            job = job.rate(key, *limit, *per);
+        }
+        job = self.after.iter().fold(job, |job, id| job.after(*id));
+        self.tag.iter().fold(job, NewJob::tag)
+    }
 }
 
 impl Push {
@@ -96,12 +163,21 @@ impl Push {
 
     async fn push_one(&self, client: &Client, shared: &Shared) -> Result<(), Failure> {
         let pushed = client.push(self.job(self.read_payload()?)?).await?;
-        let is_new = pushed.outcome == Outcome::Inserted;
         let (id, state) = (pushed.id.0, view::state(pushed.state));
-        let outcome = if is_new { "inserted" } else { "duplicate" };
-        let sentence = match is_new {
-            true => format!("job {id} is {state}"),
-            false => format!("duplicate: job {id} has this key and is {state}"),
+        let (outcome, sentence) = match pushed.outcome {
+            Outcome::Inserted => ("inserted", format!("job {id} is {state}")),
+            Outcome::Duplicate => {
+                ("duplicate", format!("duplicate: job {id} has this key and is {state}"))
+            }
+            Outcome::Replaced => {
+                ("replaced", format!("replaced: job {id} has this payload now and is {state}"))
+            }
+            Outcome::Throttled => {
+                ("throttled", format!("throttled: job {id} has this key and is {state}"))
+            }
+            Outcome::Repeated => {
+                ("repeated", format!("repeated: this is job {id}, which is {state}"))
+            }
         };
         let value = json!({ "id": id, "outcome": outcome, "state": state });
         shared.output.value(&value, &sentence)
@@ -150,10 +226,7 @@ impl Push {
         if let Some(timeout) = options.timeout {
             job = job.timeout(timeout);
         }
-        if let Some(key) = &options.unique {
-            job = job.unique(key);
-        }
-        Ok(options.tag.iter().fold(job, NewJob::tag))
+        Ok(options.ask(job))
     }
 
     async fn push_lines(&self, client: &Client, shared: &Shared) -> Result<(), Failure> {

@@ -2,7 +2,9 @@
 
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
-use batonq_client::{Attempt, ClusterNode, Job, JobDetail, Lease, Queue, State, WorkerInfo};
+use batonq_client::{
+    Attempt, ClusterNode, Job, JobDetail, KeyUse, Lease, Queue, State, WorkerInfo, key_use,
+};
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -67,6 +69,7 @@ pub(super) struct QueueRow {
     name: String,
     paused: bool,
     scheduled: u64,
+    blocked: u64,
     ready: u64,
     leased: u64,
     completed: u64,
@@ -81,6 +84,7 @@ impl From<Queue> for QueueRow {
             name: queue.name,
             paused: queue.paused,
             scheduled: queue.scheduled,
+            blocked: queue.blocked,
             ready: queue.ready,
             leased: queue.leased,
             completed: queue.completed,
@@ -92,12 +96,29 @@ impl From<Queue> for QueueRow {
 }
 
 impl Row for QueueRow {
-    const HEAD: &'static [&'static str] =
-        &["QUEUE", "SCHEDULED", "READY", "LEASED", "COMPLETED", "DEAD", "CANCELLED", "OLDEST", ""];
+    const HEAD: &'static [&'static str] = &[
+        "QUEUE",
+        "SCHEDULED",
+        "BLOCKED",
+        "READY",
+        "LEASED",
+        "COMPLETED",
+        "DEAD",
+        "CANCELLED",
+        "OLDEST",
+        "",
+    ];
 
     fn cells(&self) -> Vec<String> {
-        let counts =
-            [self.scheduled, self.ready, self.leased, self.completed, self.dead, self.cancelled];
+        let counts = [
+            self.scheduled,
+            self.blocked,
+            self.ready,
+            self.leased,
+            self.completed,
+            self.dead,
+            self.cancelled,
+        ];
         let mut cells = vec![self.name.clone()];
         cells.extend(counts.map(|count| count.to_string()));
         cells.push(self.oldest_ready_ms.map_or_else(|| "-".into(), length));
@@ -180,6 +201,21 @@ pub(super) fn job_value(job: &JobDetail) -> Value {
         ("result", json!(result)),
         ("reason", json!(text_or_none(&job.reason))),
         ("error", json!(error)),
+        (
+            "concurrency",
+            json!(job.concurrency.as_ref().map(|it| json!({
+                "key": it.key, "max": it.max,
+            }))),
+        ),
+        (
+            "rate",
+            json!(job.rate.as_ref().map(|it| json!({
+                "key": it.key, "limit": it.limit, "per_ms": it.per_ms, "burst": it.burst,
+            }))),
+        ),
+        ("depends_on", json!((!job.depends_on.is_empty()).then_some(&job.depends_on))),
+        ("idempotency_key", json!(text_or_none(&job.idempotency_key))),
+        ("cancel_force_at", json!(job.cancel_force_at_ms.map(time))),
         ("replay_of", json!(id(job.replay_of))),
         ("replayed_as", json!(id(job.replayed_as))),
     ] {
@@ -378,6 +414,48 @@ impl Row for WorkerRow {
             self.connected_at.clone(),
             format!("{} ago", length(self.silent_ms)),
             if self.connected { String::new() } else { "lost".into() },
+        ]
+    }
+}
+
+/// A key of a queue, and who uses it.
+#[derive(Debug, Serialize)]
+pub(super) struct KeyRow {
+    key: String,
+    limit: String,
+    waiting: u64,
+    holders: Vec<u64>,
+    opens_at: Option<String>,
+}
+
+impl From<KeyUse> for KeyRow {
+    fn from(used: KeyUse) -> Self {
+        let (limit, holders, opens_at) = match used.limit {
+            Some(key_use::Limit::Concurrency(one)) => {
+                let max = one.max.map_or_else(|| "any".into(), |max| max.to_string());
+                (format!("{max} at once"), one.holders, None)
+            }
+            Some(key_use::Limit::Rate(one)) => {
+                let limit = format!("{} in {}", one.limit, length(one.per_ms));
+                (limit, Vec::new(), one.opens_at_ms.map(time))
+            }
+            None => (String::new(), Vec::new(), None),
+        };
+        Self { key: used.key, limit, waiting: used.waiting, holders, opens_at }
+    }
+}
+
+impl Row for KeyRow {
+    const HEAD: &'static [&'static str] = &["KEY", "LIMIT", "WAITING", "HELD BY", "OPENS"];
+
+    fn cells(&self) -> Vec<String> {
+        let holders: Vec<String> = self.holders.iter().map(u64::to_string).collect();
+        vec![
+            self.key.clone(),
+            self.limit.clone(),
+            self.waiting.to_string(),
+            if holders.is_empty() { "-".into() } else { holders.join(" ") },
+            self.opens_at.clone().unwrap_or_else(|| "now".into()),
         ]
     }
 }

@@ -17,6 +17,7 @@ mod health;
 mod people;
 mod pull;
 mod push;
+mod schedules;
 mod sessions;
 mod settle;
 mod subscription;

@@ -50,7 +50,7 @@ impl Broker {
     }
 }
 
-fn accepted(pushed: Pushed) -> Result<Pushed, Error> {
+pub(super) fn accepted(pushed: Pushed) -> Result<Pushed, Error> {
     match pushed {
         Pushed::Refused(Refusal::NoSuchJob(id)) => {
             Err(Error::invalid("depends_on", format!("there is no job {id}")))
@@ -122,7 +122,7 @@ impl Core {
         Ok(pushed)
     }
 
-    fn announce_pushed(&self, queues: &[QueueName], pushed: &[Pushed]) {
+    pub(super) fn announce_pushed(&self, queues: &[QueueName], pushed: &[Pushed]) {
         let mut inserted = 0;
         let mut run: Option<(&QueueName, usize)> = None;
         for (queue, pushed) in queues.iter().zip(pushed) {

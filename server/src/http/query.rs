@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::error::Error;
-use crate::job::{JobId, QueueName, Reason, State, Tag};
+use crate::job::{JobId, QueueName, Reason, ScheduleName, State, Tag};
 use crate::limits;
 use crate::store::JobFilter;
 
@@ -57,6 +57,17 @@ impl Query {
             Some("array") => Ok(true),
             Some(_) => Err(Error::invalid("format", "must be object or array")),
         }
+    }
+
+    /// How many entries are asked for.
+    pub(super) fn limit(&self) -> Result<usize, Error> {
+        page_limit(self.number("limit")?, limits::PAGE_DEFAULT)
+    }
+
+    /// The schedules that are asked for.
+    pub(super) fn schedules(&self) -> Result<(Option<ScheduleName>, usize), Error> {
+        let after = self.text("cursor").map(ScheduleName::parse).transpose()?;
+        Ok((after, self.limit()?))
     }
 
     /// The jobs that are asked for.

@@ -11,7 +11,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::handlers::{Answered, Call, cluster, jobs, look, settle};
+use super::handlers::{Answered, Call, cluster, cron, jobs, look, settle};
 use super::{body, openapi};
 use crate::access::Operation;
 use crate::error::Error;
@@ -94,6 +94,7 @@ pub(super) fn all() -> Vec<Route> {
     let mut routes = producing_and_consuming();
     routes.extend(changing());
     routes.extend(looking());
+    routes.extend(scheduling());
     routes.extend(about_the_cluster());
     routes.extend(seen_from_outside());
     routes
@@ -162,6 +163,46 @@ fn looking() -> Vec<Route> {
         route(get("/v1/queues/{queue}/keys"), ListKeys, "Limits by key, and their use", look::keys),
         route(get("/v1/workers"), ListWorkers, "Connected workers", look::workers),
         route(get("/v1/stats"), GetStats, "The last 60 seconds", look::stats),
+    ]
+}
+
+fn scheduling() -> Vec<Route> {
+    use Operation::{ChangeSchedule, ListSchedules};
+    let with = |route: Route, query| Route { query, ..route };
+    vec![
+        route(
+            (Method::PUT, "/v1/cron/{name}"),
+            ChangeSchedule,
+            "Make or change a schedule",
+            cron::put,
+        ),
+        route(get("/v1/cron/{name}"), ListSchedules, "A schedule", cron::one),
+        Route {
+            response: None,
+            serve: Box::new(|call, _| {
+                Box::pin(async {
+                    cron::delete(call).await?;
+                    Ok(Response::default())
+                })
+            }),
+            ..route(
+                (Method::DELETE, "/v1/cron/{name}"),
+                ChangeSchedule,
+                "Delete a schedule",
+                look::live,
+            )
+        },
+        with(
+            route(get("/v1/cron"), ListSchedules, "List schedules", cron::list),
+            &["limit", "cursor"],
+        ),
+        route(post("/v1/cron/{name}/run"), ChangeSchedule, "Push its job now", cron::run),
+        route(post("/v1/cron/{name}/pause"), ChangeSchedule, "Fire no more", cron::pause),
+        route(post("/v1/cron/{name}/resume"), ChangeSchedule, "Go on", cron::resume),
+        with(
+            route(get("/v1/cron/{name}/history"), ListSchedules, "Its slots", cron::history),
+            &["limit"],
+        ),
     ]
 }
 

@@ -303,7 +303,7 @@ pub enum Found<T> {
     Nothing,
 }
 
-/// Serves lines fairly. See the [module](self).
+/// Serves lines fairly.
 #[derive(Debug)]
 pub struct Fair<T> {
     admission: Admission,

@@ -6,16 +6,19 @@
 use std::borrow::Cow;
 
 mod backoff;
+mod cron;
 mod flow;
 mod lease;
 mod life;
 mod name;
 mod new_job;
 mod options;
+mod schedule;
 mod settings;
 mod time;
 
 pub use backoff::Backoff;
+pub use cron::CronRule;
 pub use flow::{
     Admission, Bucket, Closed, Concurrency, Fair, Flow, Found, Line, Rate, RateRule, Waiting,
 };
@@ -24,6 +27,7 @@ pub use life::{Charges, Ending, Next, Reason, Rules, State, after};
 pub use name::{FailureCode, FlowKey, QueueName, ScheduleName, Tag, UniqueKey, WorkerName, cut};
 pub use new_job::{JobId, NewJob, Payload, TooLarge, When, check_lease, check_result, check_wait};
 pub use options::{Depends, OnFailure, Options, Slot, UniqueHold};
+pub use schedule::{CatchUp, Due, Overlap, ScheduleSpec};
 pub use settings::{KeyLimits, Settings};
 pub use time::Timestamp;
 

@@ -43,7 +43,7 @@ pub(super) fn parse_settings(text: &str) -> Result<Settings, serde_json::Error> 
     serde_json::from_str(text)
 }
 
-fn json(value: &impl serde::Serialize) -> String {
+pub(super) fn json(value: &impl serde::Serialize) -> String {
     serde_json::to_string(value).expect("its keys are texts, and its numbers are finite")
 }
 

@@ -30,9 +30,11 @@ mod alone;
 mod columns;
 pub mod memory;
 pub mod postgres;
+mod schedules;
 pub mod sqlite;
 
 pub use alone::Alone;
+pub use schedules::{Fire, FireOutcome, PutSchedule, Schedule};
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -44,7 +46,8 @@ use crate::error::Error;
 use crate::job::{
     self, Admission, Backoff, Concurrency, Depends, FailureCode, Flow, FlowKey, InvalidField,
     JobId, Lease, LeaseKey, NewJob, OnFailure, Options, Payload, QueueName, Rate, RateRule, Reason,
-    Settings, State, Tag, Timestamp, UniqueHold, UniqueKey, When, WorkerName,
+    ScheduleName, ScheduleSpec, Settings, State, Tag, Timestamp, UniqueHold, UniqueKey, When,
+    WorkerName,
 };
 use crate::leader::Term;
 
@@ -125,6 +128,29 @@ pub trait Store: Send + Sync + 'static {
     /// The keys of a queue that jobs wait or work for, by kind and name; at most
     /// [`crate::limits::PAGE_MAX`]. Empty if there is no such queue.
     async fn key_uses(&self, queue: QueueName) -> Result<Vec<KeyUse>, Error>;
+
+    /// Makes a schedule, or changes the one of this name. What it has done so far stays.
+    async fn put_schedule(
+        &self,
+        name: ScheduleName,
+        spec: ScheduleSpec,
+    ) -> Result<PutSchedule, Error>;
+
+    /// A page of schedules by name, those after `after`, or the one that is asked for.
+    async fn schedules(&self, which: SchedulesWanted) -> Result<Vec<Schedule>, Error>;
+
+    /// Deletes a schedule and its history; its jobs stay. False: there is none.
+    async fn delete_schedule(&self, name: ScheduleName) -> Result<bool, Error>;
+
+    /// Pauses a schedule, or lets it go on with its next slot. False: there is none.
+    async fn pause_schedule(&self, name: ScheduleName, pausing: Pausing) -> Result<bool, Error>;
+
+    /// Pushes the job of a schedule now, out of turn. `None`: there is none.
+    async fn run_schedule(&self, name: ScheduleName) -> Result<Option<Pushed>, Error>;
+
+    /// What became of the latest slots of a schedule, newest first; at most `limit`. `None`: there
+    /// is no such schedule.
+    async fn fires(&self, name: ScheduleName, limit: usize) -> Result<Option<Vec<Fire>>, Error>;
 
     /// Sends a dead job round again: ready now, attempts and crashes forgotten, no time to live.
     async fn retry(&self, id: JobId) -> Result<Changed, Error>;
@@ -460,6 +486,8 @@ pub enum Duty {
     /// Leases are taken away, as [`job::Ending::Cancelled`], whose jobs' end was asked for and
     /// whose workers had time enough.
     Cancels,
+    /// Slots of schedules whose time has come become jobs.
+    Cron,
     /// Waiting jobs whose time to live is over become dead.
     Ttl,
     /// Finished jobs that have been kept long enough are deleted.
@@ -468,8 +496,15 @@ pub enum Duty {
 
 impl Duty {
     /// All of them.
-    pub const ALL: [Self; 6] =
-        [Self::Due, Self::Expiry, Self::Timeouts, Self::Cancels, Self::Ttl, Self::Retention];
+    pub const ALL: [Self; 7] = [
+        Self::Due,
+        Self::Expiry,
+        Self::Timeouts,
+        Self::Cancels,
+        Self::Cron,
+        Self::Ttl,
+        Self::Retention,
+    ];
 
     /// The word for it in logs and metrics.
     pub const fn name(self) -> &'static str {
@@ -478,11 +513,24 @@ impl Duty {
             Self::Expiry => "expiry",
             Self::Timeouts => "timeouts",
             Self::Cancels => "cancels",
+            Self::Cron => "cron",
             Self::Ttl => "ttl",
             Self::Retention => "retention",
         }
     }
 }
+
+/// Which schedules to list.
+#[derive(Debug, Clone)]
+pub enum SchedulesWanted {
+    /// This one.
+    One(ScheduleName),
+    /// Those after this name, at most so many.
+    After(Option<ScheduleName>, usize),
+}
+
+/// How long it is remembered what became of slots.
+pub(crate) const FIRES_KEPT: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// What a duty did.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]

@@ -10,15 +10,16 @@ use crate::broker::{Broker, Worker};
 use crate::cluster::Node;
 use crate::error::Error;
 use crate::job::{
-    Backoff, Concurrency, Depends, FailureCode, Flow, FlowKey, InvalidField, JobId, Lease, NewJob,
-    OnFailure, Options, Payload, QueueName, Rate, RateRule, Reason, State, Tag, Timestamp,
-    UniqueHold, UniqueKey, When, check_result, cut,
+    Backoff, CatchUp, Concurrency, CronRule, Depends, FailureCode, Flow, FlowKey, InvalidField,
+    JobId, Lease, NewJob, OnFailure, Options, Overlap, Payload, QueueName, Rate, RateRule, Reason,
+    ScheduleName, ScheduleSpec, State, Tag, Timestamp, UniqueHold, UniqueKey, When, check_result,
+    cut,
 };
 use crate::limits;
 use crate::metrics::{Counted, LastMinute, Timed};
 use crate::store::{
-    Attempt, DeadFilter, Edit, Job, JobFilter, JobPage, KeyLimit, KeyUse, LeasedJob, Need, Pushed,
-    Queue, Retry, Same, Settled, Settlement, Verdict,
+    Attempt, DeadFilter, Edit, Fire, Job, JobFilter, JobPage, KeyLimit, KeyUse, LeasedJob, Need,
+    Pushed, Queue, Retry, Same, Schedule, Settled, Settlement, Verdict,
 };
 
 pub(super) fn millis(duration: Duration) -> u64 {
@@ -258,7 +259,7 @@ fn reason_filter(name: &str) -> Result<Option<Reason>, Error> {
     Reason::parse(name).map(Some).ok_or_else(unknown)
 }
 
-fn page_limit(limit: u32, default: usize) -> Result<usize, Error> {
+pub(super) fn page_limit(limit: u32, default: usize) -> Result<usize, Error> {
     match limit as usize {
         0 => Ok(default),
         limit if limit <= limits::PAGE_MAX => Ok(limit),
@@ -266,7 +267,111 @@ fn page_limit(limit: u32, default: usize) -> Result<usize, Error> {
     }
 }
 
+/// A name that may be empty: then there is none.
+pub(super) fn schedule_name(name: &str) -> Result<Option<ScheduleName>, Error> {
+    Ok((!name.is_empty()).then(|| ScheduleName::parse(name)).transpose()?)
+}
+
+pub(super) fn schedule_in(put: wire::Schedule) -> Result<(ScheduleName, ScheduleSpec), Error> {
+    let name = ScheduleName::parse(&put.name)?;
+    let window = match put.catch_up_window_ms {
+        0 => Duration::from_secs(24 * 3600),
+        window => duration(window),
+    };
+    let cap = if put.catch_up_cap == 0 { 100 } else { put.catch_up_cap };
+    let overlap = match put.overlap.as_str() {
+        "" => Overlap::default(),
+        name => Overlap::parse(name)
+            .ok_or_else(|| Error::invalid("overlap", "must be allow, skip or queue"))?,
+    };
+    let catch_up = match put.catch_up.as_str() {
+        "none" => CatchUp::None,
+        "" | "last" => CatchUp::Last,
+        "all" => CatchUp::All { cap, window },
+        _ => return Err(Error::invalid("catch_up", "must be none, last or all")),
+    };
+    let job = put.job.ok_or_else(|| Error::invalid("job", "is missing"))?;
+    let spec = ScheduleSpec {
+        rule: CronRule::parse(&put.schedule, &put.timezone)?,
+        overlap,
+        catch_up,
+        jitter: duration(put.jitter_ms),
+        ends_at: put.ends_at_ms.map(Timestamp),
+        runs_max: put.runs_max,
+        job: new_job(job)?,
+    };
+    Ok((name, spec))
+}
+
 // ---------------------------------------------------------------- out
+
+fn new_job_out(job: NewJob) -> wire::NewJob {
+    let Options { hold, idempotency, flow, depends, .. } = job.options;
+    let unique = job.unique.map(|key| wire::Unique {
+        key: key.as_str().into(),
+        window_ms: match hold {
+            UniqueHold::WindowMs(window) => Some(millis(window)),
+            UniqueHold::Live | UniqueHold::Debounce => None,
+        },
+        debounce: hold == UniqueHold::Debounce,
+    });
+    wire::NewJob {
+        queue: job.queue.as_str().into(),
+        payload: job.payload.bytes,
+        content_type: job.payload.content_type.map(String::from).unwrap_or_default(),
+        priority: job.priority,
+        ttl_ms: job.ttl.map(millis),
+        max_attempts: Some(job.max_attempts),
+        backoff: job.backoff.map(|rule| backoff_out(&rule)),
+        timeout_ms: job.timeout.map(millis),
+        unique,
+        tags: tags(&job.tags),
+        idempotency_key: idempotency.map(|key| key.as_str().into()).unwrap_or_default(),
+        concurrency: flow.concurrency.as_ref().map(concurrency_out),
+        rate: flow.rate.as_ref().map(rate_out),
+        depends_on: depends.on.iter().map(|id| id.0).collect(),
+        ..wire::NewJob::default()
+    }
+}
+
+pub(super) fn schedule_out(schedule: Schedule) -> wire::Schedule {
+    let spec = schedule.spec;
+    let (catch_up, cap, window) = match spec.catch_up {
+        CatchUp::None => ("none", 0, 0),
+        CatchUp::Last => ("last", 0, 0),
+        CatchUp::All { cap, window } => ("all", cap, millis(window)),
+    };
+    wire::Schedule {
+        name: schedule.name.as_str().into(),
+        schedule: spec.rule.expression().into(),
+        timezone: spec.rule.timezone().into(),
+        overlap: spec.overlap.name().into(),
+        catch_up: catch_up.into(),
+        catch_up_cap: cap,
+        catch_up_window_ms: window,
+        jitter_ms: millis(spec.jitter),
+        ends_at_ms: spec.ends_at.map(|at| at.0),
+        runs_max: spec.runs_max,
+        job: Some(new_job_out(spec.job)),
+        next_at_ms: schedule.next_at.map(|at| at.0),
+        paused_at_ms: schedule.paused_at.map(|at| at.0),
+        runs: schedule.runs,
+        missed: schedule.missed,
+        last_slot_ms: schedule.last.map(|(slot, _)| slot.0),
+        last_job: schedule.last.map_or(0, |(_, job)| job.0),
+        created_at_ms: schedule.created_at.0,
+    }
+}
+
+pub(super) fn fire_out(fire: Fire) -> wire::Fire {
+    wire::Fire {
+        slot_ms: fire.slot.0,
+        fired_at_ms: fire.fired_at.0,
+        outcome: fire.outcome.name().into(),
+        job: fire.job.map_or(0, |id| id.0),
+        count: fire.count,
+    }
+}
 
 pub(super) fn token(broker: &Broker, lease: Lease) -> Bytes {
     Bytes::copy_from_slice(&broker.lease_token(lease))

@@ -13,7 +13,7 @@ use crate::broker::{Broker, Pull};
 use crate::cluster::Leave;
 use crate::door::{Door, check_batch, check_grace, each, settings_in};
 use crate::error::Error;
-use crate::job::{JobId, Lease, QueueName, WorkerName, check_lease, check_wait, cut};
+use crate::job::{JobId, Lease, QueueName, ScheduleName, WorkerName, check_lease, check_wait, cut};
 use crate::limits;
 use crate::store::{Extension, Hold, Pausing, Progress, SessionId, Settlement};
 
@@ -69,6 +69,12 @@ pub(super) fn operation(message: &Message) -> Option<Operation> {
         Message::EditJob(_) => Operation::EditJob,
         Message::SetSettings(_) => Operation::SetSettings,
         Message::ListKeys(_) => Operation::ListKeys,
+        Message::ListSchedules(_) | Message::ListFires(_) => Operation::ListSchedules,
+        Message::PutSchedule(_)
+        | Message::DeleteSchedule(_)
+        | Message::PauseSchedule(_)
+        | Message::ResumeSchedule(_)
+        | Message::RunSchedule(_) => Operation::ChangeSchedule,
         Message::ListNodes(_) => Operation::GetCluster,
         Message::DrainNode(_) => Operation::DrainNode,
         Message::Ping(_) | Message::Pong(_) => Operation::Greet,
@@ -90,6 +96,8 @@ pub(super) fn operation(message: &Message) -> Option<Operation> {
         | Message::Workers(_)
         | Message::Nodes(_)
         | Message::Keys(_)
+        | Message::Schedules(_)
+        | Message::Fires(_)
         | Message::CancelStatus(_)
         | Message::CancelRequested(_)
         | Message::Replayed(_) => return None,
@@ -231,6 +239,21 @@ impl Asker {
                 let keys = keys.into_iter().map(convert::key_use).collect();
                 Message::Keys(wire::Keys { keys })
             }
+            Message::ListSchedules(list) => {
+                let limit = convert::page_limit(list.limit, limits::PAGE_DEFAULT)?;
+                let schedules = match convert::schedule_name(&list.name)? {
+                    Some(name) => vec![broker.schedule(name).await?],
+                    None => broker.schedules(convert::schedule_name(&list.after)?, limit).await?,
+                };
+                let schedules = schedules.into_iter().map(convert::schedule_out).collect();
+                Message::Schedules(wire::Schedules { schedules })
+            }
+            Message::ListFires(list) => {
+                let limit = convert::page_limit(list.limit, limits::PAGE_DEFAULT)?;
+                let fires = broker.fires(ScheduleName::parse(&list.name)?, limit).await?;
+                let fires = fires.into_iter().map(convert::fire_out).collect();
+                Message::Fires(wire::Fires { fires })
+            }
             Message::ListWorkers(_) => {
                 let workers = broker.workers().into_iter().map(convert::worker).collect();
                 Message::Workers(wire::Workers { workers })
@@ -274,6 +297,26 @@ impl Asker {
                 broker.set_settings(QueueName::parse(&set.queue)?, settings).await?;
             }
             Message::PromoteJob(promote) => drop(broker.promote(JobId(promote.id)).await?),
+            Message::PutSchedule(put) => {
+                let (name, spec) = convert::schedule_in(put.schedule.unwrap_or_default())?;
+                broker.put_schedule(name, spec).await?;
+            }
+            Message::DeleteSchedule(delete) => {
+                broker.delete_schedule(ScheduleName::parse(&delete.name)?).await?;
+            }
+            Message::PauseSchedule(pause) => {
+                let name = ScheduleName::parse(&pause.name)?;
+                broker.pause_schedule(name, Pausing::Pause).await?;
+            }
+            Message::ResumeSchedule(resume) => {
+                let name = ScheduleName::parse(&resume.name)?;
+                broker.pause_schedule(name, Pausing::Resume).await?;
+            }
+            Message::RunSchedule(run) => {
+                let pushed = broker.run_schedule(ScheduleName::parse(&run.name)?).await;
+                let results = vec![convert::push_result(Ok(pushed?))];
+                return Ok(Message::Pushed(wire::Pushed { results }));
+            }
             Message::DrainNode(drain) => {
                 let leave = if drain.stay { Leave::Stay } else { Leave::Exit };
                 self.door.drain(&drain.id, leave).await?;

@@ -5,6 +5,7 @@
 
 mod cancel;
 mod claim;
+mod cron;
 mod durable;
 mod duties;
 mod flow;
@@ -47,6 +48,7 @@ pub fn all<M: Maker + 'static>() -> Vec<Rule> {
         flow::rules::<M>(),
         needs::rules::<M>(),
         cancel::rules::<M>(),
+        cron::rules::<M>(),
         claim::rules::<M>(),
         settle::rules::<M>(),
         leases::rules::<M>(),

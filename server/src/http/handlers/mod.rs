@@ -1,6 +1,7 @@
 //! Who serves which route: one function each, which converts, calls the broker, and converts back.
 
 pub(super) mod cluster;
+pub(super) mod cron;
 pub(super) mod jobs;
 pub(super) mod look;
 pub(super) mod settle;

@@ -1,6 +1,7 @@
 //! What travels as JSON. The description of the API is made from these types.
 
 pub(super) mod cluster;
+pub(super) mod cron;
 pub(super) mod lease;
 pub(super) mod look;
 pub(super) mod push;

@@ -8,8 +8,10 @@ use crate::store::{DUTY_ROWS_MAX, Destination, Duty, DutyReport, Effect};
 
 impl Model {
     pub(super) fn run_duty(&mut self, duty: Duty) -> DutyReport {
-        if duty == Duty::Retention {
-            return self.retention();
+        match duty {
+            Duty::Retention => return self.retention(),
+            Duty::Cron => return self.cron(),
+            _ => {}
         }
         let mut planned = self.planned(duty);
         planned.sort_unstable();
@@ -72,7 +74,9 @@ impl Model {
                 report.lost.extend(session.map(|session| (session, lease)));
                 self.take_away(id, Ending::Cancelled)
             }
-            Duty::Ttl | Duty::Retention => self.finish(id, State::Dead, Some(Reason::Expired)),
+            Duty::Ttl | Duty::Retention | Duty::Cron => {
+                self.finish(id, State::Dead, Some(Reason::Expired))
+            }
         };
         report.effects.push(effect);
     }
@@ -88,6 +92,7 @@ impl Model {
 
     fn retention(&mut self) -> DutyReport {
         let now = self.now;
+        self.forget_fires();
         self.keys.retain(|_, held| held.until.is_none_or(|until| until > now));
         let finished = |is_dead: bool, model: &Self| -> Vec<(Timestamp, JobId)> {
             let records = model

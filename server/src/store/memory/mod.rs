@@ -8,6 +8,7 @@ mod flow;
 mod live;
 mod needs;
 mod people;
+mod schedules;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -18,14 +19,15 @@ use parking_lot::Mutex;
 
 use super::{
     Attempt, Cancelled, Changed, Claim, Claimed, Counts, DeadFilter, Duty, DutyReport, Edit,
-    Effect, Extension, Job, JobFilter, JobPage, KeyKind, KeyUse, Pausing, Progress, Pushed, Queue,
-    Retention, SessionId, SettledAll, Settlement, Store,
+    Effect, Extension, Fire, Job, JobFilter, JobPage, KeyKind, KeyUse, Pausing, Progress, Pushed,
+    PutSchedule, Queue, Retention, Schedule, SchedulesWanted, SessionId, SettledAll, Settlement,
+    Store,
 };
 use crate::clock::Clock;
 use crate::error::Error;
 use crate::job::{
-    Bucket, JobId, Lease, LeaseKey, NewJob, QueueName, Settings, State, Timestamp, UniqueKey,
-    WorkerName,
+    Bucket, JobId, Lease, LeaseKey, NewJob, QueueName, ScheduleName, ScheduleSpec, Settings, State,
+    Timestamp, UniqueKey, WorkerName,
 };
 use crate::leader::Term;
 
@@ -54,6 +56,7 @@ impl MemoryStore {
             jobs: BTreeMap::new(),
             settings: BTreeMap::new(),
             keys: BTreeMap::new(),
+            schedules: BTreeMap::new(),
             turns: BTreeMap::new(),
             buckets: BTreeMap::new(),
             ended: Vec::new(),
@@ -80,6 +83,7 @@ struct Model {
     jobs: BTreeMap<JobId, Record>,
     settings: BTreeMap<QueueName, Settings>,
     keys: BTreeMap<(QueueName, KeyKind, UniqueKey), HeldKey>,
+    schedules: BTreeMap<ScheduleName, (Schedule, BTreeMap<Timestamp, Fire>)>,
     /// When the line behind each gate was served last.
     turns: BTreeMap<(QueueName, String), i64>,
     /// Of the keys of rates; without a key, of the queue.
@@ -309,6 +313,37 @@ impl Store for MemoryStore {
 
     async fn edit(&self, id: JobId, edit: Edit) -> Result<Changed, Error> {
         self.transaction(|model| model.edit(id, edit))
+    }
+
+    async fn put_schedule(
+        &self,
+        name: ScheduleName,
+        spec: ScheduleSpec,
+    ) -> Result<PutSchedule, Error> {
+        self.transaction(|model| model.put_schedule(name, spec))
+    }
+
+    async fn schedules(&self, which: SchedulesWanted) -> Result<Vec<Schedule>, Error> {
+        self.transaction(|model| model.list_schedules(which))
+    }
+
+    async fn delete_schedule(&self, name: ScheduleName) -> Result<bool, Error> {
+        self.transaction(|model| model.schedules.remove(&name).is_some())
+    }
+
+    async fn pause_schedule(&self, name: ScheduleName, pausing: Pausing) -> Result<bool, Error> {
+        self.transaction(|model| model.pause_schedule(&name, pausing))
+    }
+
+    async fn run_schedule(&self, name: ScheduleName) -> Result<Option<Pushed>, Error> {
+        self.transaction(|model| model.run_schedule(&name))
+    }
+
+    async fn fires(&self, name: ScheduleName, limit: usize) -> Result<Option<Vec<Fire>>, Error> {
+        self.transaction(|model| {
+            let (_, fires) = model.schedules.get(&name)?;
+            Some(fires.values().rev().take(limit).cloned().collect())
+        })
     }
 
     async fn set_settings(&self, queue: QueueName, settings: Settings) -> Result<(), Error> {

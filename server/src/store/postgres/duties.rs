@@ -19,7 +19,7 @@ use super::{PostgresStore, retrying};
 use crate::job::{Ending, JobId, Lease, Reason, State, Timestamp};
 use crate::leader::Term;
 use crate::store::columns::{parse_settings, sql_id, sql_millis};
-use crate::store::{DUTY_ROWS_MAX, Destination, Duty, DutyReport, Effect, SessionId};
+use crate::store::{DUTY_ROWS_MAX, Destination, Duty, DutyReport, Effect, FIRES_KEPT, SessionId};
 
 /// How long until finished jobs are looked at again.
 const RETENTION_EVERY: Duration = Duration::from_secs(60);
@@ -266,6 +266,12 @@ const FORGET: &str = "
         WHERE g.tags IS NOT NULL
     ))";
 
+const FORGET_FIRES: &str = "
+    DELETE FROM cron_fire
+    WHERE ctid = ANY(ARRAY(
+        SELECT ctid FROM cron_fire WHERE fired_at <= $1 ORDER BY fired_at LIMIT $2
+    ))";
+
 const FORGET_AUDIT: &str = "
     DELETE FROM audit
     WHERE id = ANY(ARRAY(SELECT id FROM audit WHERE at < $1 ORDER BY id LIMIT $2))";
@@ -290,6 +296,12 @@ const OUTLOOK: &str = "
         (SELECT 'expiry', expires_at FROM lease ORDER BY expires_at LIMIT 1)
         UNION ALL
         (SELECT 'timeouts', at FROM deadline ORDER BY at, job_id LIMIT 1)
+        UNION ALL
+        (
+            SELECT 'cron', next_at FROM cron
+            WHERE next_at IS NOT NULL AND paused_at IS NULL
+            ORDER BY next_at, name LIMIT 1
+        )
         UNION ALL
         (SELECT 'cancels', force_at FROM cancel ORDER BY force_at, job_id LIMIT 1)
         UNION ALL
@@ -342,6 +354,12 @@ impl PostgresStore {
             Duty::Expiry => self.expiry(&mut tx, now).await,
             Duty::Timeouts => self.timeouts(&mut tx, now).await,
             Duty::Cancels => self.cancels(&mut tx, now).await,
+            Duty::Cron => self.fire(&mut tx, now).await.map(|fired| Part {
+                report: fired.report,
+                count: fired.count,
+                notes: fired.notes,
+                ended: Vec::new(),
+            }),
             Duty::Ttl => self.ttl(&mut tx, now).await,
             Duty::Retention => self.retention(&mut tx, now).await,
         }?;
@@ -566,6 +584,8 @@ impl PostgresStore {
             done += forget(tx, OLDEST_KEPT, &[&excess]).await?;
         }
         tx.query(FORGET_KEYS, &[&now.0, &rows_max()]).await?;
+        let old = now.0.saturating_sub(sql_millis(FIRES_KEPT));
+        tx.query(FORGET_FIRES, &[&old, &rows_max()]).await?;
         self.open_gates(tx).await?;
         let old = now.0.saturating_sub(sql_millis(AUDIT_KEPT));
         tx.query(FORGET_AUDIT, &[&old, &rows_max()]).await?;

@@ -42,6 +42,12 @@ pub const MIGRATIONS: &[Migration] = &[
         serves_from: 2,
         sql: include_str!("migrations/0002_options.sql"),
     },
+    Migration {
+        version: 3,
+        name: "cron",
+        serves_from: 2,
+        sql: include_str!("migrations/0003_cron.sql"),
+    },
 ];
 
 /// The version that this program works with.

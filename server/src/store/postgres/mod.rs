@@ -36,6 +36,7 @@ mod presence;
 mod push;
 mod queues;
 mod row;
+mod schedules;
 mod settle;
 mod wake;
 
@@ -60,11 +61,14 @@ use self::queues::Queues;
 use self::wake::Outbox;
 use super::{
     Attempt, Cancelled, Changed, Claim, Claimed, DeadFilter, Destination, Duty, DutyReport, Edit,
-    Effect, Extension, Job, JobFilter, JobPage, KeyUse, News, Pausing, Progress, Pushed, Queue,
-    Retention, SessionId, Settled, SettledAll, Settlement, Store,
+    Effect, Extension, Fire, Job, JobFilter, JobPage, KeyUse, News, Pausing, Progress, Pushed,
+    PutSchedule, Queue, Retention, Schedule, SchedulesWanted, SessionId, Settled, SettledAll,
+    Settlement, Store,
 };
 use crate::error::Error;
-use crate::job::{JobId, Lease, LeaseKey, NewJob, QueueName, Settings, Timestamp};
+use crate::job::{
+    JobId, Lease, LeaseKey, NewJob, QueueName, ScheduleName, ScheduleSpec, Settings, Timestamp,
+};
 use crate::leader::Term;
 
 /// A queue's key in the tables.
@@ -357,6 +361,34 @@ impl Store for PostgresStore {
             self.note_due([effect]);
         }
         Ok(changed)
+    }
+
+    async fn put_schedule(
+        &self,
+        name: ScheduleName,
+        spec: ScheduleSpec,
+    ) -> Result<PutSchedule, Error> {
+        Ok(self.put_cron(name, spec).await?)
+    }
+
+    async fn schedules(&self, which: SchedulesWanted) -> Result<Vec<Schedule>, Error> {
+        Ok(self.list_cron(&which).await?)
+    }
+
+    async fn delete_schedule(&self, name: ScheduleName) -> Result<bool, Error> {
+        Ok(self.delete_cron(&name).await?)
+    }
+
+    async fn pause_schedule(&self, name: ScheduleName, pausing: Pausing) -> Result<bool, Error> {
+        Ok(self.pause_cron(&name, pausing).await?)
+    }
+
+    async fn run_schedule(&self, name: ScheduleName) -> Result<Option<Pushed>, Error> {
+        Ok(self.run_cron(&name).await?)
+    }
+
+    async fn fires(&self, name: ScheduleName, limit: usize) -> Result<Option<Vec<Fire>>, Error> {
+        Ok(self.list_fires(&name, limit).await?)
     }
 
     async fn set_settings(&self, queue: QueueName, settings: Settings) -> Result<(), Error> {

@@ -20,6 +20,7 @@ impl Tables {
             Duty::Expiry => self.expiry(),
             Duty::Timeouts => self.timeouts(),
             Duty::Cancels => self.cancels(),
+            Duty::Cron => self.cron(),
             Duty::Ttl => self.ttl(),
             Duty::Retention => self.retention(),
         }?;
@@ -165,6 +166,7 @@ impl Tables {
     }
 
     fn retention(&mut self) -> rusqlite::Result<DutyReport> {
+        self.forget_fires()?;
         let sql = "DELETE FROM unique_key WHERE (queue_id, kind, key) IN (
                        SELECT queue_id, kind, key FROM unique_key
                        WHERE expires_at <= ?1 ORDER BY expires_at LIMIT ?2
@@ -230,7 +232,7 @@ impl Tables {
         Ok(())
     }
 
-    fn earliest(&self, sql: &str) -> rusqlite::Result<Option<Timestamp>> {
+    pub(super) fn earliest(&self, sql: &str) -> rusqlite::Result<Option<Timestamp>> {
         let at: Option<i64> = self.conn.prepare_cached(sql)?.query_row([], |row| row.get(0))?;
         Ok(at.map(Timestamp))
     }

@@ -22,6 +22,7 @@ mod needs;
 mod people;
 mod push;
 mod row;
+mod schedules;
 mod settle;
 mod tables;
 mod writer;
@@ -40,16 +41,22 @@ use self::tables::Tables;
 use self::writer::Writer;
 use super::{
     Attempt, Cancelled, Changed, Claim, Claimed, DeadFilter, Duty, DutyReport, Edit, Effect,
-    Extension, Job, JobFilter, JobPage, KeyUse, Pausing, Progress, Pushed, Queue, Retention,
-    SessionId, SettledAll, Settlement, Store,
+    Extension, Fire, Job, JobFilter, JobPage, KeyUse, Pausing, Progress, Pushed, PutSchedule,
+    Queue, Retention, Schedule, SchedulesWanted, SessionId, SettledAll, Settlement, Store,
 };
 use crate::clock::Clock;
 use crate::error::Error;
-use crate::job::{JobId, Lease, LeaseKey, NewJob, QueueName, Settings, Timestamp};
+use crate::job::{
+    JobId, Lease, LeaseKey, NewJob, QueueName, ScheduleName, ScheduleSpec, Settings, Timestamp,
+};
 use crate::leader::Term;
 
 /// What makes each version of the tables from the one before. Never changed once released.
-const MIGRATIONS: [&str; 2] = [include_str!("0001_first.sql"), include_str!("0002_options.sql")];
+const MIGRATIONS: [&str; 3] = [
+    include_str!("0001_first.sql"),
+    include_str!("0002_options.sql"),
+    include_str!("0003_cron.sql"),
+];
 
 /// The version of the tables.
 pub(super) const SCHEMA_VERSION: i32 = MIGRATIONS.len() as i32;
@@ -284,6 +291,34 @@ impl Store for SqliteStore {
 
     async fn edit(&self, id: JobId, edit: Edit) -> Result<Changed, Error> {
         self.writer.call(move |tables| tables.edit(id, edit)).await
+    }
+
+    async fn put_schedule(
+        &self,
+        name: ScheduleName,
+        spec: ScheduleSpec,
+    ) -> Result<PutSchedule, Error> {
+        self.writer.call(move |tables| tables.put_schedule(name, spec)).await
+    }
+
+    async fn schedules(&self, which: SchedulesWanted) -> Result<Vec<Schedule>, Error> {
+        self.writer.call(move |tables| tables.list_schedules(&which)).await
+    }
+
+    async fn delete_schedule(&self, name: ScheduleName) -> Result<bool, Error> {
+        self.writer.call(move |tables| tables.delete_schedule(&name)).await
+    }
+
+    async fn pause_schedule(&self, name: ScheduleName, pausing: Pausing) -> Result<bool, Error> {
+        self.writer.call(move |tables| tables.pause_schedule(name, pausing)).await
+    }
+
+    async fn run_schedule(&self, name: ScheduleName) -> Result<Option<Pushed>, Error> {
+        self.writer.call(move |tables| tables.run_schedule(name)).await
+    }
+
+    async fn fires(&self, name: ScheduleName, limit: usize) -> Result<Option<Vec<Fire>>, Error> {
+        self.writer.call(move |tables| tables.fires(&name, limit)).await
     }
 
     async fn set_settings(&self, queue: QueueName, settings: Settings) -> Result<(), Error> {
