@@ -1,7 +1,9 @@
 //! A throw-away Postgres from the server programs that are installed here.
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::os::linux::net::SocketAddrExt;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
+use std::os::unix::net::UnixListener;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -78,10 +80,22 @@ fn run(mut command: Command) {
     assert!(out.status.success(), "{command:?}: {text}");
 }
 
-/// A port that was free a moment ago.
+/// A port that is free, and that no other test gets as long as this process lives.
+///
+/// A port of the system's choice would be taken again by whoever asks next: another test, or one
+/// end of a connection. So it is below those, and a name that lasts as long as the process says
+/// that it is taken.
 pub fn free_port() -> u16 {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
-    listener.local_addr().expect("it is bound").port()
+    static TAKEN: Mutex<Vec<UnixListener>> = Mutex::new(Vec::new());
+    loop {
+        let port: u16 = rand::random_range(20_000..32_000);
+        let name = std::os::unix::net::SocketAddr::from_abstract_name(format!("batonq {port}"));
+        let Ok(taken) = UnixListener::bind_addr(&name.expect("it is short")) else { continue };
+        if TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
+            TAKEN.lock().push(taken);
+            return port;
+        }
+    }
 }
 
 /// A directory that the server's user can use.
