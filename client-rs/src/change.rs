@@ -4,8 +4,8 @@ use std::time::{Duration, SystemTime};
 
 use batonq_protocol::Message;
 use batonq_protocol::messages::{
-    CancelJob, DrainNode, EditJob, PauseQueue, PromoteJob, ReplayDead, ReplayJob, ResumeQueue,
-    RetryJob, SetSettings, State,
+    BulkDone, BulkJobs, CancelJob, DeleteJob, DrainNode, EditJob, PauseQueue, PromoteJob,
+    ReplayDead, ReplayJob, ResumeQueue, RetryJob, SetSettings, State,
 };
 use bytes::Bytes;
 
@@ -124,8 +124,17 @@ impl Client {
     /// As [`Client::pause`]; [`Error::Refused`] with [`crate::ErrorCode::WrongState`] if it has
     /// not ended.
     pub async fn replay(&self, id: impl Into<JobId>) -> Result<JobId, Error> {
-        let replay = Message::ReplayJob(ReplayJob { id: id.into().0 });
-        let copies = answer!(self.call(replay).await?, Replayed)?.ids;
+        self.replay_edited(id, Edit::default()).await
+    }
+
+    /// As [`Client::replay`], with a copy that differs so.
+    ///
+    /// # Errors
+    ///
+    /// As [`Client::replay`].
+    pub async fn replay_edited(&self, id: impl Into<JobId>, edit: Edit) -> Result<JobId, Error> {
+        let replay = ReplayJob { id: id.into().0, edit: Some(edit.wire) };
+        let copies = answer!(self.call(Message::ReplayJob(replay)).await?, Replayed)?.ids;
         copies.first().copied().map(JobId).ok_or_else(|| Error::unexpected(&"Replayed"))
     }
 
@@ -186,6 +195,27 @@ impl Client {
     /// leased or has ended.
     pub async fn edit(&self, id: impl Into<JobId>, edit: Edit) -> Result<(), Error> {
         self.change(Message::EditJob(EditJob { id: id.into().0, ..edit.wire })).await
+    }
+
+    /// Deletes a job that has ended, with its history.
+    ///
+    /// # Errors
+    ///
+    /// As [`Client::pause`]; [`Error::Refused`] with [`crate::ErrorCode::WrongState`] if it has
+    /// not ended.
+    pub async fn delete(&self, id: impl Into<JobId>) -> Result<(), Error> {
+        self.change(Message::DeleteJob(DeleteJob { id: id.into().0 })).await
+    }
+
+    /// Does the same to many jobs; the request is JSON in the shape of the HTTP API. A bounded
+    /// part of it is done; the answer's cursor, put into the request, goes on.
+    ///
+    /// # Errors
+    ///
+    /// As [`Client::pause`]; what was done before an error stays done.
+    pub async fn bulk(&self, request: &serde_json::Value) -> Result<BulkDone, Error> {
+        let bulk = Message::BulkJobs(BulkJobs { request: request.to_string() });
+        answer!(self.call(bulk).await?, BulkDone)
     }
 
     /// Sets all settings of a queue; they are JSON in the shape of the HTTP API.

@@ -6,8 +6,8 @@
 use std::time::Duration;
 
 use batonq_protocol::messages::{
-    GetJob, GetStats, GetTimeline, KeyUse, ListKeys, ListNodes, ListQueues, ListWorkers, Ping,
-    WaitJob,
+    Decision, GetJob, GetStats, GetTimeline, KeyUse, ListDecisions, ListKeys, ListNodes,
+    ListQueues, ListWorkers, Ping, WaitJob,
 };
 use batonq_protocol::{ErrorCode, Message};
 use tokio::time::Instant;
@@ -46,7 +46,7 @@ impl Client {
         answer!(self.ask(Message::WaitJob(question), wait).await?, Job)
     }
 
-    /// Jobs, newest first, without payloads and results. The page's cursor leads to the next.
+    /// Jobs, by id, newest first unless the filter says otherwise, without payloads and results. The page's cursor leads to the next.
     ///
     /// # Errors
     ///
@@ -63,6 +63,21 @@ impl Client {
     pub async fn keys(&self, queue: impl Into<String>) -> Result<Vec<KeyUse>, Error> {
         let list = Message::ListKeys(ListKeys { queue: queue.into() });
         Ok(answer!(self.call(list).await?, Keys)?.keys)
+    }
+
+    /// What guards have refused, of one queue or, if it is empty, of all; the latest first. `limit`
+    /// 0 is 50.
+    ///
+    /// # Errors
+    ///
+    /// As [`Client::queues`].
+    pub async fn decisions(
+        &self,
+        queue: impl Into<String>,
+        limit: u32,
+    ) -> Result<Vec<Decision>, Error> {
+        let list = Message::ListDecisions(ListDecisions { queue: queue.into(), limit });
+        Ok(answer!(self.call(list).await?, Decisions)?.decisions)
     }
 
     /// A job and each lease on it, oldest first.

@@ -77,7 +77,7 @@ mod worker;
 
 pub use batonq_protocol::ErrorCode;
 
-pub use batonq_protocol::messages::{KeyUse, key_use};
+pub use batonq_protocol::messages::{BulkDone, Decision, KeyUse, key_use};
 pub use change::{Cancelled, Edit};
 pub use client::Client;
 pub use config::Config;

@@ -55,6 +55,10 @@ fn changes(message: &Message) -> bool {
             | Message::GetStats(_)
             | Message::ListWorkers(_)
             | Message::ListNodes(_)
+            | Message::ListKeys(_)
+            | Message::ListDecisions(_)
+            | Message::ListSchedules(_)
+            | Message::ListFires(_)
     )
 }
 

@@ -5,7 +5,7 @@ pub struct Envelope {
     /// Chosen by the side that asks, repeated in the answer. 0: not an answer.
     #[prost(uint64, tag = "1")]
     pub request_id: u64,
-    #[prost(oneof = "envelope::Message", tags = "2, 3, 4, 5, 6, 7, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 30, 31, 32, 33, 34, 35, 36, 37, 38, 39, 40, 41, 42, 50, 51, 52, 53, 54, 55, 56, 57, 58, 59, 65, 60, 61, 62, 63, 64, 66, 70, 71, 72, 73, 74, 75, 76, 77, 78")]
+    #[prost(oneof = "envelope::Message", tags = "2, 3, 4, 5, 6, 7, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 30, 31, 32, 33, 34, 35, 36, 37, 38, 39, 40, 41, 42, 50, 51, 52, 53, 54, 55, 56, 57, 58, 59, 65, 69, 79, 83, 60, 61, 62, 63, 64, 67, 68, 66, 70, 71, 72, 73, 74, 75, 76, 77, 78")]
     pub message: ::core::option::Option<envelope::Message>,
 }
 /// Nested message and enum types in `Envelope`.
@@ -116,6 +116,12 @@ pub mod envelope {
         EditJob(super::EditJob),
         #[prost(message, tag = "65")]
         SetSettings(super::SetSettings),
+        #[prost(message, tag = "69")]
+        DeleteJob(super::DeleteJob),
+        #[prost(message, tag = "79")]
+        BulkJobs(super::BulkJobs),
+        #[prost(message, tag = "83")]
+        BulkDone(super::BulkDone),
         /// The cluster.
         #[prost(message, tag = "60")]
         ListNodes(super::ListNodes),
@@ -128,6 +134,10 @@ pub mod envelope {
         ListKeys(super::ListKeys),
         #[prost(message, tag = "64")]
         Keys(super::Keys),
+        #[prost(message, tag = "67")]
+        ListDecisions(super::ListDecisions),
+        #[prost(message, tag = "68")]
+        Decisions(super::Decisions),
         /// Jobs that wait for each other.
         #[prost(message, tag = "66")]
         PushFlow(super::PushFlow),
@@ -702,6 +712,10 @@ pub struct Job {
     pub cancel_requested_at_ms: ::core::option::Option<i64>,
     #[prost(int64, optional, tag = "37")]
     pub cancel_force_at_ms: ::core::option::Option<i64>,
+    /// Payload and result have been dropped: the queue keeps them less long than
+    /// the job.
+    #[prost(bool, tag = "38")]
+    pub payload_dropped: bool,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ListJobs {
@@ -719,11 +733,19 @@ pub struct ListJobs {
     /// 0: 50.
     #[prost(uint32, tag = "5")]
     pub limit: u32,
-    /// From the page before; 0: from the newest.
+    /// From the page before; 0: from the first.
     #[prost(uint64, tag = "6")]
     pub cursor: u64,
+    /// Pushed at least, and less than, so long ago; 0: any time.
+    #[prost(uint64, tag = "7")]
+    pub older_than_ms: u64,
+    #[prost(uint64, tag = "8")]
+    pub newer_than_ms: u64,
+    /// Instead of newest first.
+    #[prost(bool, tag = "9")]
+    pub oldest_first: bool,
 }
-/// Newest first.
+/// By id.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct JobPage {
     #[prost(message, repeated, tag = "1")]
@@ -890,10 +912,13 @@ pub struct RetryJob {
     pub id: u64,
 }
 /// A copy of an ended job is pushed. Answered by Replayed.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ReplayJob {
     #[prost(uint64, tag = "1")]
     pub id: u64,
+    /// How the copy differs; its id is of no interest.
+    #[prost(message, optional, tag = "2")]
+    pub edit: ::core::option::Option<EditJob>,
 }
 /// Copies of dead jobs that have none yet, oldest first.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -949,6 +974,34 @@ pub struct EditJob {
     #[prost(string, tag = "7")]
     pub queue: ::prost::alloc::string::String,
 }
+/// Of a job that has ended, with its history.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct DeleteJob {
+    #[prost(uint64, tag = "1")]
+    pub id: u64,
+}
+/// The same to many jobs. Answered by BulkDone.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct BulkJobs {
+    /// JSON, in the shape of the HTTP API.
+    #[prost(string, tag = "1")]
+    pub request: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct BulkDone {
+    /// Jobs that matched, as far as they were looked at or counted.
+    #[prost(uint64, tag = "1")]
+    pub matched: u64,
+    /// The jobs that were changed; of a replay, the copies.
+    #[prost(uint64, repeated, tag = "2")]
+    pub ids: ::prost::alloc::vec::Vec<u64>,
+    /// Jobs that matched and whose state did not allow it.
+    #[prost(uint64, tag = "3")]
+    pub passed_over: u64,
+    /// There is more: go on with this. 0: that was all.
+    #[prost(uint64, tag = "4")]
+    pub cursor: u64,
+}
 /// Sets all settings of a queue.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct SetSettings {
@@ -960,6 +1013,41 @@ pub struct SetSettings {
 }
 // ---------------------------------------------------------------- limits
 
+/// What guards of queues have refused.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ListDecisions {
+    /// Empty: of all.
+    #[prost(string, tag = "1")]
+    pub queue: ::prost::alloc::string::String,
+    /// 0: 50.
+    #[prost(uint32, tag = "2")]
+    pub limit: u32,
+}
+/// The latest first.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Decisions {
+    #[prost(message, repeated, tag = "1")]
+    pub decisions: ::prost::alloc::vec::Vec<Decision>,
+}
+/// Pushes that a queue has refused in one minute, for one reason.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Decision {
+    #[prost(string, tag = "1")]
+    pub queue: ::prost::alloc::string::String,
+    /// The setting that said no, and what it allowed, last.
+    #[prost(string, tag = "2")]
+    pub guard: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "3")]
+    pub max: u64,
+    /// Jobs refused.
+    #[prost(uint64, tag = "4")]
+    pub count: u64,
+    /// When the minute began, and when the last one was refused.
+    #[prost(int64, tag = "5")]
+    pub minute_ms: i64,
+    #[prost(int64, tag = "6")]
+    pub last_at_ms: i64,
+}
 /// Keys of a queue that jobs wait or work for.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ListKeys {

@@ -61,8 +61,11 @@ pub enum Operation {
     CancelJob,
     PromoteJob,
     EditJob,
+    DeleteJob,
+    Bulk,
     SetSettings,
     ListKeys,
+    ListDecisions,
     ListSchedules,
     ChangeSchedule,
     GetCluster,
@@ -89,6 +92,7 @@ impl Operation {
             | Self::GetTimeline
             | Self::ListQueues
             | Self::ListKeys
+            | Self::ListDecisions
             | Self::ListSchedules
             | Self::ListWorkers
             | Self::GetStats
@@ -102,6 +106,8 @@ impl Operation {
             | Self::CancelJob
             | Self::PromoteJob
             | Self::EditJob
+            | Self::DeleteJob
+            | Self::Bulk
             | Self::SetSettings
             | Self::ChangeSchedule
             | Self::DrainNode => Some(&[Admin]),
@@ -130,8 +136,11 @@ impl Operation {
             Self::CancelJob => "cancel job",
             Self::PromoteJob => "promote job",
             Self::EditJob => "edit job",
+            Self::DeleteJob => "delete job",
+            Self::Bulk => "change many jobs",
             Self::SetSettings => "set settings",
             Self::ListKeys => "list keys",
+            Self::ListDecisions => "list decisions",
             Self::ListSchedules => "list schedules",
             Self::ChangeSchedule => "change schedule",
             Self::GetCluster => "get cluster",

@@ -154,7 +154,7 @@ pub const SETTINGS: &[Setting] = &[
         "keep_completed_max",
         "BATONQ_KEEP_COMPLETED_MAX",
         Some("1000000"),
-        "How many completed and cancelled jobs are kept at most",
+        "How many completed and cancelled jobs of a queue are kept at most",
     ),
     setting("keep_dead", "BATONQ_KEEP_DEAD", Some("30d"), "How long dead jobs are kept"),
     setting(

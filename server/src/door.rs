@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde::de::DeserializeOwned;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
@@ -13,7 +14,6 @@ use crate::access::Access;
 use crate::broker::{Broker, Condition};
 use crate::cluster::{Card, Leave, Node, NodeState, Registry};
 use crate::error::Error;
-use crate::job::Settings;
 use crate::leader::Leadership;
 use crate::limits;
 
@@ -136,34 +136,22 @@ pub fn check_batch(field: &'static str, count: usize) -> Result<(), Error> {
     }
 }
 
-/// How long the worker of a job that is cancelled has to end it.
+/// What stands as JSON in the field of a message, in the shape of the HTTP API.
 ///
 /// # Errors
 ///
-/// [`Error::Invalid`] if it is longer than allowed.
-pub fn check_grace(grace_ms: Option<u64>) -> Result<Duration, Error> {
-    match grace_ms.map_or(limits::CANCEL_GRACE_DEFAULT, Duration::from_millis) {
-        grace if grace <= limits::CANCEL_GRACE_MAX => Ok(grace),
-        _ => Err(Error::invalid("grace_ms", "more than 86 400 000 ms (24 h)")),
-    }
-}
-
-/// The settings of a queue, as both transports take them.
-///
-/// # Errors
-///
-/// [`Error::Invalid`], naming the field where there is one.
-pub fn settings_in(json: &[u8]) -> Result<Settings, Error> {
+/// [`Error::Invalid`], naming the field in it where there is one.
+pub fn json_in<T: DeserializeOwned>(field: &'static str, json: &[u8]) -> Result<T, Error> {
     let mut from = serde_json::Deserializer::from_slice(json);
-    let settings: Settings = serde_path_to_error::deserialize(&mut from).map_err(|error| {
+    let value = serde_path_to_error::deserialize(&mut from).map_err(|error| {
         let field = match error.path().to_string() {
-            path if path == "." => "settings".to_owned(),
+            path if path == "." => field.to_owned(),
             path => path,
         };
         Error::invalid(field, error.into_inner().to_string())
     })?;
-    from.end().map_err(|error| Error::invalid("settings", error.to_string()))?;
-    Ok(settings)
+    from.end().map_err(|error| Error::invalid(field, error.to_string()))?;
+    Ok(value)
 }
 
 /// Does the good items of a batch together; each bad one keeps its error, in its place.

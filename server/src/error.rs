@@ -44,6 +44,9 @@ pub enum Error {
     /// Another live job has the unique key.
     #[error("{0}")]
     Duplicate(String),
+    /// A guard of the queue takes no more. Nothing was done: try again later.
+    #[error("{0}")]
+    RateLimited(String),
     /// The node has too much to do. Nothing was done: try again later.
     #[error("{0}")]
     Overloaded(&'static str),
@@ -70,6 +73,7 @@ impl Error {
             Self::LeaseLost => ErrorCode::LeaseLost,
             Self::WrongState(_) => ErrorCode::WrongState,
             Self::Duplicate(_) => ErrorCode::Duplicate,
+            Self::RateLimited(_) => ErrorCode::RateLimited,
             Self::Overloaded(_) => ErrorCode::Overloaded,
             Self::Unavailable(_) => ErrorCode::Unavailable,
             Self::OutcomeUnknown(_) => ErrorCode::OutcomeUnknown,

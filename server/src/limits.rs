@@ -163,6 +163,12 @@ pub const PAGE_MAX: usize = 1000;
 /// Entries of one page, if the request says nothing.
 pub const PAGE_DEFAULT: usize = 50;
 
+/// Jobs that one bulk request changes.
+pub const BULK_MAX: usize = 10_000;
+
+/// Jobs that a dry run of one counts; then it says that there is more.
+pub const BULK_COUNT_MAX: usize = 100_000;
+
 /// Attempts shown in a timeline: the last ones.
 pub const TIMELINE_MAX: usize = 256;
 

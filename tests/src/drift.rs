@@ -11,8 +11,8 @@ use batonq_server::job::{
     WorkerName,
 };
 use batonq_server::store::{
-    Claim, DeadFilter, Duty, Edit, Extension, Hold, JobFilter, Pausing, Progress, Retention, Retry,
-    Schedule, SchedulesWanted, SessionId, Settlement, Store, Verdict,
+    Claim, Duty, Edit, Extension, Hold, JobFilter, Pausing, Progress, Retention, Retry, Schedule,
+    SchedulesWanted, SessionId, Settlement, Store, Verdict,
 };
 use bytes::Bytes;
 use futures_util::TryFutureExt;
@@ -49,9 +49,11 @@ pub enum Step {
     /// A dead job goes round again.
     Retry(JobId),
     /// A job is copied.
-    Replay(JobId),
-    /// Dead jobs are copied.
-    ReplayDead(DeadFilter),
+    Replay(JobId, Edit),
+    /// An ended job is deleted.
+    Delete(JobId),
+    /// What guards refused is looked at.
+    Decisions,
     /// A job is taken back.
     Cancel(JobId, Duration),
     /// A waiting job is changed.
@@ -213,14 +215,43 @@ prop_compose! {
 }
 
 prop_compose! {
+    /// What a queue takes and keeps.
+    fn guards()(
+        payload_bytes_max in proptest::option::weighted(0.1, 1..40_u64),
+        pushes_per_minute in proptest::option::weighted(0.1, 0..5_u64),
+        depth_max in proptest::option::weighted(0.1, 0..6_u64),
+        waiting_bytes_max in proptest::option::weighted(0.1, 0..90_u64),
+        keep_completed in proptest::option::weighted(0.2, seconds(20)),
+        keep_completed_max in proptest::option::weighted(0.2, 0..4_u64),
+        keep_dead in proptest::option::weighted(0.2, seconds(20)),
+        keep_dead_max in proptest::option::weighted(0.2, 0..4_u64),
+        keep_payload in proptest::option::weighted(0.2, seconds(20)),
+    ) -> Settings {
+        Settings {
+            payload_bytes_max,
+            pushes_per_minute,
+            depth_max,
+            waiting_bytes_max,
+            keep_completed,
+            keep_completed_max,
+            keep_dead,
+            keep_dead_max,
+            keep_payload,
+            ..Settings::default()
+        }
+    }
+}
+
+prop_compose! {
     fn settings()(
         concurrency in proptest::option::weighted(0.3, 1..4_u32),
         rate in proptest::option::weighted(0.3, rate_rule()),
         of_key in proptest::option::weighted(0.3, (1..4_u32, rate_rule())),
+        kept in guards(),
     ) -> Settings {
         let limits = |(max, rule)| KeyLimits { concurrency: Some(max), rate: Some(rule) };
         let keys = of_key.map(|of_key| ("x".to_owned(), limits(of_key)));
-        Settings { concurrency, rate, keys: keys.into_iter().collect() }
+        Settings { concurrency, rate, keys: keys.into_iter().collect(), ..kept }
     }
 }
 
@@ -260,29 +291,39 @@ fn verdict() -> impl Strategy<Value = Verdict> {
     ]
 }
 
-fn filter() -> impl Strategy<Value = JobFilter> {
-    (
-        proptest::option::of(queue()),
-        proptest::option::of(proptest::sample::select(&State::ALL[..])),
-        proptest::option::weighted(0.3, Just(Tag::parse("t").expect("a tag"))),
-        proptest::option::weighted(0.2, proptest::sample::select(&Reason::ALL[..])),
-        1..6_usize,
-        proptest::option::of(job_id()),
-    )
-        .prop_map(|(queue, state, tag, reason, limit, before)| JobFilter {
+prop_compose! {
+    fn filter()(
+        queue in proptest::option::of(queue()),
+        state in proptest::option::of(proptest::sample::select(&State::ALL[..])),
+        tag in proptest::option::weighted(0.3, Just(Tag::parse("t").expect("a tag"))),
+        reason in proptest::option::weighted(0.2, proptest::sample::select(&Reason::ALL[..])),
+        (from, to) in (
+            proptest::option::weighted(0.2, 0..60_i64),
+            proptest::option::weighted(0.2, 0..60_i64),
+        ),
+        (is_replayed, is_live) in (
+            proptest::option::weighted(0.2, proptest::bool::ANY),
+            proptest::option::weighted(0.2, proptest::bool::ANY),
+        ),
+        oldest_first in proptest::bool::ANY,
+        limit in 1..6_usize,
+        cursor in proptest::option::of(job_id()),
+    ) -> JobFilter {
+        let second = |second: i64| Timestamp(1_790_000_000_000 + 1000 * second);
+        JobFilter {
             queue,
             state,
             tag,
             reason,
+            created_from: from.map(second),
+            created_to: to.map(second),
+            is_replayed,
+            is_live,
+            oldest_first,
             limit,
-            before,
-        })
-}
-
-fn dead_filter() -> impl Strategy<Value = DeadFilter> {
-    let reason = proptest::option::of(proptest::sample::select(&Reason::ALL[..]));
-    (proptest::option::of(queue()), reason, 1..4_usize)
-        .prop_map(|(queue, reason, limit)| DeadFilter { queue, reason, limit })
+            cursor,
+        }
+    }
 }
 
 fn lease() -> impl Strategy<Value = Lease> {
@@ -342,8 +383,10 @@ pub fn step() -> impl Strategy<Value = Step> {
         2 => (queue(), prop_oneof![1 => Just(Pausing::Pause), 2 => Just(Pausing::Resume)])
             .prop_map(|(queue, pausing)| Step::Pause(queue, pausing)),
         2 => job_id().prop_map(Step::Retry),
-        1 => job_id().prop_map(Step::Replay),
-        1 => dead_filter().prop_map(Step::ReplayDead),
+        1 => (job_id(), proptest::option::of(edit()))
+            .prop_map(|(id, edit)| Step::Replay(id, edit.unwrap_or_default())),
+        1 => job_id().prop_map(Step::Delete),
+        1 => Just(Step::Decisions),
         2 => (job_id(), seconds(10)).prop_map(|(id, grace)| Step::Cancel(id, grace)),
         2 => (job_id(), edit()).prop_map(|(id, edit)| Step::Edit(id, edit)),
         1 => (queue(), settings()).prop_map(|(queue, settings)| Step::Settings(queue, settings)),
@@ -485,10 +528,11 @@ impl<M: Maker> Run<M> {
                 both!(self, what, |store| store.set_paused(queue.clone(), pausing));
             }
             Step::Retry(id) => drop(both!(self, what, |store| store.retry(id))),
-            Step::Replay(id) => drop(both!(self, what, |store| store.replay(id))),
-            Step::ReplayDead(filter) => {
-                both!(self, what, |store| store.replay_dead(filter.clone()));
+            Step::Replay(id, edit) => {
+                both!(self, what, |store| store.replay(id, edit.clone()));
             }
+            Step::Delete(id) => drop(both!(self, what, |store| store.delete(id))),
+            Step::Decisions => drop(both!(self, what, |store| store.decisions(None, 50))),
             Step::Cancel(id, grace) => drop(both!(self, what, |store| store.cancel(id, grace))),
             Step::Edit(id, edit) => {
                 both!(self, what, |store| store.edit(id, edit.clone()));

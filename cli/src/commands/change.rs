@@ -1,4 +1,5 @@
-//! Changing what waits: `batonq pause`, `resume`, `retry`, `cancel`, `promote`, `replay`, `dlq`, `drain`.
+//! Changing what waits: `batonq pause`, `resume`, `retry`, `cancel`, `edit`, `promote`,
+//! `replay`, `dlq`, `settings`, `drain`.
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -6,6 +7,7 @@ use std::time::Duration;
 use batonq_client::{Cancelled, State};
 use serde_json::json;
 
+use super::bulk::{self, Action, Which};
 use super::look::Filter;
 use crate::Shared;
 use crate::exit::Failure;
@@ -81,6 +83,13 @@ pub(crate) struct Edit {
     /// The job
     id: u64,
 
+    #[command(flatten)]
+    changes: Changes,
+}
+
+/// What is to differ.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Changes {
     /// Higher first
     #[arg(long, allow_negative_numbers = true)]
     priority: Option<i32>,
@@ -98,8 +107,8 @@ pub(crate) struct Edit {
     queue: Option<String>,
 }
 
-impl Edit {
-    pub(crate) async fn run(self, shared: &Shared) -> Result<ExitCode, Failure> {
+impl Changes {
+    fn edit(self) -> Result<batonq_client::Edit, Failure> {
         let mut edit = batonq_client::Edit::default();
         if let Some(priority) = self.priority {
             edit = edit.priority(priority);
@@ -116,6 +125,13 @@ impl Edit {
         if let Some(queue) = self.queue {
             edit = edit.queue(queue);
         }
+        Ok(edit)
+    }
+}
+
+impl Edit {
+    pub(crate) async fn run(self, shared: &Shared) -> Result<ExitCode, Failure> {
+        let edit = self.changes.edit()?;
         shared.connect("").await?.edit(self.id, edit).await?;
         let value = json!({ "id": self.id, "status": "changed" });
         shared.output.value(&value, &format!("{} changed", self.id))?;
@@ -177,11 +193,15 @@ impl Drain {
 pub(crate) struct Replay {
     /// The job
     id: u64,
+
+    #[command(flatten)]
+    changes: Changes,
 }
 
 impl Replay {
     pub(crate) async fn run(self, shared: &Shared) -> Result<ExitCode, Failure> {
-        let copy = shared.connect("").await?.replay(self.id).await?.0;
+        let edit = self.changes.edit()?;
+        let copy = shared.connect("").await?.replay_edited(self.id, edit).await?.0;
         let value = json!({ "id": copy, "replay_of": self.id });
         shared.output.value(&value, &format!("job {copy} is a copy of job {}", self.id))?;
         Ok(ExitCode::SUCCESS)
@@ -200,41 +220,43 @@ pub(crate) enum Dlq {
 /// Which dead jobs to copy.
 #[derive(Debug, clap::Args)]
 pub(crate) struct ReplayDead {
-    /// Of this queue
+    #[command(flatten)]
+    which: Which,
+
+    /// So many copies become ready in a second
+    #[arg(long, value_name = "N")]
+    per_second: Option<u32>,
+
+    /// Only count
     #[arg(long)]
-    queue: Option<String>,
+    dry_run: bool,
 
-    /// Dead for this reason, as POISON
-    #[arg(long)]
-    reason: Option<String>,
-
-    /// At most so many
-    #[arg(long, default_value_t = 1000, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
-    limit: u32,
-
-    /// All of them, from all queues
-    #[arg(long, conflicts_with_all = ["queue", "reason"])]
-    all: bool,
+    /// Look at so many at most
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    limit: Option<u32>,
 }
 
 impl Dlq {
     pub(crate) async fn run(self, shared: &Shared) -> Result<ExitCode, Failure> {
-        let client = shared.connect("").await?;
         match self {
-            Self::Ls(filter) => filter.list(&client, shared.output, State::Dead).await?,
-            Self::Replay(which) => {
-                if !which.all && which.queue.is_none() && which.reason.is_none() {
-                    let which = "say which with --queue or --reason, or --all";
-                    return Err(Failure::usage(format!(
-                        "this would replay all dead jobs: {which}"
-                    )));
+            Self::Ls(filter) => {
+                let client = shared.connect("").await?;
+                filter.list(&client, shared.output, State::Dead).await?;
+            }
+            Self::Replay(replay) => {
+                let mut request = replay.which.request(Action::Replay, None)?;
+                if let Some(rate) = replay.per_second {
+                    request["per_second"] = json!(rate);
                 }
-                let queue = which.queue.unwrap_or_default();
-                let reason = which.reason.unwrap_or_default();
-                let copies = client.replay_dead(queue, reason, which.limit).await?;
-                let ids: Vec<u64> = copies.iter().map(|id| id.0).collect();
-                let sentence = format!("{} dead jobs replayed", ids.len());
-                shared.output.value(&json!({ "ids": ids }), &sentence)?;
+                let client = shared.connect("").await?;
+                let is_one_part = replay.limit.is_some() || replay.per_second.is_some();
+                if let Some(limit) = replay.limit {
+                    request["limit"] = json!(limit);
+                }
+                match is_one_part {
+                    true => bulk::part(&client, shared.output, request, replay.dry_run).await?,
+                    false => bulk::run(&client, shared.output, request, replay.dry_run).await?,
+                }
             }
         }
         Ok(ExitCode::SUCCESS)

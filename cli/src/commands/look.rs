@@ -1,14 +1,15 @@
 //! Looking: `batonq queues`, `jobs`, `timeline`, `workers`, `nodes`, `stats`.
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use batonq_client::{Client, JobFilter, State};
 use serde_json::json;
 
-use super::view::{self, AttemptRow, JobRow, KeyRow, NodeRow, QueueRow, WorkerRow};
+use super::view::{self, AttemptRow, DecisionRow, JobRow, KeyRow, NodeRow, QueueRow, WorkerRow};
 use crate::Shared;
 use crate::exit::Failure;
-use crate::output::{Format, length, note, say, table};
+use crate::output::{Format, length, note, parse_duration, say, table};
 
 /// Arguments of `queues`.
 #[derive(Debug, clap::Args)]
@@ -28,6 +29,11 @@ impl Queues {
 pub(crate) enum Jobs {
     /// List jobs, newest first
     Ls(Filter),
+    /// Delete a job that has ended, with its history
+    Rm {
+        /// The job
+        id: u64,
+    },
     /// All that is known of a job
     Get {
         /// The job
@@ -42,7 +48,7 @@ pub(crate) struct Filter {
     #[arg(long)]
     pub(super) queue: Option<String>,
 
-    /// scheduled, ready, leased, completed, dead or cancelled
+    /// scheduled, blocked, ready, leased, completed, dead or cancelled
     #[arg(long, value_parser = parse_state)]
     state: Option<State>,
 
@@ -61,13 +67,29 @@ pub(crate) struct Filter {
     /// From where the list before ended
     #[arg(long, value_name = "ID")]
     cursor: Option<u64>,
+
+    /// Pushed at least so long ago
+    #[arg(long, value_parser = parse_duration, value_name = "TIME")]
+    older_than: Option<Duration>,
+
+    /// Pushed less than so long ago
+    #[arg(long, value_parser = parse_duration, value_name = "TIME")]
+    newer_than: Option<Duration>,
+
+    /// Instead of newest first
+    #[arg(long)]
+    oldest_first: bool,
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 fn parse_state(name: &str) -> Result<State, String> {
     let state = State::from_str_name(&format!("STATE_{}", name.to_ascii_uppercase()));
-    state
-        .filter(|state| *state != State::Unspecified)
-        .ok_or_else(|| "must be scheduled, ready, leased, completed, dead or cancelled".into())
+    state.filter(|state| *state != State::Unspecified).ok_or_else(|| {
+        "must be scheduled, blocked, ready, leased, completed, dead or cancelled".into()
+    })
 }
 
 impl Filter {
@@ -85,6 +107,9 @@ impl Filter {
             reason: self.reason.unwrap_or_default(),
             limit: self.limit,
             cursor: self.cursor.unwrap_or_default(),
+            older_than_ms: self.older_than.map_or(0, millis),
+            newer_than_ms: self.newer_than.map_or(0, millis),
+            oldest_first: self.oldest_first,
         };
         let page = client.jobs(filter).await?;
         let rows: Vec<JobRow> = page.jobs.into_iter().map(Into::into).collect();
@@ -105,6 +130,11 @@ impl Jobs {
         let client = shared.connect("").await?;
         match self {
             Self::Ls(filter) => filter.list(&client, shared.output, State::Unspecified).await?,
+            Self::Rm { id } => {
+                client.delete(id).await?;
+                let value = json!({ "id": id, "status": "deleted" });
+                shared.output.value(&value, &format!("{id} deleted"))?;
+            }
             Self::Get { id } => {
                 let job = client.job(id).await?;
                 shared.output.value(&view::job_value(&job), &view::job_lines(&job))?;
@@ -224,6 +254,28 @@ impl Limits {
     pub(crate) async fn run(self, shared: &Shared) -> Result<ExitCode, Failure> {
         let keys = shared.connect("").await?.keys(&self.queue).await?;
         let rows: Vec<KeyRow> = keys.into_iter().map(Into::into).collect();
+        shared.output.rows(&rows)?;
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// Arguments of `decisions`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Decisions {
+    /// Of this queue
+    #[arg(long)]
+    queue: Option<String>,
+
+    /// At most so many
+    #[arg(long, default_value_t = 50, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
+    limit: u32,
+}
+
+impl Decisions {
+    pub(crate) async fn run(self, shared: &Shared) -> Result<ExitCode, Failure> {
+        let queue = self.queue.unwrap_or_default();
+        let decisions = shared.connect("").await?.decisions(queue, self.limit).await?;
+        let rows: Vec<DecisionRow> = decisions.into_iter().map(Into::into).collect();
         shared.output.rows(&rows)?;
         Ok(ExitCode::SUCCESS)
     }

@@ -1,6 +1,7 @@
 //! The commands.
 
 mod bench;
+mod bulk;
 mod change;
 mod cron;
 mod demo;
@@ -73,6 +74,10 @@ pub(crate) enum Command {
     /// Look at dead jobs and send them round again
     #[command(subcommand)]
     Dlq(change::Dlq),
+    /// Do the same to many jobs; counts them unless told to do it
+    Bulk(bulk::Bulk),
+    /// What guards of queues have refused
+    Decisions(look::Decisions),
     /// Jobs by the clock
     #[command(subcommand)]
     Cron(cron::Cron),
@@ -116,6 +121,8 @@ impl Command {
             Self::Promote(promote) => promote.run(shared).await,
             Self::Replay(replay) => replay.run(shared).await,
             Self::Dlq(dlq) => dlq.run(shared).await,
+            Self::Bulk(bulk) => bulk.run(shared).await,
+            Self::Decisions(decisions) => decisions.run(shared).await,
             Self::Cron(cron) => cron.run(shared).await,
             Self::Limits(limits) => limits.run(shared).await,
             Self::Settings(settings) => settings.run(shared).await,

@@ -3,7 +3,8 @@
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use batonq_client::{
-    Attempt, ClusterNode, Job, JobDetail, KeyUse, Lease, Queue, State, WorkerInfo, key_use,
+    Attempt, ClusterNode, Decision, Job, JobDetail, KeyUse, Lease, Queue, State, WorkerInfo,
+    key_use,
 };
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -218,6 +219,7 @@ pub(super) fn job_value(job: &JobDetail) -> Value {
         ("cancel_force_at", json!(job.cancel_force_at_ms.map(time))),
         ("replay_of", json!(id(job.replay_of))),
         ("replayed_as", json!(id(job.replayed_as))),
+        ("payload_dropped", json!(job.payload_dropped.then_some(true))),
     ] {
         if !value.is_null() {
             shown[name] = value;
@@ -456,6 +458,44 @@ impl Row for KeyRow {
             self.waiting.to_string(),
             if holders.is_empty() { "-".into() } else { holders.join(" ") },
             self.opens_at.clone().unwrap_or_else(|| "now".into()),
+        ]
+    }
+}
+
+/// What guards refused in a minute.
+#[derive(Debug, Serialize)]
+pub(super) struct DecisionRow {
+    queue: String,
+    guard: String,
+    max: u64,
+    count: u64,
+    minute: String,
+    last_at: String,
+}
+
+impl From<Decision> for DecisionRow {
+    fn from(decision: Decision) -> Self {
+        Self {
+            queue: decision.queue,
+            guard: decision.guard,
+            max: decision.max,
+            count: decision.count,
+            minute: time(decision.minute_ms),
+            last_at: time(decision.last_at_ms),
+        }
+    }
+}
+
+impl Row for DecisionRow {
+    const HEAD: &'static [&'static str] = &["QUEUE", "GUARD", "ALLOWS", "REFUSED", "LAST"];
+
+    fn cells(&self) -> Vec<String> {
+        vec![
+            self.queue.clone(),
+            self.guard.clone(),
+            self.max.to_string(),
+            self.count.to_string(),
+            self.last_at.clone(),
         ]
     }
 }

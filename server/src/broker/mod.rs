@@ -12,6 +12,7 @@
 
 mod alarms;
 mod bells;
+mod bulk;
 mod gates;
 mod health;
 mod people;
@@ -24,6 +25,7 @@ mod subscription;
 mod upkeep;
 
 pub(crate) use alarms::Alarms;
+pub use bulk::{BulkAction, BulkDone, BulkFilter, BulkRequest, reason_in, state_in};
 pub use health::{Condition, Health};
 pub use pull::Pull;
 pub use sessions::{Attendance, Notice, Patience, Visitor, Worker};

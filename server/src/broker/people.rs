@@ -9,7 +9,7 @@ use super::{Broker, Worker};
 use crate::error::Error;
 use crate::job::{JobId, QueueName, Settings, Timestamp};
 use crate::store::{
-    Attempt, Cancelled, Changed, DeadFilter, Duty, Edit, Effect, Job, JobFilter, JobPage, KeyUse,
+    Attempt, Cancelled, Changed, Decision, Duty, Edit, Effect, Job, JobFilter, JobPage, KeyUse,
     Pausing, Queue,
 };
 
@@ -38,7 +38,12 @@ impl Broker {
         }
     }
 
-    /// A page of jobs, newest first.
+    /// The time that was so long ago, in milliseconds, by this node's clock.
+    pub fn ago(&self, age_ms: u64) -> Timestamp {
+        Timestamp(self.0.core.clock.now().0.saturating_sub_unsigned(age_ms))
+    }
+
+    /// A page of jobs, by id.
     pub async fn jobs(&self, filter: JobFilter) -> Result<JobPage, Error> {
         self.store().jobs(filter).await
     }
@@ -74,17 +79,18 @@ impl Broker {
         self.conclude(id, changed, "only a dead job can be retried")
     }
 
-    /// Pushes a copy of an ended job; the effect is about the copy.
-    pub async fn replay(&self, id: JobId) -> Result<Effect, Error> {
-        let changed = self.store().replay(id).await?;
+    /// Pushes a copy of an ended job, changed so; the effect is about the copy.
+    pub async fn replay(&self, id: JobId, edit: Edit) -> Result<Effect, Error> {
+        let edit = if edit == Edit::default() { edit } else { edit.check()? };
+        let changed = self.store().replay(id, edit).await?;
         self.conclude(id, changed, "only a job that has ended can be replayed")
     }
 
-    /// Pushes copies of dead jobs that have none yet. The answer: their ids.
-    pub async fn replay_dead(&self, filter: DeadFilter) -> Result<Vec<JobId>, Error> {
-        let effects = self.store().replay_dead(filter).await?;
-        self.0.core.announce(&effects);
-        Ok(effects.into_iter().map(|effect| effect.job).collect())
+    /// Deletes a job that has ended, with its history.
+    pub async fn delete(&self, id: JobId) -> Result<(), Error> {
+        let changed = self.store().delete(id).await?;
+        self.conclude(id, changed, "only a job that has ended can be deleted: cancel it first")?;
+        Ok(())
     }
 
     /// Takes a waiting job back, or asks the worker of a leased one to end it within `grace`. The
@@ -113,7 +119,7 @@ impl Broker {
 
     /// Changes a waiting job.
     pub async fn edit(&self, id: JobId, edit: Edit) -> Result<Effect, Error> {
-        let changed = self.store().edit(id, edit).await?;
+        let changed = self.store().edit(id, edit.check()?).await?;
         self.conclude(id, changed, "only a job that waits can be changed")
     }
 
@@ -122,6 +128,15 @@ impl Broker {
         self.store().set_settings(name.clone(), settings.check()?).await?;
         self.0.core.queue_bells.ring_all(&name);
         Ok(())
+    }
+
+    /// What guards have refused, of one queue or of all; the latest first.
+    pub async fn decisions(
+        &self,
+        queue: Option<QueueName>,
+        limit: usize,
+    ) -> Result<Vec<Decision>, Error> {
+        self.store().decisions(queue, limit).await
     }
 
     /// The keys of a queue that jobs wait or work for.
@@ -145,6 +160,9 @@ impl Broker {
             Changed::WrongState(state) => {
                 Err(Error::WrongState(format!("job {id} is {}: {rule}", state.name())))
             }
+            Changed::Dropped => Err(Error::WrongState(format!(
+                "the payload of job {id} has been dropped: its queue keeps it less long"
+            ))),
             Changed::Duplicate(other) => {
                 Err(Error::Duplicate(format!("job {other} has the unique key of job {id} now")))
             }

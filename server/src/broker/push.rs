@@ -7,7 +7,7 @@ use tokio::time::Instant;
 use super::{Broker, Core, Loop};
 use crate::error::Error;
 use crate::group_commit::{Budget, Committer};
-use crate::job::{NewJob, QueueName, State};
+use crate::job::{Guard, NewJob, QueueName, State};
 use crate::limits;
 use crate::metrics::{Counted, Timed};
 use crate::store::{Duty, Pushed, Refusal};
@@ -55,6 +55,12 @@ pub(super) fn accepted(pushed: Pushed) -> Result<Pushed, Error> {
         Pushed::Refused(Refusal::NoSuchJob(id)) => {
             Err(Error::invalid("depends_on", format!("there is no job {id}")))
         }
+        Pushed::Refused(Refusal::Guard(breach)) => Err(match breach.guard {
+            Guard::PayloadBytes => {
+                Error::PayloadTooLarge { field: "payload", detail: breach.to_string() }
+            }
+            _ => Error::RateLimited(format!("{breach}: try again later ({})", breach.guard.name())),
+        }),
         pushed => Ok(pushed),
     }
 }

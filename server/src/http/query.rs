@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 
+use crate::broker::{Broker, reason_in, state_in};
 use crate::error::Error;
-use crate::job::{JobId, QueueName, Reason, ScheduleName, State, Tag};
+use crate::job::{JobId, QueueName, ScheduleName, Tag};
 use crate::limits;
 use crate::store::JobFilter;
 
@@ -59,6 +60,11 @@ impl Query {
         }
     }
 
+    /// The queue that is asked for.
+    pub(super) fn queue(&self) -> Result<Option<QueueName>, Error> {
+        Ok(self.text("queue").map(QueueName::parse).transpose()?)
+    }
+
     /// How many entries are asked for.
     pub(super) fn limit(&self) -> Result<usize, Error> {
         page_limit(self.number("limit")?, limits::PAGE_DEFAULT)
@@ -71,28 +77,26 @@ impl Query {
     }
 
     /// The jobs that are asked for.
-    pub(super) fn filter(&self) -> Result<JobFilter, Error> {
-        let state = |name: &str| {
-            let names: Vec<&str> = State::ALL.iter().map(|state| state.name()).collect();
-            let unknown =
-                || Error::invalid("state", format!("must be one of {}", names.join(", ")));
-            State::parse(name).ok_or_else(unknown)
+    pub(super) fn filter(&self, broker: &Broker) -> Result<JobFilter, Error> {
+        let ago = |age: Option<u64>| age.map(|age| broker.ago(age));
+        let oldest_first = match self.text("order") {
+            None | Some("newest") => false,
+            Some("oldest") => true,
+            Some(_) => return Err(Error::invalid("order", "must be newest or oldest")),
         };
         Ok(JobFilter {
-            queue: self.text("queue").map(QueueName::parse).transpose()?,
-            state: self.text("state").map(state).transpose()?,
+            queue: self.queue()?,
+            state: self.text("state").map(state_in).transpose()?,
             tag: self.text("tag").map(Tag::parse).transpose()?,
-            reason: self.text("reason").map(reason).transpose()?,
+            reason: self.text("reason").map(reason_in).transpose()?,
+            created_to: ago(self.number("older_than_ms")?),
+            created_from: ago(self.number("newer_than_ms")?),
+            oldest_first,
             limit: page_limit(self.number("limit")?, limits::PAGE_DEFAULT)?,
-            before: self.number("cursor")?.map(JobId),
+            cursor: self.number("cursor")?.map(JobId),
+            ..JobFilter::default()
         })
     }
-}
-
-pub(super) fn reason(name: &str) -> Result<Reason, Error> {
-    let names: Vec<&str> = Reason::ALL.iter().map(|reason| reason.name()).collect();
-    let unknown = || Error::invalid("reason", format!("must be one of {}", names.join(", ")));
-    Reason::parse(name).ok_or_else(unknown)
 }
 
 pub(super) fn page_limit(limit: Option<u64>, default: usize) -> Result<usize, Error> {

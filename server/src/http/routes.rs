@@ -87,7 +87,17 @@ fn post(path: &'static str) -> (Method, &'static str) {
     (Method::POST, path)
 }
 
-const FILTER: &[&str] = &["queue", "state", "tag", "reason", "limit", "cursor"];
+const FILTER: &[&str] = &[
+    "queue",
+    "state",
+    "tag",
+    "reason",
+    "older_than_ms",
+    "newer_than_ms",
+    "order",
+    "limit",
+    "cursor",
+];
 
 /// All routes.
 pub(super) fn all() -> Vec<Route> {
@@ -120,8 +130,8 @@ fn producing_and_consuming() -> Vec<Route> {
 
 fn changing() -> Vec<Route> {
     use Operation::{
-        CancelJob, EditJob, PauseQueue, PromoteJob, ReplayDead, ReplayJob, ResumeQueue, RetryJob,
-        SetSettings,
+        Bulk, CancelJob, DeleteJob, EditJob, PauseQueue, PromoteJob, ReplayDead, ReplayJob,
+        ResumeQueue, RetryJob, SetSettings,
     };
     vec![
         route(post("/v1/jobs/{id}/retry"), RetryJob, "A dead job goes round again", jobs::retry),
@@ -136,6 +146,22 @@ fn changing() -> Vec<Route> {
         route(post("/v1/jobs/{id}/promote"), PromoteJob, "A scheduled job: now", jobs::promote),
         route(post("/v1/jobs/{id}/replay"), ReplayJob, "Push a copy of a job", jobs::replay),
         route(post("/v1/dlq/replay"), ReplayDead, "Push copies of dead jobs", jobs::replay_dead),
+        route(post("/v1/bulk"), Bulk, "The same to many jobs", jobs::bulk),
+        Route {
+            response: None,
+            serve: Box::new(|call, _| {
+                Box::pin(async {
+                    jobs::delete(call).await?;
+                    Ok(Response::default())
+                })
+            }),
+            ..route(
+                (Method::DELETE, "/v1/jobs/{id}"),
+                DeleteJob,
+                "Delete a job that has ended",
+                look::live,
+            )
+        },
         route(post("/v1/queues/{queue}/pause"), PauseQueue, "Give nothing out", jobs::pause),
         route(post("/v1/queues/{queue}/resume"), ResumeQueue, "Go on", jobs::resume),
     ]
@@ -143,7 +169,8 @@ fn changing() -> Vec<Route> {
 
 fn looking() -> Vec<Route> {
     use Operation::{
-        GetJob, GetStats, GetTimeline, ListJobs, ListKeys, ListQueues, ListWorkers, WaitJob,
+        GetJob, GetStats, GetTimeline, ListDecisions, ListJobs, ListKeys, ListQueues, ListWorkers,
+        WaitJob,
     };
     let with = |route: Route, query| Route { query, ..route };
     vec![
@@ -156,11 +183,24 @@ fn looking() -> Vec<Route> {
         route(get("/v1/jobs/{id}/timeline"), GetTimeline, "What happened", look::timeline),
         with(
             route(get("/v1/dlq"), ListJobs, "List dead jobs", look::dead),
-            &["queue", "reason", "tag", "limit", "cursor"],
+            &[
+                "queue",
+                "reason",
+                "tag",
+                "older_than_ms",
+                "newer_than_ms",
+                "order",
+                "limit",
+                "cursor",
+            ],
         ),
         route(get("/v1/queues"), ListQueues, "All queues", look::queues),
         route(get("/v1/queues/{queue}"), ListQueues, "A queue", look::queue),
         route(get("/v1/queues/{queue}/keys"), ListKeys, "Limits by key, and their use", look::keys),
+        with(
+            route(get("/v1/decisions"), ListDecisions, "What guards refused", look::decisions),
+            &["queue", "limit"],
+        ),
         route(get("/v1/workers"), ListWorkers, "Connected workers", look::workers),
         route(get("/v1/stats"), GetStats, "The last 60 seconds", look::stats),
     ]

@@ -8,6 +8,7 @@ use std::borrow::Cow;
 mod backoff;
 mod cron;
 mod flow;
+mod guard;
 mod lease;
 mod life;
 mod name;
@@ -22,10 +23,13 @@ pub use cron::CronRule;
 pub use flow::{
     Admission, Bucket, Closed, Concurrency, Fair, Flow, Found, Line, Rate, RateRule, Waiting,
 };
+pub use guard::{Breach, Fill, Guard};
 pub use lease::{Lease, LeaseKey};
 pub use life::{Charges, Ending, Next, Reason, Rules, State, after};
 pub use name::{FailureCode, FlowKey, QueueName, ScheduleName, Tag, UniqueKey, WorkerName, cut};
-pub use new_job::{JobId, NewJob, Payload, TooLarge, When, check_lease, check_result, check_wait};
+pub use new_job::{
+    JobId, NewJob, Payload, TooLarge, When, check_grace, check_lease, check_result, check_wait,
+};
 pub use options::{Depends, OnFailure, Options, Slot, UniqueHold};
 pub use schedule::{CatchUp, Due, Overlap, ScheduleSpec};
 pub use settings::{KeyLimits, Settings};

@@ -220,6 +220,18 @@ pub fn check_lease(lease: Duration) -> Result<Duration, InvalidField> {
     }
 }
 
+/// How long the worker of a job that is cancelled has to end it.
+///
+/// # Errors
+///
+/// If it is longer than allowed.
+pub fn check_grace(grace_ms: Option<u64>) -> Result<Duration, InvalidField> {
+    match grace_ms.map_or(limits::CANCEL_GRACE_DEFAULT, Duration::from_millis) {
+        grace if grace <= limits::CANCEL_GRACE_MAX => Ok(grace),
+        _ => Err(InvalidField::new("grace_ms", "more than 86 400 000 ms (24 h)")),
+    }
+}
+
 /// # Errors
 ///
 /// If nobody may wait so long.

@@ -1,10 +1,12 @@
 //! What people set for a queue.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::time::maybe_millis;
 use super::{FlowKey, InvalidField, RateRule};
 use crate::limits;
 
@@ -21,6 +23,39 @@ pub struct Settings {
     /// Limits of keys, in place of what their jobs say.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub keys: BTreeMap<String, KeyLimits>,
+    /// The largest payload that is taken, in bytes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub payload_bytes_max: Option<u64>,
+    /// So many jobs are taken in each minute of the clock.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pushes_per_minute: Option<u64>,
+    /// No more jobs are taken while so many wait: scheduled, blocked or ready.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub depth_max: Option<u64>,
+    /// No more jobs are taken while the payloads of those that wait have so many bytes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub waiting_bytes_max: Option<u64>,
+    /// How long completed and cancelled jobs are kept.
+    #[serde(rename = "keep_completed_ms", with = "maybe_millis")]
+    #[schemars(with = "Option<u64>")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub keep_completed: Option<Duration>,
+    /// How many of them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub keep_completed_max: Option<u64>,
+    /// How long dead jobs are kept.
+    #[serde(rename = "keep_dead_ms", with = "maybe_millis")]
+    #[schemars(with = "Option<u64>")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub keep_dead: Option<Duration>,
+    /// How many of them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub keep_dead_max: Option<u64>,
+    /// How long payloads and results of completed and cancelled jobs are kept.
+    #[serde(rename = "keep_payload_ms", with = "maybe_millis")]
+    #[schemars(with = "Option<u64>")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub keep_payload: Option<Duration>,
 }
 
 /// The limits of one key.
@@ -56,6 +91,28 @@ impl Settings {
             check_concurrency(set.concurrency)?;
             set.rate.map(|rate| rate.check("rate")).transpose()?;
         }
+        for (field, keep) in [
+            ("keep_completed_ms", self.keep_completed),
+            ("keep_dead_ms", self.keep_dead),
+            ("keep_payload_ms", self.keep_payload),
+        ] {
+            if keep.is_some_and(|keep| keep > limits::DELAY_MAX) {
+                return Err(InvalidField::new(field, "more than ten years"));
+            }
+        }
+        for (field, max) in [
+            ("payload_bytes_max", self.payload_bytes_max),
+            ("pushes_per_minute", self.pushes_per_minute),
+            ("depth_max", self.depth_max),
+            ("waiting_bytes_max", self.waiting_bytes_max),
+            ("keep_completed_max", self.keep_completed_max),
+            ("keep_dead_max", self.keep_dead_max),
+        ] {
+            // Stores have signed numbers.
+            if max.is_some_and(|max| i64::try_from(max).is_err()) {
+                return Err(InvalidField::new(field, "must be below 2^63"));
+            }
+        }
         Ok(self)
     }
 }
@@ -71,8 +128,6 @@ fn check_concurrency(max: Option<u32>) -> Result<(), InvalidField> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     #[test]
@@ -82,6 +137,8 @@ mod tests {
             concurrency: Some(3),
             rate: Some(rate),
             keys: BTreeMap::from([("k".into(), KeyLimits { concurrency: Some(1), rate: None })]),
+            keep_dead: Some(Duration::from_millis(1500)),
+            ..Settings::default()
         };
         let text = serde_json::to_string(&settings).unwrap();
         assert_eq!(serde_json::from_str::<Settings>(&text).unwrap(), settings);
@@ -90,6 +147,13 @@ mod tests {
 
     #[test]
     fn numbers_out_of_range_are_refused() {
-        assert!(Settings { concurrency: Some(0), ..Settings::default() }.check().is_err());
+        let keep_dead = Some(limits::DELAY_MAX + Duration::from_millis(1));
+        for settings in [
+            Settings { concurrency: Some(0), ..Settings::default() },
+            Settings { keep_dead, ..Settings::default() },
+            Settings { depth_max: Some(u64::MAX), ..Settings::default() },
+        ] {
+            assert!(settings.check().is_err());
+        }
     }
 }

@@ -61,3 +61,32 @@ pub(super) mod millis {
         u64::deserialize(from).map(Duration::from_millis)
     }
 }
+
+/// A duration that may be missing, as whole milliseconds, in JSON.
+pub(super) mod maybe_millis {
+    use std::time::Duration;
+
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    /// # Errors
+    ///
+    /// Those of the serializer.
+    pub(in crate::job) fn serialize<S: Serializer>(
+        time: &Option<Duration>,
+        to: S,
+    ) -> Result<S::Ok, S::Error> {
+        match time {
+            Some(time) => super::millis::serialize(time, to),
+            None => to.serialize_none(),
+        }
+    }
+
+    /// # Errors
+    ///
+    /// If it is neither a whole number nor missing.
+    pub(in crate::job) fn deserialize<'de, D: Deserializer<'de>>(
+        from: D,
+    ) -> Result<Option<Duration>, D::Error> {
+        Ok(Option::<u64>::deserialize(from)?.map(Duration::from_millis))
+    }
+}

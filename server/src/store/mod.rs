@@ -28,12 +28,14 @@
 
 mod alone;
 mod columns;
+mod guards;
 pub mod memory;
 pub mod postgres;
 mod schedules;
 pub mod sqlite;
 
 pub use alone::Alone;
+pub use guards::Decision;
 pub use schedules::{Fire, FireOutcome, PutSchedule, Schedule};
 
 use std::collections::BTreeMap;
@@ -44,10 +46,10 @@ use bytes::Bytes;
 
 use crate::error::Error;
 use crate::job::{
-    self, Admission, Backoff, Concurrency, Depends, FailureCode, Flow, FlowKey, InvalidField,
-    JobId, Lease, LeaseKey, NewJob, OnFailure, Options, Payload, QueueName, Rate, RateRule, Reason,
-    ScheduleName, ScheduleSpec, Settings, State, Tag, Timestamp, UniqueHold, UniqueKey, When,
-    WorkerName,
+    self, Admission, Backoff, Breach, Concurrency, Depends, FailureCode, Flow, FlowKey,
+    InvalidField, JobId, Lease, LeaseKey, NewJob, OnFailure, Options, Payload, QueueName, Rate,
+    RateRule, Reason, ScheduleName, ScheduleSpec, Settings, State, Tag, Timestamp, UniqueHold,
+    UniqueKey, When, WorkerName,
 };
 use crate::leader::Term;
 
@@ -69,7 +71,8 @@ pub trait Store: Send + Sync + 'static {
     ///
     /// A job whose unique key belongs to another of its queue (also one earlier in this call) is
     /// not stored, or takes its place; see [`UniqueHold`]. Queues come into being with their
-    /// first push. Ids rise in the order of `jobs`.
+    /// first push. Ids rise in the order of `jobs`. Queues with guards judge them first: see
+    /// [`job::Guard`].
     async fn push(&self, jobs: Vec<NewJob>) -> Result<Vec<Pushed>, Error>;
 
     /// Leases ready jobs. Answer i has the jobs of claim i, in the order of the queue. Where jobs
@@ -108,7 +111,7 @@ pub trait Store: Send + Sync + 'static {
     /// A job with its payload and result.
     async fn job(&self, id: JobId) -> Result<Option<Job>, Error>;
 
-    /// A page of jobs without payloads and results, newest first. The worker, the end of the lease
+    /// A page of jobs without payloads and results, by id. The worker, the end of the lease
     /// and the progress of a leased job are left out too.
     async fn jobs(&self, filter: JobFilter) -> Result<JobPage, Error>;
 
@@ -128,6 +131,13 @@ pub trait Store: Send + Sync + 'static {
     /// The keys of a queue that jobs wait or work for, by kind and name; at most
     /// [`crate::limits::PAGE_MAX`]. Empty if there is no such queue.
     async fn key_uses(&self, queue: QueueName) -> Result<Vec<KeyUse>, Error>;
+
+    /// What guards have refused, of one queue or of all: the latest first, at most `limit`.
+    async fn decisions(
+        &self,
+        queue: Option<QueueName>,
+        limit: usize,
+    ) -> Result<Vec<Decision>, Error>;
 
     /// Makes a schedule, or changes the one of this name. What it has done so far stays.
     async fn put_schedule(
@@ -152,16 +162,16 @@ pub trait Store: Send + Sync + 'static {
     /// is no such schedule.
     async fn fires(&self, name: ScheduleName, limit: usize) -> Result<Option<Vec<Fire>>, Error>;
 
+    /// Deletes a job that has ended, with its history. The effect says how it had ended.
+    async fn delete(&self, id: JobId) -> Result<Changed, Error>;
+
     /// Sends a dead job round again: ready now, attempts and crashes forgotten, no time to live.
     async fn retry(&self, id: JobId) -> Result<Changed, Error>;
 
-    /// Pushes a copy of an ended job: ready now, the time to live anew. Both point to each other;
-    /// a second copy takes the place of the first in `replayed_as`. The effect is about the copy.
-    async fn replay(&self, id: JobId) -> Result<Changed, Error>;
-
-    /// Copies dead jobs that have no copy yet, oldest (by id) first. One whose unique key is taken
-    /// is passed over.
-    async fn replay_dead(&self, filter: DeadFilter) -> Result<Vec<Effect>, Error>;
+    /// Pushes a copy of an ended job, changed as `edit` says: ready now, unless the edit gives a
+    /// time, and the time to live anew. Both point to each other; a second copy takes the place of
+    /// the first in `replayed_as`. The effect is about the copy.
+    async fn replay(&self, id: JobId, edit: Edit) -> Result<Changed, Error>;
 
     /// Takes back a job that is scheduled, blocked or ready. Of a leased one, it is noted that its
     /// end is asked for: if its worker has not ended it after `grace`, [`Duty::Cancels`] does. Who
@@ -210,15 +220,26 @@ pub const DUTY_ROWS_MAX: usize = 500;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SessionId(pub u64);
 
-/// How long finished jobs are kept.
+/// How long the finished jobs of a queue are kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Retention {
     /// Completed and cancelled ones.
     pub completed: Duration,
-    /// Completed and cancelled ones, beyond which the oldest go earlier. In jobs.
+    /// So many of them; the oldest go earlier.
     pub completed_max: u64,
     /// Dead ones.
     pub dead: Duration,
+}
+
+impl Retention {
+    /// As a queue's settings say, and where they say nothing, as this one.
+    pub(crate) fn of(self, settings: &Settings) -> Self {
+        Self {
+            completed: settings.keep_completed.unwrap_or(self.completed),
+            completed_max: settings.keep_completed_max.unwrap_or(self.completed_max),
+            dead: settings.keep_dead.unwrap_or(self.dead),
+        }
+    }
 }
 
 impl Default for Retention {
@@ -290,6 +311,8 @@ pub enum Same {
 pub enum Refusal {
     /// It waits for a job of which nothing is known.
     NoSuchJob(JobId),
+    /// The queue takes no more.
+    Guard(Breach),
 }
 
 /// What came of settlements.
@@ -555,8 +578,10 @@ pub struct Job {
     pub state: State,
     /// As pushed.
     pub priority: i32,
-    /// As pushed. `None` in lists.
+    /// As pushed. `None` in lists, and once it has been dropped.
     pub payload: Option<Payload>,
+    /// Its payload and its result have been dropped: its queue keeps them less long than the job.
+    pub is_dropped: bool,
     /// Attempts that were charged.
     pub attempts: u32,
     /// After so many it is dead.
@@ -604,9 +629,9 @@ pub struct Job {
 }
 
 impl Job {
-    /// What is pushed to replay this job: ready now, its time to live anew. `None` if the payload
-    /// was left out.
-    pub(crate) fn copy(self) -> Option<NewJob> {
+    /// What is pushed to replay this job: changed so, ready now, its time to live anew. `None` if
+    /// there is no payload.
+    pub(crate) fn copy(self, edit: Edit) -> Option<NewJob> {
         // A copy waits for nobody, is no repetition, and belongs to no slot.
         let unique = self.unique.filter(|_| self.options.hold == UniqueHold::Live);
         let options = Options {
@@ -617,10 +642,10 @@ impl Job {
             ..self.options
         };
         Some(NewJob {
-            queue: self.queue,
-            payload: self.payload?,
-            priority: self.priority,
-            when: When::Now,
+            queue: edit.queue.unwrap_or(self.queue),
+            payload: edit.payload.or(self.payload)?,
+            priority: edit.priority.unwrap_or(self.priority),
+            when: edit.when.unwrap_or(When::Now),
             ttl: self.expires_at.map(|at| at.since(self.created_at)),
             max_attempts: self.max_attempts,
             backoff: self.backoff,
@@ -767,30 +792,29 @@ pub struct JobFilter {
     pub tag: Option<Tag>,
     /// Dead for this reason.
     pub reason: Option<Reason>,
+    /// Pushed at this time or later.
+    pub created_from: Option<Timestamp>,
+    /// Pushed before this time.
+    pub created_to: Option<Timestamp>,
+    /// Whether they have been replayed.
+    pub is_replayed: Option<bool>,
+    /// Whether they have not ended.
+    pub is_live: Option<bool>,
+    /// Oldest first, instead of newest.
+    pub oldest_first: bool,
     /// At most so many, at least 1.
     pub limit: usize,
-    /// Only ids below this one.
-    pub before: Option<JobId>,
+    /// Only ids below this one; above it, if the oldest come first.
+    pub cursor: Option<JobId>,
 }
 
-/// A page of jobs, newest first.
+/// A page of jobs, by id.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct JobPage {
     /// The jobs. May be fewer than asked for, even none, and not the last.
     pub jobs: Vec<Job>,
-    /// For `before` of the next page; `None`: there is no more.
+    /// For `cursor` of the next page; `None`: there is no more.
     pub next: Option<JobId>,
-}
-
-/// Which dead jobs to copy.
-#[derive(Debug, Clone, Default)]
-pub struct DeadFilter {
-    /// Of this queue.
-    pub queue: Option<QueueName>,
-    /// For this reason.
-    pub reason: Option<Reason>,
-    /// At most so many.
-    pub limit: usize,
 }
 
 /// A queue and what is in it.
@@ -922,7 +946,7 @@ impl KeyUses {
     }
 }
 
-/// What is to be changed of a waiting job.
+/// What is to be changed of a waiting job, or of the copy of one that has ended.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Edit {
     /// It stands elsewhere in the line then.
@@ -991,4 +1015,6 @@ pub enum Changed {
     WrongState(State),
     /// Its unique key belongs to this live job by now.
     Duplicate(JobId),
+    /// Its payload has been dropped.
+    Dropped,
 }

@@ -6,7 +6,7 @@ use batonq_protocol::messages::{self as wire, backoff};
 use batonq_protocol::{ErrorCode, FrameError, Message};
 use bytes::Bytes;
 
-use crate::broker::{Broker, Worker};
+use crate::broker::{Broker, BulkAction, BulkDone, BulkFilter, BulkRequest, Worker, reason_in};
 use crate::cluster::Node;
 use crate::error::Error;
 use crate::job::{
@@ -18,7 +18,7 @@ use crate::job::{
 use crate::limits;
 use crate::metrics::{Counted, LastMinute, Timed};
 use crate::store::{
-    Attempt, DeadFilter, Edit, Fire, Job, JobFilter, JobPage, KeyLimit, KeyUse, LeasedJob, Need,
+    Attempt, Decision, Edit, Fire, Job, JobFilter, JobPage, KeyLimit, KeyUse, LeasedJob, Need,
     Pushed, Queue, Retry, Same, Schedule, Settled, Settlement, Verdict,
 };
 
@@ -142,7 +142,7 @@ pub(super) fn edit(edit: wire::EditJob) -> Result<(JobId, Edit), Error> {
         None => None,
     };
     let queue = queue_filter(&edit.queue)?;
-    Ok((JobId(edit.id), Edit { priority: edit.priority, payload, when, queue }.check()?))
+    Ok((JobId(edit.id), Edit { priority: edit.priority, payload, when, queue }))
 }
 
 fn when(delay_ms: Option<u64>, run_at_ms: Option<i64>) -> Result<Option<When>, Error> {
@@ -223,40 +223,60 @@ pub(super) fn release(
     Ok(Settlement { lease: broker.open_lease(token)?, verdict: verdict.clone() })
 }
 
-pub(super) fn job_filter(filter: wire::ListJobs) -> Result<JobFilter, Error> {
+pub(super) fn job_filter(broker: &Broker, filter: wire::ListJobs) -> Result<JobFilter, Error> {
     let state = match wire::State::try_from(filter.state) {
         Ok(wire::State::Unspecified) => None,
         Ok(state) => Some(state_in(state)),
         Err(_) => return Err(Error::invalid("state", "is not a state")),
     };
+    let ago = |age: u64| (age != 0).then(|| broker.ago(age));
     Ok(JobFilter {
         queue: queue_filter(&filter.queue)?,
         state,
         tag: (!filter.tag.is_empty()).then(|| Tag::parse(&filter.tag)).transpose()?,
-        reason: reason_filter(&filter.reason)?,
+        reason: (!filter.reason.is_empty()).then(|| reason_in(&filter.reason)).transpose()?,
+        created_to: ago(filter.older_than_ms),
+        created_from: ago(filter.newer_than_ms),
+        oldest_first: filter.oldest_first,
         limit: page_limit(filter.limit, limits::PAGE_DEFAULT)?,
-        before: (filter.cursor != 0).then_some(JobId(filter.cursor)),
+        cursor: (filter.cursor != 0).then_some(JobId(filter.cursor)),
+        ..JobFilter::default()
     })
 }
 
-pub(super) fn dead_filter(filter: &wire::ReplayDead) -> Result<DeadFilter, Error> {
-    Ok(DeadFilter {
-        queue: queue_filter(&filter.queue)?,
-        reason: reason_filter(&filter.reason)?,
-        limit: page_limit(filter.limit, limits::PAGE_MAX)?,
-    })
+pub(super) fn replay_dead(replay: wire::ReplayDead) -> BulkRequest {
+    let set = |text: String| (!text.is_empty()).then_some(text);
+    let filter = BulkFilter {
+        queue: set(replay.queue),
+        reason: set(replay.reason),
+        ..BulkFilter::default()
+    };
+    let limit = (replay.limit != 0).then_some(replay.limit as usize);
+    BulkRequest { filter, everything: true, limit, ..BulkRequest::new(BulkAction::Replay) }
+}
+
+pub(super) fn bulk_done(done: BulkDone) -> wire::BulkDone {
+    wire::BulkDone {
+        matched: done.matched,
+        ids: done.ids,
+        passed_over: done.passed_over,
+        cursor: done.cursor.unwrap_or(0),
+    }
+}
+
+pub(super) fn decision(decision: Decision) -> wire::Decision {
+    wire::Decision {
+        queue: decision.queue.as_str().into(),
+        guard: decision.guard.name().into(),
+        max: decision.max,
+        count: decision.count,
+        minute_ms: decision.minute.0,
+        last_at_ms: decision.last_at.0,
+    }
 }
 
 pub(super) fn queue_filter(name: &str) -> Result<Option<QueueName>, Error> {
     Ok((!name.is_empty()).then(|| QueueName::parse(name)).transpose()?)
-}
-
-fn reason_filter(name: &str) -> Result<Option<Reason>, Error> {
-    if name.is_empty() {
-        return Ok(None);
-    }
-    let unknown = || Error::invalid("reason", "is not a reason for a job to be dead");
-    Reason::parse(name).map(Some).ok_or_else(unknown)
 }
 
 pub(super) fn page_limit(limit: u32, default: usize) -> Result<usize, Error> {
@@ -542,6 +562,7 @@ pub(super) fn job(job: Job) -> wire::Job {
         error_message,
         replay_of: job.replay_of.map_or(0, |id| id.0),
         replayed_as: job.replayed_as.map_or(0, |id| id.0),
+        payload_dropped: job.is_dropped,
         unique_window_ms,
         unique_debounce: hold == UniqueHold::Debounce,
         idempotency_key: idempotency.map(|key| key.as_str().into()).unwrap_or_default(),

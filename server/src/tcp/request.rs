@@ -11,9 +11,11 @@ use super::convert;
 use crate::access::{Operation, Principal};
 use crate::broker::{Broker, Pull};
 use crate::cluster::Leave;
-use crate::door::{Door, check_batch, check_grace, each, settings_in};
+use crate::door::{Door, check_batch, each, json_in};
 use crate::error::Error;
-use crate::job::{JobId, Lease, QueueName, ScheduleName, WorkerName, check_lease, check_wait, cut};
+use crate::job::{
+    JobId, Lease, QueueName, ScheduleName, WorkerName, check_grace, check_lease, check_wait, cut,
+};
 use crate::limits;
 use crate::store::{Extension, Hold, Pausing, Progress, SessionId, Settlement};
 
@@ -67,8 +69,11 @@ pub(super) fn operation(message: &Message) -> Option<Operation> {
         Message::CancelJob(_) => Operation::CancelJob,
         Message::PromoteJob(_) => Operation::PromoteJob,
         Message::EditJob(_) => Operation::EditJob,
+        Message::DeleteJob(_) => Operation::DeleteJob,
+        Message::BulkJobs(_) => Operation::Bulk,
         Message::SetSettings(_) => Operation::SetSettings,
         Message::ListKeys(_) => Operation::ListKeys,
+        Message::ListDecisions(_) => Operation::ListDecisions,
         Message::ListSchedules(_) | Message::ListFires(_) => Operation::ListSchedules,
         Message::PutSchedule(_)
         | Message::DeleteSchedule(_)
@@ -96,6 +101,8 @@ pub(super) fn operation(message: &Message) -> Option<Operation> {
         | Message::Workers(_)
         | Message::Nodes(_)
         | Message::Keys(_)
+        | Message::Decisions(_)
+        | Message::BulkDone(_)
         | Message::Schedules(_)
         | Message::Fires(_)
         | Message::CancelStatus(_)
@@ -219,7 +226,7 @@ impl Asker {
                 Message::Job(convert::job(broker.wait_job(JobId(wait.id), time).await?))
             }
             Message::ListJobs(list) => {
-                let page = broker.jobs(convert::job_filter(list)?).await?;
+                let page = broker.jobs(convert::job_filter(broker, list)?).await?;
                 Message::JobPage(convert::job_page(page))
             }
             Message::GetTimeline(get) => {
@@ -238,6 +245,13 @@ impl Asker {
                 let keys = broker.key_uses(QueueName::parse(&list.queue)?).await?;
                 let keys = keys.into_iter().map(convert::key_use).collect();
                 Message::Keys(wire::Keys { keys })
+            }
+            Message::ListDecisions(list) => {
+                let limit = convert::page_limit(list.limit, limits::PAGE_DEFAULT)?;
+                let queue = convert::queue_filter(&list.queue)?;
+                let decisions = broker.decisions(queue, limit).await?.into_iter();
+                let decisions = decisions.map(convert::decision).collect();
+                Message::Decisions(wire::Decisions { decisions })
             }
             Message::ListSchedules(list) => {
                 let limit = convert::page_limit(list.limit, limits::PAGE_DEFAULT)?;
@@ -293,7 +307,7 @@ impl Asker {
                 broker.edit(id, edit).await?;
             }
             Message::SetSettings(set) => {
-                let settings = settings_in(set.settings.as_bytes())?;
+                let settings = json_in("settings", set.settings.as_bytes())?;
                 broker.set_settings(QueueName::parse(&set.queue)?, settings).await?;
             }
             Message::PromoteJob(promote) => drop(broker.promote(JobId(promote.id)).await?),
@@ -322,13 +336,18 @@ impl Asker {
                 self.door.drain(&drain.id, leave).await?;
             }
             Message::ReplayJob(replay) => {
-                let copy = broker.replay(JobId(replay.id)).await?;
+                let (_, edit) = convert::edit(replay.edit.unwrap_or_default())?;
+                let copy = broker.replay(JobId(replay.id), edit).await?;
                 return Ok(Message::Replayed(wire::Replayed { ids: vec![copy.job.0] }));
             }
             Message::ReplayDead(replay) => {
-                let ids = broker.replay_dead(convert::dead_filter(&replay)?).await?;
-                let ids = ids.into_iter().map(|id| id.0).collect();
+                let ids = broker.bulk(convert::replay_dead(replay)).await?.ids;
                 return Ok(Message::Replayed(wire::Replayed { ids }));
+            }
+            Message::DeleteJob(delete) => broker.delete(JobId(delete.id)).await?,
+            Message::BulkJobs(bulk) => {
+                let request = json_in("request", bulk.request.as_bytes())?;
+                return Ok(Message::BulkDone(convert::bulk_done(broker.bulk(request).await?)));
             }
             _ => return Err(Error::invalid("message", "is not a request")),
         }

@@ -84,7 +84,7 @@ rules! {
         let mut seen = Vec::new();
         let mut before = None;
         loop {
-            let page = given.store.jobs(JobFilter { limit: 2, before, ..filter() }).await.unwrap();
+            let page = given.store.jobs(JobFilter { limit: 2, cursor: before, ..filter() }).await.unwrap();
             seen.extend(page.jobs.iter().map(|job| job.id));
             before = page.next;
             if before.is_none() {
@@ -163,7 +163,7 @@ rules! {
 
     async fn a_page_that_ends_with_the_last_job_says_so(given: Given<M>) {
         let ids = given.ready_jobs(4).await;
-        let page = |before| given.store.jobs(JobFilter { limit: 2, before, ..filter() });
+        let page = |before| given.store.jobs(JobFilter { limit: 2, cursor: before, ..filter() });
         assert_eq!(page(None).await.unwrap().next, Some(ids[2]));
         assert_eq!(page(Some(ids[2])).await.unwrap().next, None);
     }

@@ -10,6 +10,7 @@ mod durable;
 mod duties;
 mod flow;
 mod given;
+mod guards;
 mod inspect;
 mod leases;
 mod needs;
@@ -46,6 +47,7 @@ pub fn all<M: Maker + 'static>() -> Vec<Rule> {
         push::rules::<M>(),
         unique::rules::<M>(),
         flow::rules::<M>(),
+        guards::rules::<M>(),
         needs::rules::<M>(),
         cancel::rules::<M>(),
         cron::rules::<M>(),

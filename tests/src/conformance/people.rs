@@ -1,7 +1,8 @@
 //! What people change.
 
-use batonq_server::job::{JobId, NewJob, Reason, State, Tag, When};
-use batonq_server::store::{CRASHES_MAX, Cancelled, Changed, DeadFilter, Duty, Pausing};
+use batonq_server::job::{JobId, NewJob, Payload, State, Tag, When};
+use batonq_server::store::{CRASHES_MAX, Cancelled, Changed, Destination, Duty, Edit, Pausing};
+use bytes::Bytes;
 
 use super::given::{Jobs, SECOND, SESSION, ack, fail, in_time, job, named, queue};
 use super::rules;
@@ -32,7 +33,7 @@ rules! {
 
     async fn a_replay_is_a_copy_and_both_point_to_each_other(given: Given<M>) {
         let original = given.dead_job(NewJob { priority: 4, ..job() }).await;
-        let Changed::Done(effect) = given.store.replay(original).await.unwrap() else { panic!() };
+        let Changed::Done(effect) = given.store.replay(original, Edit::default()).await.unwrap() else { panic!() };
         let copy = given.job(effect.job).await;
         assert_eq!((copy.state, copy.priority), (State::Ready, 4));
         assert_eq!(copy.replay_of, Some(original));
@@ -40,20 +41,35 @@ rules! {
         assert_eq!((original.state, original.replayed_as), (State::Dead, Some(copy.id)));
     }
 
-    async fn dead_jobs_are_copied_once(given: Given<M>) {
-        let dead = [given.dead_job(job()).await, given.dead_job(job()).await];
-        let other = DeadFilter { queue: Some(named("other")), reason: None, limit: 10 };
-        assert_eq!(given.store.replay_dead(other).await.unwrap(), []);
-        let reason = Some(Reason::Poison);
-        let other = DeadFilter { queue: Some(queue()), reason, limit: 10 };
-        assert_eq!(given.store.replay_dead(other).await.unwrap(), []);
-        for original in dead {
-            let one = DeadFilter { queue: None, reason: Some(Reason::Rejected), limit: 1 };
-            let copies = given.store.replay_dead(one).await.unwrap();
-            assert_eq!(given.job(copies[0].job).await.replay_of, Some(original));
-        }
-        let all = DeadFilter { limit: 10, ..DeadFilter::default() };
-        assert_eq!(given.store.replay_dead(all).await.unwrap(), []);
+    async fn a_copy_may_differ(given: Given<M>) {
+        let original = given.dead_job(NewJob { priority: 4, ..job() }).await;
+        let payload = Payload::new(Bytes::from_static(b"7")).unwrap();
+        let edit = Edit {
+            priority: Some(5),
+            payload: Some(payload.clone()),
+            when: Some(When::After(SECOND)),
+            queue: Some(named("other")),
+        };
+        let Changed::Done(effect) = given.store.replay(original, edit).await.unwrap() else {
+            panic!()
+        };
+        assert_eq!(effect.to, Destination::Scheduled(given.now() + SECOND));
+        let copy = given.job(effect.job).await;
+        assert_eq!((copy.priority, copy.payload, copy.queue), (5, Some(payload), named("other")));
+        assert_eq!(given.job(original).await.priority, 4);
+    }
+
+    async fn an_ended_job_can_be_deleted(given: Given<M>) {
+        let tagged = NewJob { tags: vec![Tag::parse("t").unwrap()], ..job() };
+        let dead = given.dead_job(tagged).await;
+        assert!(matches!(given.store.delete(dead).await.unwrap(), Changed::Done(_)));
+        assert_eq!(given.store.delete(dead).await.unwrap(), Changed::NotFound);
+        assert_eq!(given.store.timeline(dead).await.unwrap(), None);
+        assert_eq!(given.counts().await.dead, 0);
+        let waiting = given.push(job()).await;
+        assert_eq!(given.store.delete(waiting).await.unwrap(), Changed::WrongState(State::Ready));
+        given.lease().await;
+        assert_eq!(given.store.delete(waiting).await.unwrap(), Changed::WrongState(State::Leased));
     }
 
     async fn a_waiting_job_can_be_cancelled(given: Given<M>) {
@@ -91,7 +107,7 @@ rules! {
     async fn nothing_is_done_to_a_job_that_never_was(given: Given<M>) {
         let nobody = JobId(99);
         assert_eq!(given.store.retry(nobody).await.unwrap(), Changed::NotFound);
-        assert_eq!(given.store.replay(nobody).await.unwrap(), Changed::NotFound);
+        assert_eq!(given.store.replay(nobody, Edit::default()).await.unwrap(), Changed::NotFound);
         assert_eq!(given.cancel(nobody).await, Cancelled::NotFound);
         assert_eq!(given.store.promote(nobody).await.unwrap(), Changed::NotFound);
     }
@@ -120,7 +136,7 @@ rules! {
 
     async fn a_retried_job_still_points_to_its_copy(given: Given<M>) {
         let id = given.dead_job(job()).await;
-        let Changed::Done(copy) = given.store.replay(id).await.unwrap() else { panic!() };
+        let Changed::Done(copy) = given.store.replay(id, Edit::default()).await.unwrap() else { panic!() };
         given.store.retry(id).await.unwrap();
         assert_eq!(given.job(id).await.replayed_as, Some(copy.job));
     }
@@ -139,7 +155,7 @@ rules! {
         let original = given.push(new.clone()).await;
         given.cancel(original).await;
         given.pass(50 * SECOND);
-        let Changed::Done(effect) = given.store.replay(original).await.unwrap() else { panic!() };
+        let Changed::Done(effect) = given.store.replay(original, Edit::default()).await.unwrap() else { panic!() };
         let copy = given.job(effect.job).await;
         assert_eq!((copy.state, copy.payload, copy.tags), (State::Ready, Some(payload), new.tags));
         assert_eq!((copy.max_attempts, copy.timeout), (3, new.timeout));
@@ -149,20 +165,20 @@ rules! {
 
     async fn a_second_copy_takes_the_place_of_the_first(given: Given<M>) {
         let original = given.dead_job(job()).await;
-        given.store.replay(original).await.unwrap();
-        let Changed::Done(second) = given.store.replay(original).await.unwrap() else { panic!() };
+        given.store.replay(original, Edit::default()).await.unwrap();
+        let Changed::Done(second) = given.store.replay(original, Edit::default()).await.unwrap() else { panic!() };
         assert_eq!(given.job(original).await.replayed_as, Some(second.job));
     }
 
     async fn only_an_ended_job_is_copied(given: Given<M>) {
         let id = given.push(in_time(SECOND)).await;
-        assert_eq!(given.store.replay(id).await.unwrap(), Changed::WrongState(State::Scheduled));
+        assert_eq!(given.store.replay(id, Edit::default()).await.unwrap(), Changed::WrongState(State::Scheduled));
         given.store.promote(id).await.unwrap();
-        assert_eq!(given.store.replay(id).await.unwrap(), Changed::WrongState(State::Ready));
+        assert_eq!(given.store.replay(id, Edit::default()).await.unwrap(), Changed::WrongState(State::Ready));
         let lease = given.lease().await;
-        assert_eq!(given.store.replay(id).await.unwrap(), Changed::WrongState(State::Leased));
+        assert_eq!(given.store.replay(id, Edit::default()).await.unwrap(), Changed::WrongState(State::Leased));
         given.end(lease, ack()).await;
-        assert!(matches!(given.store.replay(id).await.unwrap(), Changed::Done(_)));
+        assert!(matches!(given.store.replay(id, Edit::default()).await.unwrap(), Changed::Done(_)));
     }
 
     async fn only_a_scheduled_job_is_promoted(given: Given<M>) {

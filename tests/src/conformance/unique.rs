@@ -2,7 +2,7 @@
 
 use batonq_server::job::{NewJob, Payload, State, UniqueHold, UniqueKey, When};
 use batonq_server::limits;
-use batonq_server::store::{Changed, DeadFilter, Duty, Pushed, Retry, Same};
+use batonq_server::store::{Changed, Duty, Edit, Pushed, Retry, Same};
 use bytes::Bytes;
 
 use super::given::{SECOND, ack, fail, fail_with, job, named};
@@ -64,7 +64,7 @@ rules! {
         let dead = given.dead_job(keyed()).await;
         let live = given.push(keyed()).await;
         assert_eq!(given.store.retry(dead).await.unwrap(), Changed::Duplicate(live));
-        assert_eq!(given.store.replay(dead).await.unwrap(), Changed::Duplicate(live));
+        assert_eq!(given.store.replay(dead, Edit::default()).await.unwrap(), Changed::Duplicate(live));
         assert_eq!(given.state(dead).await, State::Dead);
     }
 
@@ -77,7 +77,7 @@ rules! {
 
     async fn a_copy_has_the_key_of_its_original(given: Given<M>) {
         let dead = given.dead_job(keyed()).await;
-        let Changed::Done(copy) = given.store.replay(dead).await.unwrap() else { panic!() };
+        let Changed::Done(copy) = given.store.replay(dead, Edit::default()).await.unwrap() else { panic!() };
         let pushed = given.store.push(vec![keyed()]).await.unwrap();
         assert_eq!(pushed, [Pushed::Duplicate { id: copy.job, state: State::Ready, of: Same::Unique }]);
     }
@@ -157,15 +157,14 @@ rules! {
 
     async fn a_throttled_job_can_be_replayed_within_its_window(given: Given<M>) {
         let id = given.dead_job(with_hold(UniqueHold::WindowMs(60 * SECOND))).await;
-        assert!(matches!(given.store.replay(id).await.unwrap(), Changed::Done(_)));
+        assert!(matches!(given.store.replay(id, Edit::default()).await.unwrap(), Changed::Done(_)));
     }
 
-    async fn a_dead_job_whose_key_is_taken_is_passed_over(given: Given<M>) {
-        given.dead_job(keyed()).await;
-        let free = given.dead_job(job()).await;
-        given.push(keyed()).await;
-        let filter = DeadFilter { limit: 1, ..DeadFilter::default() };
-        let copies = given.store.replay_dead(filter).await.unwrap();
-        assert_eq!(given.job(copies[0].job).await.replay_of, Some(free));
+    async fn a_dead_job_whose_key_is_taken_is_not_copied(given: Given<M>) {
+        let dead = given.dead_job(keyed()).await;
+        let holder = given.push(keyed()).await;
+        let copied = given.store.replay(dead, Edit::default()).await.unwrap();
+        assert_eq!(copied, Changed::Duplicate(holder));
+        assert_eq!(given.job(dead).await.replayed_as, None);
     }
 }

@@ -5,8 +5,8 @@ use std::time::Duration;
 use hyper::StatusCode;
 
 use super::{Answered, Call, ok};
-use crate::broker::Pull;
-use crate::door::{check_batch, check_grace, each};
+use crate::broker::{BulkDone, BulkRequest, Pull};
+use crate::door::{check_batch, each};
 use crate::error::Error;
 use crate::http::body;
 use crate::http::model::lease::{LeasedBody, PullBody, PulledBody};
@@ -17,10 +17,9 @@ use crate::http::model::look::{
 use crate::http::model::push::{
     BatchBody, BatchPushedBody, EditBody, FlowBody, NewJobBody, PushedBody,
 };
-use crate::http::query::{page_limit, reason};
-use crate::job::{QueueName, Settings, State, WorkerName, check_lease, check_wait};
+use crate::job::{Settings, State, WorkerName, check_grace, check_lease, check_wait};
 use crate::limits;
-use crate::store::{DeadFilter, Destination, Hold, Pausing, Pushed};
+use crate::store::{Destination, Hold, Pausing, Pushed};
 
 pub(in crate::http) async fn push(call: Call, job: NewJobBody) -> Answered<PushedBody> {
     let job = job.into_job(call.queue()?)?;
@@ -104,9 +103,9 @@ pub(in crate::http) async fn promote(call: Call, _: NoBody) -> Answered<ChangedB
     ok(ChangedBody { id: job.0, state: State::Ready.name() })
 }
 
-pub(in crate::http) async fn replay(call: Call, _: NoBody) -> Answered<ReplayedBody> {
+pub(in crate::http) async fn replay(call: Call, edit: EditBody) -> Answered<ReplayedBody> {
     let original = call.job()?;
-    let copy = call.door.broker.replay(original).await?.job;
+    let copy = call.door.broker.replay(original, edit.into_edit()?).await?.job;
     Ok((StatusCode::CREATED, ReplayedBody { id: copy.0, replay_of: original.0 }))
 }
 
@@ -114,13 +113,16 @@ pub(in crate::http) async fn replay_dead(
     call: Call,
     which: ReplayDeadBody,
 ) -> Answered<ReplayedDeadBody> {
-    let filter = DeadFilter {
-        queue: which.queue.as_deref().map(QueueName::parse).transpose()?,
-        reason: which.reason.as_deref().map(reason).transpose()?,
-        limit: page_limit(which.limit, limits::PAGE_MAX)?,
-    };
-    let ids = call.door.broker.replay_dead(filter).await?;
-    ok(ReplayedDeadBody { ids: ids.into_iter().map(|id| id.0).collect() })
+    let ids = call.door.broker.bulk(which.into_bulk()).await?.ids;
+    ok(ReplayedDeadBody { ids })
+}
+
+pub(in crate::http) async fn bulk(call: Call, request: BulkRequest) -> Answered<BulkDone> {
+    ok(call.door.broker.bulk(request).await?)
+}
+
+pub(in crate::http) async fn delete(call: Call) -> Result<(), Error> {
+    call.door.broker.delete(call.job()?).await
 }
 
 pub(in crate::http) async fn pause(call: Call, _: NoBody) -> Answered<PausedBody> {

@@ -9,8 +9,8 @@ use crate::broker::Condition;
 use crate::door::VERSION;
 use crate::error::Error;
 use crate::http::model::look::{
-    HealthBody, JobBody, JobsBody, KeysBody, NoBody, QueueBody, QueuesBody, ReadyBody, StatsBody,
-    TimelineBody, WaitedBody, WorkersBody,
+    DecisionsBody, HealthBody, JobBody, JobsBody, KeysBody, NoBody, QueueBody, QueuesBody,
+    ReadyBody, StatsBody, TimelineBody, WaitedBody, WorkersBody,
 };
 use crate::job::{State, check_wait};
 use crate::store::JobFilter;
@@ -30,11 +30,11 @@ pub(in crate::http) async fn timeline(call: Call, _: NoBody) -> Answered<Timelin
 }
 
 pub(in crate::http) async fn jobs(call: Call, _: NoBody) -> Answered<JobsBody> {
-    ok(call.door.broker.jobs(call.query.filter()?).await?.into())
+    ok(call.door.broker.jobs(call.query.filter(&call.door.broker)?).await?.into())
 }
 
 pub(in crate::http) async fn dead(call: Call, _: NoBody) -> Answered<JobsBody> {
-    let filter = JobFilter { state: Some(State::Dead), ..call.query.filter()? };
+    let filter = JobFilter { state: Some(State::Dead), ..call.query.filter(&call.door.broker)? };
     ok(call.door.broker.jobs(filter).await?.into())
 }
 
@@ -105,4 +105,10 @@ pub(in crate::http) async fn metrics(call: Call) -> Result<String, Error> {
     let metrics = call.door.broker.metrics();
     metrics.leads(call.door.leadership.term().map(|term| term.epoch));
     Ok(metrics.text(&queues))
+}
+
+pub(in crate::http) async fn decisions(call: Call, _: NoBody) -> Answered<DecisionsBody> {
+    let (queue, limit) = (call.query.queue()?, call.query.limit()?);
+    let decisions = call.door.broker.decisions(queue, limit).await?;
+    ok(DecisionsBody { decisions: decisions.into_iter().map(Into::into).collect() })
 }

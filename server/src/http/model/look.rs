@@ -7,10 +7,10 @@ use serde_json::value::RawValue;
 
 use super::push::{BackoffBody, ConcurrencyBody, RateBody, UniqueBody};
 use super::{bytes_out, millis, payload_out, time};
-use crate::broker::{Condition, Worker};
+use crate::broker::{BulkAction, BulkFilter, BulkRequest, Condition, Worker};
 use crate::job::{JobId, Reason, Settings, State, Timestamp};
 use crate::metrics::{Counted, LastMinute, Timed, WINDOW};
-use crate::store::{Attempt, Job, JobPage, KeyLimit, KeyUse, Queue};
+use crate::store::{Attempt, Decision, Job, JobPage, KeyLimit, KeyUse, Queue};
 
 /// All that is known of a job.
 #[derive(Debug, Serialize, JsonSchema)]
@@ -28,6 +28,9 @@ pub(in crate::http) struct JobBody {
     payload_base64: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     content_type: Option<String>,
+    /// Payload and result have been dropped: the queue keeps them less long than the job.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    payload_dropped: bool,
     /// Attempts that were charged.
     attempts: u32,
     max_attempts: u32,
@@ -162,6 +165,7 @@ impl From<Job> for JobBody {
             error: job.error.map(|(code, message)| ErrorShown { code, message }),
             replay_of: job.replay_of.map(|id| id.0),
             replayed_as: job.replayed_as.map(|id| id.0),
+            payload_dropped: job.is_dropped,
             idempotency_key: options.idempotency.map(|key| key.as_str().into()),
             concurrency: options.flow.concurrency.as_ref().map(Into::into),
             rate: options.flow.rate.as_ref().map(Into::into),
@@ -416,9 +420,56 @@ pub(in crate::http) struct ReplayDeadBody {
     /// Dead for this reason.
     #[serde(default)]
     pub(in crate::http) reason: Option<String>,
-    /// At most so many, 1 to 1000. Default: 1000.
+    /// At most so many, 1 to 10 000. Default: 1000.
     #[serde(default)]
-    pub(in crate::http) limit: Option<u64>,
+    pub(in crate::http) limit: Option<usize>,
+}
+
+impl ReplayDeadBody {
+    pub(in crate::http) fn into_bulk(self) -> BulkRequest {
+        let filter = BulkFilter { queue: self.queue, reason: self.reason, ..BulkFilter::default() };
+        BulkRequest {
+            filter,
+            everything: true,
+            limit: self.limit,
+            ..BulkRequest::new(BulkAction::Replay)
+        }
+    }
+}
+
+/// What guards have refused, the latest first.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(in crate::http) struct DecisionsBody {
+    pub(in crate::http) decisions: Vec<DecisionBody>,
+}
+
+/// Pushes that a queue has refused in one minute, for one reason.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(in crate::http) struct DecisionBody {
+    queue: String,
+    /// The setting that said no.
+    guard: &'static str,
+    /// What it allowed, last.
+    max: u64,
+    /// Jobs refused.
+    count: u64,
+    /// When the minute began.
+    minute: String,
+    /// When the last one was refused.
+    last_at: String,
+}
+
+impl From<Decision> for DecisionBody {
+    fn from(decision: Decision) -> Self {
+        Self {
+            queue: decision.queue.as_str().into(),
+            guard: decision.guard.name(),
+            max: decision.max,
+            count: decision.count,
+            minute: time(decision.minute),
+            last_at: time(decision.last_at),
+        }
+    }
 }
 
 /// Copies of dead jobs.

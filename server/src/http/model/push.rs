@@ -402,13 +402,12 @@ impl EditBody {
             Some(bytes) => Some(Payload::new(bytes)?.with_content_type(&content_type)?),
             None => None,
         };
-        let edit = Edit {
+        Ok(Edit {
             priority: self.priority,
             payload,
             when: when(self.delay_ms, self.run_at.as_deref())?,
             queue: self.queue.as_deref().map(QueueName::parse).transpose()?,
-        };
-        Ok(edit.check()?)
+        })
     }
 }
 

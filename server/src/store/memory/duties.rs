@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{Model, Place, Record};
-use crate::job::{Ending, JobId, Lease, Reason, State, Timestamp};
+use crate::job::{Ending, JobId, Lease, QueueName, Reason, State, Timestamp};
 use crate::store::{DUTY_ROWS_MAX, Destination, Duty, DutyReport, Effect};
 
 impl Model {
@@ -93,39 +93,66 @@ impl Model {
     fn retention(&mut self) -> DutyReport {
         let now = self.now;
         self.forget_fires();
+        self.forget_decisions();
         self.keys.retain(|_, held| held.until.is_none_or(|until| until > now));
-        let finished = |is_dead: bool, model: &Self| -> Vec<(Timestamp, JobId)> {
-            let records = model
-                .jobs
-                .values()
-                .filter(|record| !record.is_live() && (record.job.state == State::Dead) == is_dead);
-            let mut all: Vec<_> = records
-                .filter_map(|record| Some((record.job.finished_at?, record.job.id)))
-                .collect();
-            all.sort_unstable();
-            all
-        };
-        let mut done = 0;
-        for (is_dead, keep) in [(false, self.retention.completed), (true, self.retention.dead)] {
-            for (at, id) in finished(is_dead, self) {
-                if at + keep <= now && done < DUTY_ROWS_MAX {
-                    self.jobs.remove(&id);
-                    done += 1;
-                }
-            }
+        let queues: Vec<QueueName> = self.queues.keys().cloned().collect();
+        let mut over: Vec<JobId> =
+            queues.iter().flat_map(|queue| self.forgettable(queue)).collect();
+        over.truncate(DUTY_ROWS_MAX);
+        for id in &over {
+            self.jobs.remove(id);
         }
-        let kept = finished(false, self);
-        let most = usize::try_from(self.retention.completed_max).unwrap_or(usize::MAX);
-        let excess = kept.len().saturating_sub(most).min(DUTY_ROWS_MAX - done);
-        for (_, id) in kept.into_iter().take(excess) {
-            self.jobs.remove(&id);
-            done += 1;
+        for queue in &queues {
+            self.drop_payloads(queue);
         }
         let is_some_left = self.jobs.values().any(|record| !record.is_live());
-        let next = match done >= DUTY_ROWS_MAX {
+        let next = match over.len() >= DUTY_ROWS_MAX {
             true => Some(Duration::ZERO),
             false => is_some_left.then_some(Duration::from_secs(60)),
         };
         DutyReport { next, ..DutyReport::default() }
+    }
+
+    /// The finished jobs of a queue, oldest first: dead ones, or the others.
+    fn finished(&self, queue: &QueueName, is_dead: bool) -> Vec<(Timestamp, JobId)> {
+        let of_queue = self.jobs.values().filter(|record| record.job.queue == *queue);
+        let of_kind = of_queue
+            .filter(|record| !record.is_live() && (record.job.state == State::Dead) == is_dead);
+        let mut all: Vec<_> =
+            of_kind.filter_map(|record| Some((record.job.finished_at?, record.job.id))).collect();
+        all.sort_unstable();
+        all
+    }
+
+    /// What has been kept for long enough, or is too much.
+    fn forgettable(&self, queue: &QueueName) -> Vec<JobId> {
+        let settings = self.settings.get(queue).cloned().unwrap_or_default();
+        let retention = self.retention.of(&settings);
+        let mut over = Vec::new();
+        for (is_dead, keep, max) in [
+            (false, retention.completed, Some(retention.completed_max)),
+            (true, retention.dead, settings.keep_dead_max),
+        ] {
+            let all = self.finished(queue, is_dead);
+            let max = max.and_then(|max| usize::try_from(max).ok()).unwrap_or(usize::MAX);
+            let excess = all.len().saturating_sub(max);
+            let is_over = |(place, (at, _)): &(usize, (Timestamp, JobId))| {
+                *place < excess || *at + keep <= self.now
+            };
+            over.extend(all.into_iter().enumerate().filter(is_over).map(|(_, (_, id))| id));
+        }
+        over
+    }
+
+    fn drop_payloads(&mut self, queue: &QueueName) {
+        let Some(keep) = self.settings.get(queue).and_then(|settings| settings.keep_payload) else {
+            return;
+        };
+        for (at, id) in self.finished(queue, false) {
+            if at + keep <= self.now {
+                let job = &mut self.record(id).job;
+                (job.payload, job.result, job.is_dropped) = (None, None, true);
+            }
+        }
     }
 }

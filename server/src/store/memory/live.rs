@@ -57,6 +57,7 @@ impl Model {
             state: State::Ready,
             priority: new.priority,
             payload: Some(new.payload.clone()),
+            is_dropped: false,
             attempts: 0,
             max_attempts: new.max_attempts,
             deliveries: 0,

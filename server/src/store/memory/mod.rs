@@ -5,6 +5,7 @@
 
 mod duties;
 mod flow;
+mod guards;
 mod live;
 mod needs;
 mod people;
@@ -18,16 +19,16 @@ use async_trait::async_trait;
 use parking_lot::Mutex;
 
 use super::{
-    Attempt, Cancelled, Changed, Claim, Claimed, Counts, DeadFilter, Duty, DutyReport, Edit,
-    Effect, Extension, Fire, Job, JobFilter, JobPage, KeyKind, KeyUse, Pausing, Progress, Pushed,
+    Attempt, Cancelled, Changed, Claim, Claimed, Counts, Decision, Duty, DutyReport, Edit, Effect,
+    Extension, Fire, Job, JobFilter, JobPage, KeyKind, KeyUse, Pausing, Progress, Pushed,
     PutSchedule, Queue, Retention, Schedule, SchedulesWanted, SessionId, SettledAll, Settlement,
     Store,
 };
 use crate::clock::Clock;
 use crate::error::Error;
 use crate::job::{
-    Bucket, JobId, Lease, LeaseKey, NewJob, QueueName, ScheduleName, ScheduleSpec, Settings, State,
-    Timestamp, UniqueKey, WorkerName,
+    Bucket, Guard, JobId, Lease, LeaseKey, NewJob, QueueName, ScheduleName, ScheduleSpec, Settings,
+    State, Timestamp, UniqueKey, WorkerName,
 };
 use crate::leader::Term;
 
@@ -59,6 +60,8 @@ impl MemoryStore {
             schedules: BTreeMap::new(),
             turns: BTreeMap::new(),
             buckets: BTreeMap::new(),
+            taken: BTreeMap::new(),
+            decisions: BTreeMap::new(),
             ended: Vec::new(),
         };
         Self { model: Mutex::new(model), clock, lease_key: LeaseKey(rand::random()) }
@@ -88,6 +91,9 @@ struct Model {
     turns: BTreeMap<(QueueName, String), i64>,
     /// Of the keys of rates; without a key, of the queue.
     buckets: BTreeMap<(QueueName, Option<String>), Bucket>,
+    /// Jobs taken in the latest minute: of queues that have such a guard.
+    taken: BTreeMap<QueueName, (Timestamp, u64)>,
+    decisions: BTreeMap<(QueueName, Timestamp, Guard), Decision>,
     /// Jobs that ended in this call, for those that wait for them.
     ended: Vec<(JobId, State)>,
 }
@@ -219,7 +225,7 @@ impl Store for MemoryStore {
     }
 
     async fn push(&self, jobs: Vec<NewJob>) -> Result<Vec<Pushed>, Error> {
-        self.transaction(|model| model.push_all(&jobs))
+        self.transaction(|model| model.push_judged(jobs))
     }
 
     async fn claim(&self, claims: Vec<Claim>) -> Result<Claimed, Error> {
@@ -299,12 +305,20 @@ impl Store for MemoryStore {
         self.transaction(|model| model.retry(id))
     }
 
-    async fn replay(&self, id: JobId) -> Result<Changed, Error> {
-        self.transaction(|model| model.replay(id))
+    async fn replay(&self, id: JobId, edit: Edit) -> Result<Changed, Error> {
+        self.transaction(|model| model.replay(id, edit))
     }
 
-    async fn replay_dead(&self, filter: DeadFilter) -> Result<Vec<Effect>, Error> {
-        self.transaction(|model| model.replay_dead(&filter))
+    async fn delete(&self, id: JobId) -> Result<Changed, Error> {
+        self.transaction(|model| model.delete(id))
+    }
+
+    async fn decisions(
+        &self,
+        queue: Option<QueueName>,
+        limit: usize,
+    ) -> Result<Vec<Decision>, Error> {
+        self.transaction(|model| model.list_decisions(queue.as_ref(), limit))
     }
 
     async fn cancel(&self, id: JobId, grace: Duration) -> Result<Cancelled, Error> {

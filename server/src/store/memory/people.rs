@@ -6,8 +6,8 @@ use super::{HeldKey, Model, Place, Record};
 use crate::job::{JobId, Lease, QueueName, State, UniqueHold};
 use crate::limits;
 use crate::store::{
-    Attempt, Cancelled, Changed, DeadFilter, Destination, Edit, Effect, Job, JobFilter, JobPage,
-    KeyKind, Pushed, Queue,
+    Attempt, Cancelled, Changed, Destination, Edit, Effect, Job, JobFilter, JobPage, KeyKind,
+    Pushed, Queue,
 };
 
 impl Model {
@@ -18,9 +18,20 @@ impl Model {
                 && filter.state.is_none_or(|state| record.state() == state)
                 && filter.tag.as_ref().is_none_or(|tag| job.tags.contains(tag))
                 && filter.reason.is_none_or(|reason| job.reason == Some(reason))
-                && filter.before.is_none_or(|before| job.id < before)
+                && filter.created_from.is_none_or(|from| job.created_at >= from)
+                && filter.created_to.is_none_or(|to| job.created_at < to)
+                && filter.is_replayed.is_none_or(|is| job.replayed_as.is_some() == is)
+                && filter.is_live.is_none_or(|is| record.is_live() == is)
+                && filter.cursor.is_none_or(|cursor| match filter.oldest_first {
+                    true => job.id > cursor,
+                    false => job.id < cursor,
+                })
         };
-        let mut found = self.jobs.values().rev().filter(matches).map(Record::listed);
+        let mut found: Vec<&Record> = self.jobs.values().filter(matches).collect();
+        if !filter.oldest_first {
+            found.reverse();
+        }
+        let mut found = found.into_iter().map(Record::listed);
         let jobs: Vec<Job> = found.by_ref().take(filter.limit).collect();
         let next = found.next().and_then(|_| jobs.last().map(|job| job.id));
         JobPage { jobs, next }
@@ -81,44 +92,33 @@ impl Model {
         Changed::Done(self.make_ready(id))
     }
 
-    pub(super) fn replay(&mut self, original: JobId) -> Changed {
+    pub(super) fn replay(&mut self, original: JobId, edit: Edit) -> Changed {
         let Some(record) = self.jobs.get(&original) else { return Changed::NotFound };
         if record.is_live() {
             return Changed::WrongState(record.state());
         }
-        let job = record.job.clone();
-        let queue = job.queue.clone();
-        let copy = job.copy().expect("a record has its payload");
+        let Some(copy) = record.job.clone().copy(edit) else { return Changed::Dropped };
+        let queue = copy.queue.clone();
+        self.queues.entry(queue.clone()).or_default();
         match self.push(&copy) {
             Pushed::Duplicate { id, .. } => Changed::Duplicate(id),
             Pushed::Replaced { .. } | Pushed::Refused(_) => Changed::NotFound,
-            Pushed::Inserted { id, .. } => {
+            Pushed::Inserted { id, run_at, .. } => {
                 self.record(original).job.replayed_as = Some(id);
-                let to = crate::store::Destination::Ready;
+                let to = run_at.map_or(Destination::Ready, Destination::Scheduled);
                 Changed::Done(Effect { job: id, queue, to })
             }
         }
     }
 
-    pub(super) fn replay_dead(&mut self, filter: &DeadFilter) -> Vec<Effect> {
-        let is_wanted = |record: &&Record| {
-            record.state() == State::Dead
-                && record.job.replayed_as.is_none()
-                && filter.queue.as_ref().is_none_or(|queue| record.job.queue == *queue)
-                && filter.reason.is_none_or(|reason| record.job.reason == Some(reason))
-        };
-        let dead = self.jobs.values().filter(is_wanted);
-        let dead: Vec<JobId> = dead.map(|record| record.job.id).collect();
-        let mut effects = Vec::new();
-        for id in dead {
-            if effects.len() == filter.limit {
-                break;
-            }
-            if let Changed::Done(effect) = self.replay(id) {
-                effects.push(effect);
-            }
+    pub(super) fn delete(&mut self, id: JobId) -> Changed {
+        let Some(record) = self.jobs.get(&id) else { return Changed::NotFound };
+        let (state, queue) = (record.state(), record.job.queue.clone());
+        if record.is_live() {
+            return Changed::WrongState(state);
         }
-        effects
+        self.jobs.remove(&id);
+        Changed::Done(Effect { job: id, queue, to: Destination::Finished(state) })
     }
 
     pub(super) fn cancel(&mut self, id: JobId, grace: Duration) -> Cancelled {

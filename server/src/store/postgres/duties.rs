@@ -5,7 +5,7 @@
 //! it finds no such row; one that is in the middle of a part makes the election wait for its end.
 //! What a part changed is noted in `audit`, by token.
 
-use std::sync::atomic::Ordering;
+use std::collections::HashMap;
 use std::time::Duration;
 
 use tokio_postgres::Row;
@@ -15,10 +15,11 @@ use super::leases::{self, LiveRow};
 use super::needs::release_dependents;
 use super::row::{self, count, get, job_id, now};
 use super::settle::{Ended, end_badly, finish_waiting};
-use super::{PostgresStore, retrying};
-use crate::job::{Ending, JobId, Lease, Reason, State, Timestamp};
+use super::{PostgresStore, QueueId, retrying};
+use crate::job::{Ending, JobId, Lease, Reason, Settings, State, Timestamp};
 use crate::leader::Term;
 use crate::store::columns::{parse_settings, sql_id, sql_millis};
+use crate::store::guards::DECISIONS_KEPT;
 use crate::store::{DUTY_ROWS_MAX, Destination, Duty, DutyReport, Effect, FIRES_KEPT, SessionId};
 
 /// How long until finished jobs are looked at again.
@@ -217,31 +218,82 @@ pub(super) const LEAVE_PLACES: &str = "
     UNION ALL
     SELECT job_id FROM unblocked";
 
+/// The oldest finished jobs of each queue, if they are older than its queue keeps them.
 const OLD_KEPT: &str = "
-    SELECT id
-    FROM finished
-    WHERE state <> 'dead' AND finished_at <= $1
-    ORDER BY finished_at, id
-    LIMIT $2
-    FOR UPDATE SKIP LOCKED";
+    SELECT f.id, u.queue_id
+    FROM unnest($1::bigint[], $2::bigint[]) AS u (queue_id, until)
+    CROSS JOIN LATERAL (
+        SELECT id
+        FROM finished
+        WHERE queue_id = u.queue_id AND state <> 'dead' AND finished_at <= u.until
+        ORDER BY finished_at, id
+        LIMIT $3
+        FOR UPDATE SKIP LOCKED
+    ) f
+    LIMIT $3";
 
 const OLD_DEAD: &str = "
-    SELECT id
-    FROM finished
-    WHERE state = 'dead' AND finished_at <= $1
-    ORDER BY finished_at, id
-    LIMIT $2
-    FOR UPDATE SKIP LOCKED";
+    SELECT f.id, u.queue_id
+    FROM unnest($1::bigint[], $2::bigint[]) AS u (queue_id, until)
+    CROSS JOIN LATERAL (
+        SELECT id
+        FROM finished
+        WHERE queue_id = u.queue_id AND state = 'dead' AND finished_at <= u.until
+        ORDER BY finished_at, id
+        LIMIT $3
+        FOR UPDATE SKIP LOCKED
+    ) f
+    LIMIT $3";
 
+/// So many of the oldest finished jobs of each queue.
 const OLDEST_KEPT: &str = "
+    SELECT f.id, u.queue_id
+    FROM unnest($1::bigint[], $2::bigint[]) AS u (queue_id, count)
+    CROSS JOIN LATERAL (
+        SELECT id
+        FROM finished
+        WHERE queue_id = u.queue_id AND state <> 'dead'
+        ORDER BY finished_at, id
+        LIMIT least(u.count, $3)
+        FOR UPDATE SKIP LOCKED
+    ) f
+    LIMIT $3";
+
+const OLDEST_DEAD: &str = "
+    SELECT f.id, u.queue_id
+    FROM unnest($1::bigint[], $2::bigint[]) AS u (queue_id, count)
+    CROSS JOIN LATERAL (
+        SELECT id
+        FROM finished
+        WHERE queue_id = u.queue_id AND state = 'dead'
+        ORDER BY finished_at, id
+        LIMIT least(u.count, $3)
+        FOR UPDATE SKIP LOCKED
+    ) f
+    LIMIT $3";
+
+const DROPPABLE: &str = "
     SELECT id
     FROM finished
-    WHERE state <> 'dead'
+    WHERE queue_id = $1 AND state <> 'dead' AND NOT is_dropped
+    AND finished_at >= (SELECT payloads_dropped_until FROM queue WHERE id = $1)
+    AND finished_at <= $2
     ORDER BY finished_at, id
-    LIMIT $1
+    LIMIT $3
     FOR UPDATE SKIP LOCKED";
 
-const FORGET: &str = "
+const DROP_PAYLOADS: &str = "
+    UPDATE finished
+    SET is_dropped = true, payload = '', content_type = NULL, result = NULL
+    WHERE id = ANY($1::bigint[])";
+
+const FORGET_DECISIONS: &str = "
+    DELETE FROM decision
+    WHERE ctid = ANY(ARRAY(
+        SELECT ctid FROM decision WHERE minute <= $1 ORDER BY minute LIMIT $2
+    ))";
+
+pub(super) const FORGET: &str = "
     WITH gone AS (
         DELETE FROM finished
         WHERE id = ANY($1::bigint[])
@@ -308,6 +360,9 @@ const OUTLOOK: &str = "
         (SELECT 'ttl', expires_at FROM ttl ORDER BY expires_at, job_id LIMIT 1)
     ) next";
 
+/// Finished jobs beyond what their queues keep, and what those keep.
+pub(super) type Excess = HashMap<QueueId, (i64, u64)>;
+
 /// A part of a duty, before it is committed.
 #[derive(Default)]
 struct Part {
@@ -338,6 +393,8 @@ pub(super) const HOT: &[super::Named] = &[
     ("duties::OLD_KEPT", OLD_KEPT),
     ("duties::OLD_DEAD", OLD_DEAD),
     ("duties::OLDEST_KEPT", OLDEST_KEPT),
+    ("duties::OLDEST_DEAD", OLDEST_DEAD),
+    ("duties::DROPPABLE", DROPPABLE),
     ("duties::FORGET", FORGET),
 ];
 
@@ -542,21 +599,6 @@ impl PostgresStore {
         Ok(Part { report, count, ..Part::default() })
     }
 
-    /// How many finished jobs are too many, of which `room` are about to be forgotten. It takes a
-    /// while to count a million; as long as the last count leaves enough, it is not done again.
-    async fn excess(&self, tx: &mut Tx<'_>, room: i64) -> Result<i64, Failure> {
-        let known = self.excess_kept.load(Ordering::Relaxed);
-        let excess = if known >= room {
-            known
-        } else {
-            let sql = "SELECT count(*) AS count FROM finished WHERE state <> 'dead'";
-            let kept: i64 = get(&tx.query(sql, &[]).await?[0], "count");
-            kept - i64::try_from(self.retention.completed_max).unwrap_or(i64::MAX)
-        };
-        self.excess_kept.store(excess - room, Ordering::Relaxed);
-        Ok(excess)
-    }
-
     /// Queues whose last job with a limit has ended are plain again.
     async fn open_gates(&self, tx: &mut Tx<'_>) -> Result<(), Failure> {
         let gated = tx.query(GATED, &[]).await?;
@@ -572,23 +614,13 @@ impl PostgresStore {
     }
 
     async fn retention(&self, tx: &mut Tx<'_>, now: Timestamp) -> Result<Part, Failure> {
-        let mut done = 0;
-        for (sql, keep) in [(OLD_KEPT, self.retention.completed), (OLD_DEAD, self.retention.dead)] {
-            let until = now.0.saturating_sub(sql_millis(keep));
-            let room = rows_max() - done;
-            done += forget(tx, sql, &[&until, &room]).await?;
-        }
-        let room = rows_max() - done;
-        let excess = self.excess(tx, room).await?.min(room);
-        if excess > 0 {
-            done += forget(tx, OLDEST_KEPT, &[&excess]).await?;
-        }
+        let done = self.forget_finished(tx, now).await?;
         tx.query(FORGET_KEYS, &[&now.0, &rows_max()]).await?;
-        let old = now.0.saturating_sub(sql_millis(FIRES_KEPT));
-        tx.query(FORGET_FIRES, &[&old, &rows_max()]).await?;
+        let old = |keep| now.0.saturating_sub(sql_millis(keep));
+        tx.query(FORGET_FIRES, &[&old(FIRES_KEPT), &rows_max()]).await?;
+        tx.query(FORGET_DECISIONS, &[&old(DECISIONS_KEPT), &rows_max()]).await?;
         self.open_gates(tx).await?;
-        let old = now.0.saturating_sub(sql_millis(AUDIT_KEPT));
-        tx.query(FORGET_AUDIT, &[&old, &rows_max()]).await?;
+        tx.query(FORGET_AUDIT, &[&old(AUDIT_KEPT), &rows_max()]).await?;
         let sql = "SELECT 1 FROM finished LIMIT 1";
         let is_some_left = !tx.query(sql, &[]).await?.is_empty();
         let next = match done >= rows_max() {
@@ -598,6 +630,115 @@ impl PostgresStore {
         let report = DutyReport { next, ..DutyReport::default() };
         Ok(Part { report, count: usize::try_from(done).unwrap_or(0), ..Part::default() })
     }
+
+    /// Forgets finished jobs that were kept for long enough or are too many, and drops payloads.
+    /// The answer: how many rows that were.
+    async fn forget_finished(&self, tx: &mut Tx<'_>, now: Timestamp) -> Result<i64, Failure> {
+        let mut all: Vec<(QueueId, Settings)> = Vec::new();
+        for row in tx.query("SELECT id, settings FROM queue ORDER BY id", &[]).await? {
+            let settings = row::parsed(&row, "settings", parse_settings)?.unwrap_or_default();
+            all.push((get(&row, "id"), settings));
+        }
+        let until = |keep: Duration| now.0.saturating_sub(sql_millis(keep));
+        let ids: Vec<QueueId> = all.iter().map(|(id, _)| *id).collect();
+        let of = |settings| self.retention.of(settings);
+        let kept: Vec<i64> = all.iter().map(|(_, it)| until(of(it).completed)).collect();
+        let dead: Vec<i64> = all.iter().map(|(_, it)| until(of(it).dead)).collect();
+        let mut room = rows_max();
+        for (sql, old) in [(OLD_KEPT, kept), (OLD_DEAD, dead)] {
+            let forgotten = forget(tx, sql, &[&ids, &old, &room]).await?;
+            room -= number(forgotten.len());
+            self.note_forgotten(&forgotten);
+        }
+        room -= self.forget_excess(tx, &all, room).await?;
+        let limited = all.iter().filter_map(|(id, it)| Some((*id, it.keep_dead_max?)));
+        for (queue, max) in limited {
+            let sql = "SELECT count(*) AS count FROM finished
+                       WHERE queue_id = $1 AND state = 'dead'";
+            let count: i64 = get(&tx.query(sql, &[&queue]).await?[0], "count");
+            let excess = count.saturating_sub(i64::try_from(max).unwrap_or(i64::MAX));
+            if excess > 0 {
+                let of_queue = (vec![queue], vec![excess]);
+                let gone = forget(tx, OLDEST_DEAD, &[&of_queue.0, &of_queue.1, &room]).await?;
+                room -= number(gone.len());
+            }
+        }
+        for (queue, settings) in &all {
+            if let Some(keep) = settings.keep_payload {
+                room -= drop_payloads(tx, *queue, until(keep), room).await?;
+            }
+        }
+        Ok(rows_max() - room)
+    }
+
+    /// Forgets what is too much. It takes a while to count millions; as long as the last count
+    /// leaves enough for two parts, it is not done again.
+    async fn forget_excess(
+        &self,
+        tx: &mut Tx<'_>,
+        queues: &[(QueueId, Settings)],
+        room: i64,
+    ) -> Result<i64, Failure> {
+        let max_of: HashMap<QueueId, u64> =
+            queues.iter().map(|(id, it)| (*id, self.retention.of(it).completed_max)).collect();
+        let known: i64 = {
+            let mut excess = self.excess.lock();
+            excess.retain(|queue, (count, max)| *count > 0 && max_of.get(queue) == Some(max));
+            excess.values().map(|(count, _)| count).sum()
+        };
+        if known < 2 * rows_max() {
+            let sql = "SELECT queue_id, count(*) AS count FROM finished
+                       WHERE state <> 'dead' GROUP BY queue_id";
+            let counted = tx.query(sql, &[]).await?;
+            let over = |row: &Row| {
+                let queue = get(row, "queue_id");
+                let max = *max_of.get(&queue)?;
+                let over = get::<i64>(row, "count") - i64::try_from(max).unwrap_or(i64::MAX);
+                (over > 0).then_some((queue, (over, max)))
+            };
+            *self.excess.lock() = counted.iter().filter_map(over).collect();
+        }
+        let (ids, counts): (Vec<QueueId>, Vec<i64>) =
+            self.excess.lock().iter().map(|(queue, (count, _))| (*queue, *count)).unzip();
+        if ids.is_empty() {
+            return Ok(0);
+        }
+        let forgotten = forget(tx, OLDEST_KEPT, &[&ids, &counts, &room]).await?;
+        self.note_forgotten(&forgotten);
+        Ok(number(forgotten.len()))
+    }
+
+    fn note_forgotten(&self, queues: &[QueueId]) {
+        let mut excess = self.excess.lock();
+        for queue in queues {
+            excess.entry(*queue).and_modify(|(count, _)| *count -= 1);
+        }
+    }
+}
+
+fn number(count: usize) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
+}
+
+/// Drops up to `room` payloads of jobs that had finished by then.
+async fn drop_payloads(
+    tx: &mut Tx<'_>,
+    queue: QueueId,
+    until: i64,
+    room: i64,
+) -> Result<i64, Failure> {
+    let rows = tx.query(DROPPABLE, &[&queue, &until, &room]).await?;
+    let ids: Vec<i64> = rows.iter().map(|row| get(row, "id")).collect();
+    if !ids.is_empty() {
+        tx.query(DROP_PAYLOADS, &[&ids]).await?;
+    }
+    if number(ids.len()) < room {
+        // What finished before then may be committed later, by a minute at most.
+        let sql = "UPDATE queue SET payloads_dropped_until = $2::bigint - 60000
+                   WHERE id = $1 AND payloads_dropped_until < $2::bigint - 60000";
+        tx.query(sql, &[&queue, &until]).await?;
+    }
+    Ok(number(ids.len()))
 }
 
 /// Asks for the fence. The answer: the database's time.
@@ -607,18 +748,18 @@ pub(super) async fn fence(tx: &mut Tx<'_>, term: &Term) -> Result<Timestamp, Fai
     rows.first().map(now).ok_or_else(deposed)
 }
 
-/// Deletes all that is known of the finished jobs that `sql` finds.
+/// Deletes all that is known of the finished jobs that `sql` finds. The answer: their queues.
 async fn forget(
     tx: &mut Tx<'_>,
     sql: &'static str,
     params: &[&(dyn tokio_postgres::types::ToSql + Sync)],
-) -> Result<i64, Failure> {
+) -> Result<Vec<QueueId>, Failure> {
     let rows = tx.query(sql, params).await?;
     let ids: Vec<i64> = rows.iter().map(|row| get(row, "id")).collect();
     if !ids.is_empty() {
         tx.query(FORGET, &[&ids]).await?;
     }
-    Ok(i64::try_from(ids.len()).unwrap_or(i64::MAX))
+    Ok(rows.iter().map(|row| get(row, "queue_id")).collect())
 }
 
 async fn earliest(tx: &mut Tx<'_>, sql: &'static str) -> Result<Option<Timestamp>, Failure> {

@@ -215,13 +215,16 @@ impl PostgresStore {
     ) -> Result<(), Failure> {
         let ids = self.queues.ids(&self.pool, std::iter::once(queue)).await?;
         let id = ids[queue];
-        let (text, is_limited) = (sql_settings(settings), settings.is_limited());
-        let sql = "UPDATE queue SET settings = $2, is_gated = is_gated OR $3 WHERE id = $1";
+        let text = sql_settings(settings);
+        let (is_limited, is_guarded) = (settings.is_limited(), settings.is_guarded());
+        let sql = "UPDATE queue SET settings = $2, is_gated = is_gated OR $3, is_guarded = $4
+                   WHERE id = $1";
         let tx = self.pool.begin().await?;
-        tx.commit(&[(sql, &[&id, &text, &is_limited])]).await?;
+        tx.commit(&[(sql, &[&id, &text, &is_limited, &is_guarded])]).await?;
         if is_limited {
             self.gated.write().insert(id);
         }
+        self.guarded.note(id, is_guarded);
         // Somebody may start now who could not.
         self.note_resumed(id);
         self.outbox.ready(id, 0, i64::MAX);

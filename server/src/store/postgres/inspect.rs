@@ -29,7 +29,8 @@ macro_rules! live_columns {
         END AS state,
         NULL::text AS reason, j.priority, j.created_at, NULL::bigint AS finished_at,
         j.max_attempts, j.attempts, j.delivery AS deliveries, j.crashes, j.run_at, j.expires_at,
-        j.timeout_ms, j.replay_of, j.replayed_as, j.backoff, j.unique_key, j.tags, j.options"
+        j.timeout_ms, j.replay_of, j.replayed_as, j.backoff, j.unique_key, j.tags, j.options,
+        false AS is_dropped"
     };
 }
 
@@ -38,7 +39,8 @@ macro_rules! finished_columns {
         "
         j.id, j.queue_id, j.state, j.reason, j.priority, j.created_at, j.finished_at,
         j.max_attempts, j.attempts, j.deliveries, j.crashes, NULL::bigint AS run_at, j.expires_at,
-        j.timeout_ms, j.replay_of, j.replayed_as, j.backoff, j.unique_key, j.tags, j.options"
+        j.timeout_ms, j.replay_of, j.replayed_as, j.backoff, j.unique_key, j.tags, j.options,
+        j.is_dropped"
     };
 }
 
@@ -202,7 +204,7 @@ async fn read_with_end(
     let Some(row) = rows.first() else { return Ok(None) };
     let queue = store.queues.name(&store.pool, get(row, "queue_id")).await?;
     let mut job = read(row, queue)?;
-    job.payload = Some(row::payload(row));
+    job.payload = (!job.is_dropped).then(|| row::payload(row));
     job.result = get::<Option<&[u8]>>(row, "result").map(bytes::Bytes::copy_from_slice);
     let code: Option<&str> = get(row, "error_code");
     job.error = code.map(|code| (code.to_owned(), get(row, "error_message")));
@@ -258,6 +260,7 @@ fn read(row: &Row, queue: QueueName) -> Result<Job, Failure> {
         tags: parsed(row, "tags", parse_tags)?.unwrap_or_default(),
         options: row::options(row)?,
         payload: None,
+        is_dropped: get(row, "is_dropped"),
         lease_until: None,
         worker: None,
         progress: None,
@@ -353,11 +356,14 @@ impl PostgresStore {
                 found => Some(found[name]),
             },
         };
-        let before = filter.before.map_or(i64::MAX, sql_id);
+        let first = if filter.oldest_first { 0 } else { i64::MAX };
+        let cursor = filter.cursor.map_or(first, sql_id);
+        let (from, to) = (filter.created_from.map(|at| at.0), filter.created_to.map(|at| at.0));
         let limit = i64::try_from(filter.limit + 1).unwrap_or(i64::MAX);
         let tag = filter.tag.as_ref().map(|tag| tag.as_str());
         let (state, reason) = (filter.state.map(State::name), filter.reason.map(Reason::name));
-        let params: [&(dyn ToSql + Sync); 6] = [&before, &limit, &queue, &tag, &state, &reason];
+        let params: [&(dyn ToSql + Sync); 8] =
+            [&cursor, &limit, &queue, &tag, &state, &reason, &from, &to];
         let mut tx = self.pool.begin().await?;
         let rows = tx.query_text(&sql, &params).await?;
         tx.commit(&[]).await?;
@@ -392,20 +398,22 @@ fn read_queue(row: &Row) -> Result<Queue, Failure> {
     })
 }
 
-/// Both tables, newest first. All parameters are named in it, used or not, so that their types are
+/// Both tables, by id. All parameters are named in it, used or not, so that their types are
 /// known.
 fn list_sql(filter: &JobFilter) -> String {
     let (live, finished) = (conditions(filter, true), conditions(filter, false));
+    let order = if filter.oldest_first { "ASC" } else { "DESC" };
     format!(
         "SELECT *
          FROM (
-             (SELECT * FROM (SELECT {} FROM job j) j WHERE {live} ORDER BY id DESC LIMIT $2)
+             (SELECT * FROM (SELECT {} FROM job j) j WHERE {live} ORDER BY id {order} LIMIT $2)
              UNION ALL
              (SELECT * FROM (SELECT {} FROM finished j) j WHERE {finished}
-              ORDER BY id DESC LIMIT $2)
+              ORDER BY id {order} LIMIT $2)
          ) a
-         WHERE ($3::bigint, $4::text, $5::text, $6::text) IS NOT DISTINCT FROM ($3, $4, $5, $6)
-         ORDER BY id DESC
+         WHERE ($3::bigint, $4::text, $5::text, $6::text, $7::bigint, $8::bigint)
+         IS NOT DISTINCT FROM ($3, $4, $5, $6, $7, $8)
+         ORDER BY id {order}
          LIMIT $2::bigint",
         live_columns!(),
         finished_columns!(),
@@ -413,7 +421,10 @@ fn list_sql(filter: &JobFilter) -> String {
 }
 
 fn conditions(filter: &JobFilter, is_live: bool) -> String {
-    let mut conditions = vec!["j.id < $1::bigint"];
+    let mut conditions = vec![match filter.oldest_first {
+        true => "j.id > $1::bigint",
+        false => "j.id < $1::bigint",
+    }];
     if filter.queue.is_some() {
         conditions.push("j.queue_id = $3");
     }
@@ -429,6 +440,20 @@ fn conditions(filter: &JobFilter, is_live: bool) -> String {
     }
     if filter.reason.is_some() {
         conditions.push(if is_live { "FALSE" } else { "j.reason = $6" });
+    }
+    if filter.is_live.is_some_and(|wanted| wanted != is_live) {
+        conditions.push("FALSE");
+    }
+    if filter.created_from.is_some() {
+        conditions.push("j.created_at >= $7");
+    }
+    if filter.created_to.is_some() {
+        conditions.push("j.created_at < $8");
+    }
+    match filter.is_replayed {
+        Some(true) => conditions.push("j.replayed_as IS NOT NULL"),
+        Some(false) => conditions.push("j.replayed_as IS NULL"),
+        None => {}
     }
     conditions.join(" AND ")
 }

@@ -48,6 +48,12 @@ pub const MIGRATIONS: &[Migration] = &[
         serves_from: 2,
         sql: include_str!("migrations/0003_cron.sql"),
     },
+    Migration {
+        version: 4,
+        name: "guards",
+        serves_from: 2,
+        sql: include_str!("migrations/0004_guards.sql"),
+    },
 ];
 
 /// The version that this program works with.

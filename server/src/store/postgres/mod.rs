@@ -3,7 +3,7 @@
 //! ```text
 //!   callers ──▶ lane.rs: one connection for each kind of work, a pool for the rest
 //!                  │
-//!     push.rs  claim.rs  flow.rs  settle.rs  needs.rs  leases.rs  duties.rs  people.rs  inspect.rs
+//!     push.rs  guards.rs  claim.rs  flow.rs  settle.rs  needs.rs  leases.rs  duties.rs  people.rs  inspect.rs
 //!                  │
 //!   cursors.rs: where claims begin      leases.rs: what this node has given out
 //! ```
@@ -24,6 +24,7 @@ mod dsn;
 mod duties;
 mod election;
 mod flow;
+mod guards;
 mod inspect;
 mod lane;
 mod leases;
@@ -46,21 +47,21 @@ pub use prepare::{Database, Migrate, Refusal, connect};
 pub use presence::Presence;
 
 use std::collections::HashSet;
-use std::sync::atomic::AtomicI64;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use tokio::sync::watch;
 
 use self::cursors::Cursors;
+use self::guards::Guarded;
 use self::lane::{Connector, Lane, Pool};
 use self::leases::Memory;
 use self::queues::Queues;
 use self::wake::Outbox;
 use super::{
-    Attempt, Cancelled, Changed, Claim, Claimed, DeadFilter, Destination, Duty, DutyReport, Edit,
+    Attempt, Cancelled, Changed, Claim, Claimed, Decision, Destination, Duty, DutyReport, Edit,
     Effect, Extension, Fire, Job, JobFilter, JobPage, KeyUse, News, Pausing, Progress, Pushed,
     PutSchedule, Queue, Retention, Schedule, SchedulesWanted, SessionId, Settled, SettledAll,
     Settlement, Store,
@@ -158,10 +159,11 @@ pub struct PostgresStore {
     cursors: Cursors,
     /// Queues that have, or had, limits: a hint, since the queue's row decides.
     gated: RwLock<HashSet<QueueId>>,
+    guarded: Guarded,
     leases: Memory,
     outbox: Outbox,
-    /// Finished jobs that are too many, as far as they have been counted.
-    excess_kept: AtomicI64,
+    /// Finished jobs that are too many, by queue, as far as they have been counted.
+    excess: Mutex<duties::Excess>,
 }
 
 impl PostgresStore {
@@ -191,9 +193,10 @@ impl PostgresStore {
             queues: Queues::default(),
             cursors: Cursors::default(),
             gated: RwLock::default(),
+            guarded: Guarded::default(),
             leases: Memory::default(),
             outbox: Outbox::default(),
-            excess_kept: AtomicI64::new(0),
+            excess: Mutex::default(),
         })
     }
 
@@ -335,12 +338,20 @@ impl Store for PostgresStore {
         Ok(self.retry_job(id).await?)
     }
 
-    async fn replay(&self, id: JobId) -> Result<Changed, Error> {
-        Ok(self.replay_job(id).await?)
+    async fn replay(&self, id: JobId, edit: Edit) -> Result<Changed, Error> {
+        Ok(self.replay_job(id, &edit).await?)
     }
 
-    async fn replay_dead(&self, filter: DeadFilter) -> Result<Vec<Effect>, Error> {
-        Ok(self.replay_all(&filter).await?)
+    async fn delete(&self, id: JobId) -> Result<Changed, Error> {
+        Ok(self.delete_job(id).await?)
+    }
+
+    async fn decisions(
+        &self,
+        queue: Option<QueueName>,
+        limit: usize,
+    ) -> Result<Vec<Decision>, Error> {
+        Ok(self.list_decisions(queue.as_ref(), limit).await?)
     }
 
     async fn cancel(&self, id: JobId, grace: Duration) -> Result<Cancelled, Error> {

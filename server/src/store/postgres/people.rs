@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio_postgres::Row;
 
-use super::duties::LEAVE_PLACES;
+use super::duties::{FORGET, LEAVE_PLACES};
 use super::inspect::read_job;
 use super::lane::{Failure, Tx};
 use super::leases;
@@ -12,9 +12,9 @@ use super::needs::release_dependents;
 use super::row::{self, count, get, job_id, now, time};
 use super::settle::finish_waiting;
 use super::{PostgresStore, QueueId, retrying};
-use crate::job::{JobId, Lease, QueueName, Reason, State, Timestamp, UniqueHold, When};
+use crate::job::{JobId, Lease, QueueName, State, Timestamp, UniqueHold, When};
 use crate::store::columns::{sql_id, sql_millis};
-use crate::store::{Cancelled, Changed, DeadFilter, Destination, Edit, Effect, Pausing, Pushed};
+use crate::store::{Cancelled, Changed, Destination, Edit, Effect, Pausing, Pushed};
 
 /// Locks a finished job, so that nobody forgets or revives it meanwhile.
 const LOCK_FINISHED: &str = "
@@ -58,16 +58,6 @@ const REVIVE: &str = "
         (SELECT true FROM dependency WHERE needs_id = $1 LIMIT 1) IS NOT NULL, payload
     FROM new
     RETURNING queue_id, priority, place";
-
-const REPLAYABLE: &str = "
-    SELECT id
-    FROM finished
-    WHERE state = 'dead' AND replayed_as IS NULL AND id > $1
-    AND ($2::bigint IS NULL OR queue_id = $2)
-    AND ($3::text IS NULL OR reason = $3)
-    ORDER BY id
-    LIMIT $4
-    FOR UPDATE";
 
 const REQUEST: &str = "
     INSERT INTO cancel (job_id, delivery, requested_at, force_at)
@@ -220,78 +210,49 @@ impl PostgresStore {
         Ok(state.map_or(Changed::NotFound, Changed::WrongState))
     }
 
-    pub(super) async fn replay_job(&self, job: JobId) -> Result<Changed, Failure> {
-        retrying!(self.try_replay(job))
+    pub(super) async fn replay_job(&self, job: JobId, edit: &Edit) -> Result<Changed, Failure> {
+        retrying!(self.try_replay(job, edit.clone()))
     }
 
-    async fn try_replay(&self, original: JobId) -> Result<Changed, Failure> {
+    async fn try_replay(&self, original: JobId, edit: Edit) -> Result<Changed, Failure> {
         let mut tx = self.pool.begin().await?;
-        let mut pushed = Vec::new();
-        let changed = self.replay_in(&mut tx, original, &mut pushed).await?;
-        tx.commit(&[]).await?;
-        self.note_all(pushed);
-        Ok(changed)
-    }
-
-    async fn replay_in(
-        &self,
-        tx: &mut Tx<'_>,
-        original: JobId,
-        notes: &mut Vec<super::settle::Note>,
-    ) -> Result<Changed, Failure> {
-        if let Err(changed) = self.lock_finished(tx, original).await? {
+        if let Err(changed) = self.lock_finished(&mut tx, original).await? {
             return Ok(changed);
         }
-        let Some(job) = read_job(self, tx, original).await? else { return Ok(Changed::NotFound) };
-        let queue = job.queue.clone();
-        let Some(copy) = job.copy() else { return Ok(Changed::NotFound) };
-        let queues = self.queues.ids(&self.pool, std::iter::once(&queue)).await?;
-        let pushed = self.push_in(tx, std::slice::from_ref(&copy), &queues).await?;
-        match pushed[0] {
-            Pushed::Duplicate { id, .. } => Ok(Changed::Duplicate(id)),
-            Pushed::Replaced { .. } | Pushed::Refused(_) => Ok(Changed::NotFound),
-            Pushed::Inserted { id, .. } => {
-                let sql = "UPDATE finished SET replayed_as = $2 WHERE id = $1";
-                tx.query(sql, &[&sql_id(original), &sql_id(id)]).await?;
-                notes.push((queues[&queue], copy.priority, sql_id(id)));
-                Ok(Changed::Done(Effect { job: id, queue, to: Destination::Ready }))
-            }
-        }
-    }
-
-    pub(super) async fn replay_all(&self, filter: &DeadFilter) -> Result<Vec<Effect>, Failure> {
-        retrying!(self.try_replay_all(filter))
-    }
-
-    async fn try_replay_all(&self, filter: &DeadFilter) -> Result<Vec<Effect>, Failure> {
-        let queue = match &filter.queue {
-            None => None,
-            Some(name) => match self.queues.find_all(&self.pool, std::iter::once(name)).await? {
-                found if found.is_empty() => return Ok(Vec::new()),
-                found => Some(found[name]),
-            },
+        let Some(job) = read_job(self, &mut tx, original).await? else {
+            return Ok(Changed::NotFound);
         };
-        let reason = filter.reason.map(Reason::name);
+        let Some(copy) = job.copy(edit) else { return Ok(Changed::Dropped) };
+        let queues = self.queues.ids(&self.pool, std::iter::once(&copy.queue)).await?;
+        let copies = [copy];
+        let pushed = self.push_in(&mut tx, &copies, &queues).await?;
+        let (id, run_at) = match pushed[0] {
+            Pushed::Duplicate { id, .. } => return Ok(Changed::Duplicate(id)),
+            Pushed::Replaced { .. } | Pushed::Refused(_) => return Ok(Changed::NotFound),
+            Pushed::Inserted { id, run_at, .. } => (id, run_at),
+        };
+        let sql = "UPDATE finished SET replayed_as = $2 WHERE id = $1";
+        tx.commit(&[(sql, &[&sql_id(original), &sql_id(id)])]).await?;
+        self.note_pushed(&copies, &queues, &pushed);
+        let to = run_at.map_or(Destination::Ready, Destination::Scheduled);
+        let [copy] = copies;
+        Ok(Changed::Done(Effect { job: id, queue: copy.queue, to }))
+    }
+
+    pub(super) async fn delete_job(&self, job: JobId) -> Result<Changed, Failure> {
+        retrying!(self.try_delete(job))
+    }
+
+    async fn try_delete(&self, job: JobId) -> Result<Changed, Failure> {
         let mut tx = self.pool.begin().await?;
-        let (mut effects, mut notes) = (Vec::new(), Vec::new());
-        let mut last = 0_i64;
-        // One whose unique key is taken uses up none of the limit.
-        while effects.len() < filter.limit {
-            let wanted = i64::try_from(filter.limit - effects.len()).unwrap_or(i64::MAX);
-            let found = tx.query(REPLAYABLE, &[&last, &queue, &reason, &wanted]).await?;
-            let Some(newest) = found.last() else { break };
-            last = get(newest, "id");
-            for row in &found {
-                let original = job_id(row, "id");
-                if let Changed::Done(effect) = self.replay_in(&mut tx, original, &mut notes).await?
-                {
-                    effects.push(effect);
-                }
-            }
-        }
-        tx.commit(&[]).await?;
-        self.note_all(notes);
-        Ok(effects)
+        let row = match self.lock_finished(&mut tx, job).await? {
+            Ok(row) => row,
+            Err(changed) => return Ok(changed),
+        };
+        let ids = vec![sql_id(job)];
+        tx.commit(&[(FORGET, &[&ids])]).await?;
+        let queue = self.queues.name(&self.pool, get(&row, "queue_id")).await?;
+        Ok(Changed::Done(Effect { job, queue, to: Destination::Finished(state_of(&row)) }))
     }
 
     pub(super) async fn cancel_job(

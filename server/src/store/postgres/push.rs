@@ -187,6 +187,10 @@ pub(super) const HOT: &[super::Named] = &[
 impl PostgresStore {
     pub(super) async fn try_push(&self, jobs: &[NewJob]) -> Result<Vec<Pushed>, Failure> {
         let queues = self.queues.ids(&self.pool, jobs.iter().map(|job| &job.queue)).await?;
+        let guarded = self.guarded(&queues).await?;
+        if !guarded.is_empty() {
+            return self.push_judged(jobs, &queues, &guarded).await;
+        }
         if jobs.iter().all(is_plain) {
             let all: Vec<New<'_>> = jobs.iter().map(|job| New::of(job, &queues)).collect();
             let columns = Columns::of(&all);

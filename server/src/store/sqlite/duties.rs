@@ -13,6 +13,16 @@ use crate::store::{DUTY_ROWS_MAX, Destination, Duty, DutyReport, Effect, Session
 /// How long until finished jobs are looked at again.
 const RETENTION_EVERY: Duration = Duration::from_secs(60);
 
+const OLDEST_KEPT: &str = "
+    SELECT id, finished_at FROM finished
+    WHERE queue_id = ?1 AND state <> 'dead'
+    ORDER BY finished_at, id LIMIT ?2";
+
+const OLDEST_DEAD: &str = "
+    SELECT id, finished_at FROM finished
+    WHERE queue_id = ?1 AND state = 'dead'
+    ORDER BY finished_at, id LIMIT ?2";
+
 impl Tables {
     pub(super) fn run_duty(&mut self, duty: Duty) -> rusqlite::Result<DutyReport> {
         let mut report = match duty {
@@ -172,32 +182,12 @@ impl Tables {
                        WHERE expires_at <= ?1 ORDER BY expires_at LIMIT ?2
                    )";
         self.execute(sql, params![self.now.0, DUTY_ROWS_MAX])?;
+        self.forget_decisions()?;
         let mut done = 0;
-        for (sql, keep) in [
-            (
-                "SELECT id FROM finished WHERE state <> 'dead' AND finished_at <= ?1
-                 ORDER BY finished_at, id LIMIT ?2",
-                self.retention.completed,
-            ),
-            (
-                "SELECT id FROM finished WHERE state = 'dead' AND finished_at <= ?1
-                 ORDER BY finished_at, id LIMIT ?2",
-                self.retention.dead,
-            ),
-        ] {
-            let until = self.now.0.saturating_sub(sql_millis(keep));
-            let old = self.all(sql, params![until, DUTY_ROWS_MAX - done], |row| row.get(0))?;
-            done += old.len();
-            old.into_iter().try_for_each(|id| self.forget(id))?;
-        }
-        let excess = self.kept().saturating_sub(self.retention.completed_max);
-        let excess = usize::try_from(excess).unwrap_or(usize::MAX).min(DUTY_ROWS_MAX - done);
-        if excess > 0 {
-            let sql = "SELECT id FROM finished WHERE state <> 'dead'
-                       ORDER BY finished_at, id LIMIT ?1";
-            let oldest = self.all(sql, [excess], |row| row.get(0))?;
-            done += oldest.len();
-            oldest.into_iter().try_for_each(|id| self.forget(id))?;
+        let queues: Vec<QueueId> = self.queue_ids().into_iter().map(|(_, id)| id).collect();
+        for queue in queues {
+            done += self.forget_old(queue, DUTY_ROWS_MAX - done)?;
+            done += self.drop_payloads(queue, DUTY_ROWS_MAX - done)?;
         }
         let is_some_left = self.one("SELECT 1 FROM finished LIMIT 1", [], |_| Ok(()))?.is_some();
         let next = match done >= DUTY_ROWS_MAX {
@@ -207,8 +197,58 @@ impl Tables {
         Ok(DutyReport { next, ..DutyReport::default() })
     }
 
+    /// Forgets up to `room` jobs of a queue that were kept for long enough, or are too many.
+    fn forget_old(&mut self, queue: QueueId, room: usize) -> rusqlite::Result<usize> {
+        let details = self.details(queue);
+        let (counts, settings) = (details.counts, &details.settings);
+        let retention = self.retention.of(settings);
+        let kept = (counts.completed + counts.cancelled, Some(retention.completed_max));
+        let dead = (counts.dead, settings.keep_dead_max);
+        let mut done = 0;
+        for (oldest, keep, (count, max)) in
+            [(OLDEST_KEPT, retention.completed, kept), (OLDEST_DEAD, retention.dead, dead)]
+        {
+            let excess = count.saturating_sub(max.unwrap_or(u64::MAX));
+            let until = self.now.0.saturating_sub(sql_millis(keep));
+            let values = params![queue, room - done];
+            let read = |row: &rusqlite::Row<'_>| Ok((row.get(0)?, row.get::<_, i64>(1)?));
+            let found: Vec<(i64, i64)> = self.all(oldest, values, read)?;
+            for (place, (id, at)) in found.into_iter().enumerate() {
+                if place as u64 >= excess && at > until {
+                    break;
+                }
+                self.forget(id)?;
+                done += 1;
+            }
+        }
+        Ok(done)
+    }
+
+    /// Drops up to `room` payloads of finished jobs of a queue.
+    fn drop_payloads(&self, queue: QueueId, room: usize) -> rusqlite::Result<usize> {
+        let Some(keep) = self.details(queue).settings.keep_payload else { return Ok(0) };
+        let until = self.now.0.saturating_sub(sql_millis(keep));
+        let sql = "SELECT id FROM finished
+                   WHERE queue_id = ?1 AND state <> 'dead' AND NOT is_dropped
+                   AND finished_at <= ?2
+                   AND finished_at >= (SELECT payloads_dropped_until FROM queue WHERE id = ?1)
+                   ORDER BY finished_at, id LIMIT ?3";
+        let old: Vec<i64> = self.all(sql, params![queue, until, room], |row| row.get(0))?;
+        for id in &old {
+            let sql = "UPDATE finished
+                       SET is_dropped = 1, payload = x'', content_type = NULL, result = NULL
+                       WHERE id = ?1";
+            self.execute(sql, [id])?;
+        }
+        if old.len() < room {
+            let sql = "UPDATE queue SET payloads_dropped_until = ?2 WHERE id = ?1";
+            self.execute(sql, params![queue, until])?;
+        }
+        Ok(old.len())
+    }
+
     /// Deletes all that is known of a finished job.
-    fn forget(&mut self, id: i64) -> rusqlite::Result<()> {
+    pub(super) fn forget(&mut self, id: i64) -> rusqlite::Result<()> {
         let sql = "DELETE FROM finished WHERE id = ?1
                    RETURNING queue_id, state, deliveries, tags";
         let read = |row: &rusqlite::Row<'_>| {

@@ -24,12 +24,12 @@ const LIVE_COLUMNS: &str = "
     END AS state,
     NULL AS reason, j.priority, j.created_at, NULL AS finished_at, j.max_attempts, j.attempts,
     j.delivery, j.crashes, j.run_at, j.expires_at, j.timeout_ms, j.replay_of, j.replayed_as,
-    j.backoff, j.unique_key, j.tags, j.options";
+    j.backoff, j.unique_key, j.tags, j.options, 0 AS is_dropped";
 const FINISHED_COLUMNS: &str = "
     j.id, j.queue_id, j.state, j.reason, j.priority, j.created_at, j.finished_at, j.max_attempts,
     j.attempts, j.deliveries, j.crashes, NULL AS run_at, j.expires_at, j.timeout_ms, j.replay_of,
-    j.replayed_as, j.backoff, j.unique_key, j.tags, j.options";
-const COLUMNS: usize = 20;
+    j.replayed_as, j.backoff, j.unique_key, j.tags, j.options, j.is_dropped";
+const COLUMNS: usize = 21;
 
 impl Tables {
     /// Where a job is; `None`: there is no such job.
@@ -69,7 +69,9 @@ impl Tables {
         for sql in [live, finished] {
             let found = self.one(&sql, [sql_id(id)], |row| {
                 let mut job = read_job(row, name)?;
-                job.payload = Some(row::payload(row, COLUMNS, COLUMNS + 1)?);
+                if !job.is_dropped {
+                    job.payload = Some(row::payload(row, COLUMNS, COLUMNS + 1)?);
+                }
                 let has_result = row.get_ref(COLUMNS + 2)?.as_blob().is_ok();
                 job.result = has_result.then(|| row::bytes(row, COLUMNS + 2)).transpose()?;
                 Ok(job)
@@ -184,22 +186,26 @@ impl Tables {
 /// Lists jobs. On a connection of its own, since it may have to read a lot.
 pub(super) fn list(conn: &Connection, filter: &JobFilter) -> rusqlite::Result<JobPage> {
     let (live, finished) = (conditions(filter, true), conditions(filter, false));
+    let order = if filter.oldest_first { "ASC" } else { "DESC" };
     let sql = format!(
         "SELECT * FROM (SELECT {LIVE_COLUMNS} FROM job j WHERE {live}
          UNION ALL SELECT {FINISHED_COLUMNS} FROM finished j WHERE {finished})
-         ORDER BY 1 DESC LIMIT :limit"
+         ORDER BY 1 {order} LIMIT :limit"
     );
-    let before = filter.before.map_or(i64::MAX, sql_id);
+    let cursor = filter.cursor.map(sql_id);
     let queue = filter.queue.as_ref().map(QueueName::as_str);
     let tag = filter.tag.as_ref().map(|tag| tag.as_str());
     let (state, reason) = (filter.state.map(State::name), filter.reason.map(Reason::name));
+    let (from, to) = (filter.created_from.map(|at| at.0), filter.created_to.map(|at| at.0));
     let limit = filter.limit + 1;
-    let all: [(&str, &dyn ToSql); 6] = [
-        (":before", &before),
+    let all: [(&str, &dyn ToSql); 8] = [
+        (":cursor", &cursor),
         (":queue", &queue),
         (":tag", &tag),
         (":state", &state),
         (":reason", &reason),
+        (":from", &from),
+        (":to", &to),
         (":limit", &limit),
     ];
     let mut statement = conn.prepare_cached(&sql)?;
@@ -218,7 +224,10 @@ pub(super) fn list(conn: &Connection, filter: &JobFilter) -> rusqlite::Result<Jo
 }
 
 fn conditions(filter: &JobFilter, is_live: bool) -> String {
-    let mut conditions = vec!["j.id < :before"];
+    let mut conditions = vec!["TRUE"];
+    if filter.cursor.is_some() {
+        conditions.push(if filter.oldest_first { "j.id > :cursor" } else { "j.id < :cursor" });
+    }
     if filter.queue.is_some() {
         conditions.push("j.queue_id = (SELECT id FROM queue WHERE name = :queue)");
     }
@@ -234,6 +243,20 @@ fn conditions(filter: &JobFilter, is_live: bool) -> String {
     }
     if filter.reason.is_some() {
         conditions.push(if is_live { "FALSE" } else { "j.reason = :reason" });
+    }
+    if filter.is_live.is_some_and(|wanted| wanted != is_live) {
+        conditions.push("FALSE");
+    }
+    if filter.created_from.is_some() {
+        conditions.push("j.created_at >= :from");
+    }
+    if filter.created_to.is_some() {
+        conditions.push("j.created_at < :to");
+    }
+    match filter.is_replayed {
+        Some(true) => conditions.push("j.replayed_as IS NOT NULL"),
+        Some(false) => conditions.push("j.replayed_as IS NULL"),
+        None => {}
     }
     conditions.join(" AND ")
 }
@@ -276,6 +299,7 @@ fn read_job(row: &Row<'_>, name: impl Fn(QueueId) -> QueueName) -> rusqlite::Res
         tags: row::tags(row, 18)?,
         options: row::options(row, 19)?,
         payload: None,
+        is_dropped: row.get(20)?,
         lease_until: None,
         worker: None,
         progress: None,

@@ -6,7 +6,7 @@
 //!                  ▼
 //!               tables.rs: the tables, and in memory: queues, live leases (leases.rs), counts
 //!                  │
-//!     push.rs  claim.rs  flow.rs  settle.rs  needs.rs  leases.rs  duties.rs  people.rs  inspect.rs
+//!     push.rs  guards.rs  claim.rs  flow.rs  settle.rs  needs.rs  leases.rs  duties.rs  people.rs  inspect.rs
 //! ```
 //!
 //! WAL with `synchronous=FULL`: an answer comes after its fsync. The file belongs to one process,
@@ -16,6 +16,7 @@
 mod claim;
 mod duties;
 mod flow;
+mod guards;
 mod inspect;
 mod leases;
 mod needs;
@@ -40,7 +41,7 @@ use rusqlite::{Connection, OpenFlags, params};
 use self::tables::Tables;
 use self::writer::Writer;
 use super::{
-    Attempt, Cancelled, Changed, Claim, Claimed, DeadFilter, Duty, DutyReport, Edit, Effect,
+    Attempt, Cancelled, Changed, Claim, Claimed, Decision, Duty, DutyReport, Edit, Effect,
     Extension, Fire, Job, JobFilter, JobPage, KeyUse, Pausing, Progress, Pushed, PutSchedule,
     Queue, Retention, Schedule, SchedulesWanted, SessionId, SettledAll, Settlement, Store,
 };
@@ -52,10 +53,11 @@ use crate::job::{
 use crate::leader::Term;
 
 /// What makes each version of the tables from the one before. Never changed once released.
-const MIGRATIONS: [&str; 3] = [
+const MIGRATIONS: [&str; 4] = [
     include_str!("0001_first.sql"),
     include_str!("0002_options.sql"),
     include_str!("0003_cron.sql"),
+    include_str!("0004_guards.sql"),
 ];
 
 /// The version of the tables.
@@ -209,7 +211,7 @@ impl Store for SqliteStore {
     }
 
     async fn push(&self, jobs: Vec<NewJob>) -> Result<Vec<Pushed>, Error> {
-        self.writer.call(|tables| tables.push(jobs)).await
+        self.writer.call(|tables| tables.push_judged(jobs)).await
     }
 
     async fn claim(&self, claims: Vec<Claim>) -> Result<Claimed, Error> {
@@ -277,12 +279,20 @@ impl Store for SqliteStore {
         self.writer.call(move |tables| tables.retry(id)).await
     }
 
-    async fn replay(&self, id: JobId) -> Result<Changed, Error> {
-        self.writer.call(move |tables| tables.replay(id)).await
+    async fn replay(&self, id: JobId, edit: Edit) -> Result<Changed, Error> {
+        self.writer.call(move |tables| tables.replay(id, edit)).await
     }
 
-    async fn replay_dead(&self, filter: DeadFilter) -> Result<Vec<Effect>, Error> {
-        self.writer.call(move |tables| tables.replay_dead(&filter)).await
+    async fn delete(&self, id: JobId) -> Result<Changed, Error> {
+        self.writer.call(move |tables| tables.delete(id)).await
+    }
+
+    async fn decisions(
+        &self,
+        queue: Option<QueueName>,
+        limit: usize,
+    ) -> Result<Vec<Decision>, Error> {
+        self.writer.call(move |tables| tables.decisions(queue.as_ref(), limit)).await
     }
 
     async fn cancel(&self, id: JobId, grace: Duration) -> Result<Cancelled, Error> {

@@ -4,13 +4,11 @@ use std::time::Duration;
 
 use rusqlite::params;
 
-use super::row::{self, job_id};
+use super::row;
 use super::tables::{QueueId, Tables};
 use crate::job::{JobId, Lease, QueueName, State, Timestamp, UniqueHold};
 use crate::store::columns::sql_id;
-use crate::store::{
-    Cancelled, Changed, DeadFilter, Destination, Edit, Effect, KeyKind, Pausing, Pushed,
-};
+use crate::store::{Cancelled, Changed, Destination, Edit, Effect, KeyKind, Pausing, Pushed};
 
 const REVIVE: &str = "
     INSERT INTO job (
@@ -66,54 +64,37 @@ impl Tables {
         Ok(Changed::Done(self.effect(queue, job, Destination::Ready)))
     }
 
-    pub(super) fn replay(&mut self, original: JobId) -> rusqlite::Result<Changed> {
+    pub(super) fn replay(&mut self, original: JobId, edit: Edit) -> rusqlite::Result<Changed> {
         let Some(job) = self.job(original)? else { return Ok(Changed::NotFound) };
         if !job.state.is_final() {
             return Ok(Changed::WrongState(job.state));
         }
-        let queue = job.queue.clone();
-        let Some(copy) = job.copy() else { return Ok(Changed::NotFound) };
+        let Some(copy) = job.copy(edit) else { return Ok(Changed::Dropped) };
+        let queue = copy.queue.clone();
         match self.push_one(&copy)? {
             Pushed::Duplicate { id, .. } => Ok(Changed::Duplicate(id)),
             Pushed::Replaced { .. } | Pushed::Refused(_) => Ok(Changed::NotFound),
-            Pushed::Inserted { id, .. } => {
+            Pushed::Inserted { id, run_at, .. } => {
                 let sql = "UPDATE finished SET replayed_as = ?2 WHERE id = ?1";
                 self.execute(sql, params![sql_id(original), sql_id(id)])?;
-                Ok(Changed::Done(Effect { job: id, queue, to: Destination::Ready }))
+                let to = run_at.map_or(Destination::Ready, Destination::Scheduled);
+                Ok(Changed::Done(Effect { job: id, queue, to }))
             }
         }
     }
 
-    pub(super) fn replay_dead(&mut self, filter: &DeadFilter) -> rusqlite::Result<Vec<Effect>> {
-        let sql = "SELECT id FROM finished
-                   WHERE state = 'dead' AND replayed_as IS NULL AND id > ?1
-                   AND (?2 IS NULL OR queue_id = ?2)
-                   AND (?3 IS NULL OR reason = ?3)
-                   ORDER BY id LIMIT ?4";
-        let queue = match &filter.queue {
-            None => None,
-            Some(name) => match self.find_queue(name) {
-                None => return Ok(Vec::new()),
-                found => found,
-            },
-        };
-        let reason = filter.reason.map(|reason| reason.name());
-        let mut effects = Vec::new();
-        let mut last = 0;
-        // One whose unique key is taken uses up none of the limit.
-        while effects.len() < filter.limit {
-            let wanted = filter.limit - effects.len();
-            let found =
-                self.all(sql, params![last, queue, reason, wanted], |row| job_id(row, 0))?;
-            let Some(newest) = found.last() else { break };
-            last = sql_id(*newest);
-            for original in found {
-                if let Changed::Done(effect) = self.replay(original)? {
-                    effects.push(effect);
-                }
+    pub(super) fn delete(&mut self, id: JobId) -> rusqlite::Result<Changed> {
+        Ok(match self.state(id)? {
+            None => Changed::NotFound,
+            Some(state) if !state.is_final() => Changed::WrongState(state),
+            Some(state) => {
+                let sql = "SELECT queue_id FROM finished WHERE id = ?1";
+                let queue =
+                    self.conn.prepare_cached(sql)?.query_row([sql_id(id)], |row| row.get(0))?;
+                self.forget(sql_id(id))?;
+                Changed::Done(self.effect(queue, id, Destination::Finished(state)))
             }
-        }
-        Ok(effects)
+        })
     }
 
     pub(super) fn cancel(&mut self, job: JobId, grace: Duration) -> rusqlite::Result<Cancelled> {

@@ -27,6 +27,8 @@ pub(super) struct Tables {
     queues: HashMap<QueueName, QueueId>,
     details: HashMap<QueueId, QueueDetails>,
     pub(super) leases: LeaseIndex,
+    /// Whether any queue has guards.
+    pub(super) has_guards: bool,
     /// Jobs that ended in this call, for those that wait for them.
     pub(super) ended: Vec<(JobId, State)>,
     /// The next number, and the first that is not ours to use yet.
@@ -75,6 +77,7 @@ impl Tables {
             queues: HashMap::new(),
             details: HashMap::new(),
             leases: LeaseIndex::default(),
+            has_guards: false,
             ended: Vec::new(),
             numbers: (0, 0),
             stale: true,
@@ -143,6 +146,7 @@ impl Tables {
         }
         drop(rows);
         drop(statement);
+        self.note_guards();
         for sql in [
             "SELECT queue_id, iif(is_blocked, 'blocked', 'scheduled'), count(*) FROM job
              WHERE run_at IS NOT NULL OR is_blocked GROUP BY 1, 2",
@@ -250,7 +254,12 @@ impl Tables {
         if let Some(details) = self.details.get_mut(&id) {
             details.settings = settings;
         }
+        self.note_guards();
         Ok(())
+    }
+
+    fn note_guards(&mut self) {
+        self.has_guards = self.details.values().any(|queue| queue.settings.is_guarded());
     }
 
     /// How many ready jobs of the queue wait behind a gate, to be changed.
@@ -268,14 +277,6 @@ impl Tables {
     pub(super) fn moved(&mut self, id: QueueId, from: State, to: State) {
         *self.count(id, from) -= 1;
         *self.count(id, to) += 1;
-    }
-
-    /// Finished jobs that are no dead ones, over all queues.
-    pub(super) fn kept(&self) -> u64 {
-        self.details
-            .values()
-            .map(|details| details.counts.completed + details.counts.cancelled)
-            .sum()
     }
 
     /// Reads one row, if there is one.
