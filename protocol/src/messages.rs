@@ -607,6 +607,10 @@ pub struct SettleResult {
     /// After an Extend.
     #[prost(int64, tag = "2")]
     pub lease_until_ms: i64,
+    /// After an Extend, if somebody asks for the end of the job: when that is
+    /// forced.
+    #[prost(int64, optional, tag = "4")]
+    pub cancel_force_at_ms: ::core::option::Option<i64>,
     /// Set instead of a status if this item was refused.
     #[prost(message, optional, tag = "3")]
     pub error: ::core::option::Option<Error>,

@@ -206,3 +206,20 @@ async fn an_http_client_that_leaves_while_it_waits_takes_no_job_with_it() {
     let pulled = http.post("/v1/queues/q/pull", json!({ "wait_ms": 5_000 })).await.json();
     assert_eq!(pulled["jobs"][0]["delivery"], 1);
 }
+
+#[tokio::test]
+async fn a_worker_over_http_hears_of_a_cancel_when_it_extends() {
+    let server = Server::start();
+    let http = server.http();
+    let id = http.post("/v1/queues/a/jobs", json!({ "payload": 1 })).await.json()["id"].take();
+    let pulled = http.post("/v1/queues/a/pull", json!({ "worker": "w" })).await.json();
+    let job = &pulled["jobs"][0];
+    let extend = async || {
+        let more = json!({ "lease": job["lease"], "lease_ms": 30_000 });
+        http.post(&format!("/v1/jobs/{id}/extend"), more).await.json()
+    };
+    assert_eq!(extend().await.get("cancel_at"), None);
+    let asked = http.post(&format!("/v1/jobs/{id}/cancel"), json!({ "grace_ms": 60_000 })).await;
+    assert_eq!((asked.status, &asked.json()["state"]), (202, &json!("leased")));
+    assert_eq!(extend().await["cancel_at"], asked.json()["force_at"]);
+}

@@ -7,9 +7,11 @@ use tokio::time::Instant;
 use super::{Broker, Core, Loop};
 use crate::error::Error;
 use crate::group_commit::{Budget, Committer};
-use crate::job::{Lease, Timestamp};
+use crate::job::Lease;
 use crate::metrics::{Counted, Timed};
-use crate::store::{Duty, Effect, Extension, Progress, Settled, SettledAll, Settlement, Verdict};
+use crate::store::{
+    Duty, Effect, Extended, Extension, Progress, Settled, SettledAll, Settlement, Verdict,
+};
 
 impl Broker {
     /// Ends leases as their workers say. Answer i is about settlement i.
@@ -35,10 +37,7 @@ impl Broker {
     /// # Errors
     ///
     /// Those of the store.
-    pub async fn extend(
-        &self,
-        extensions: Vec<Extension>,
-    ) -> Result<Vec<Option<Timestamp>>, Error> {
+    pub async fn extend(&self, extensions: Vec<Extension>) -> Result<Vec<Option<Extended>>, Error> {
         let soonest = extensions.iter().map(|extension| extension.hold).min();
         let extended = self.store().extend(extensions).await?;
         if let Some(soonest) = soonest {

@@ -88,8 +88,8 @@ pub trait Store: Send + Sync + 'static {
 
     /// Gives each lease a time of its own from now on, whatever held it before.
     ///
-    /// The answer is the end of the lease, or `None` if it is lost.
-    async fn extend(&self, extensions: Vec<Extension>) -> Result<Vec<Option<Timestamp>>, Error>;
+    /// Answer i is about extension i: `None`, if the lease is lost.
+    async fn extend(&self, extensions: Vec<Extension>) -> Result<Vec<Option<Extended>>, Error>;
 
     /// Notes how far a worker is. False if the lease is lost.
     async fn progress(&self, lease: Lease, progress: Progress) -> Result<bool, Error>;
@@ -484,6 +484,15 @@ pub struct Extension {
     pub lease: Lease,
     /// From now on.
     pub hold: Duration,
+}
+
+/// A lease that has more time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Extended {
+    /// When it ends.
+    pub until: Timestamp,
+    /// Somebody asks for the end of the job: when that is forced.
+    pub cancel_at: Option<Timestamp>,
 }
 
 /// How far a worker is.

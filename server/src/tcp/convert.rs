@@ -18,8 +18,8 @@ use crate::job::{
 use crate::limits;
 use crate::metrics::{Counted, LastMinute, Timed};
 use crate::store::{
-    Attempt, Decision, Edit, Fire, Job, JobFilter, JobPage, KeyLimit, KeyUse, LeasedJob, Need,
-    Pushed, Queue, Retry, Same, Schedule, Settled, Settlement, Verdict,
+    Attempt, Decision, Edit, Extended, Fire, Job, JobFilter, JobPage, KeyLimit, KeyUse, LeasedJob,
+    Need, Pushed, Queue, Retry, Same, Schedule, Settled, Settlement, Verdict,
 };
 
 pub(super) fn millis(duration: Duration) -> u64 {
@@ -489,11 +489,12 @@ pub(super) fn settle_result(result: Result<Settled, Error>) -> wire::SettleResul
     wire::SettleResult { status: status.into(), ..Default::default() }
 }
 
-pub(super) fn extend_result(result: Result<Option<Timestamp>, Error>) -> wire::SettleResult {
+pub(super) fn extend_result(result: Result<Option<Extended>, Error>) -> wire::SettleResult {
     match result {
-        Ok(Some(until)) => wire::SettleResult {
+        Ok(Some(extended)) => wire::SettleResult {
             status: wire::SettleStatus::Ok.into(),
-            lease_until_ms: until.0,
+            lease_until_ms: extended.until.0,
+            cancel_force_at_ms: extended.cancel_at.map(|at| at.0),
             error: None,
         },
         Ok(None) => settle_result(Ok(Settled::LeaseLost)),

@@ -1,7 +1,9 @@
 //! Asking for the end of leased jobs, giving jobs back for later, and changing waiting ones.
 
 use batonq_server::job::{NewJob, Payload, State, UniqueKey, When};
-use batonq_server::store::{Cancelled, Changed, Destination, Duty, Edit, Settled, Verdict};
+use batonq_server::store::{
+    Cancelled, Changed, Destination, Duty, Edit, Extension, Settled, Verdict,
+};
 use bytes::Bytes;
 
 use super::given::{Jobs, SECOND, SESSION, ack, fail, job, named, queue};
@@ -16,6 +18,21 @@ rules! {
         assert_eq!(given.cancel(id).await, requested);
         assert_eq!(given.job(id).await.cancel, Some((given.now(), force_at)));
         assert_eq!(given.state(id).await, State::Leased);
+    }
+
+    async fn whoever_extends_the_lease_hears_of_it(given: Given<M>) {
+        given.ready_jobs(1).await;
+        let lease = given.lease().await;
+        given.store.cancel(lease.job, 9 * SECOND).await.unwrap();
+        let extended = given.store.extend(vec![Extension { lease, hold: SECOND }]).await.unwrap();
+        let force_at = given.now() + 9 * SECOND;
+        assert_eq!(extended[0].unwrap().cancel_at, Some(force_at));
+        given.end(lease, Verdict::Release).await;
+        let again = given.push(job()).await;
+        let lease = given.lease().await;
+        assert_eq!(lease.job, again);
+        let extended = given.store.extend(vec![Extension { lease, hold: SECOND }]).await.unwrap();
+        assert_eq!(extended[0].unwrap().cancel_at, None);
     }
 
     async fn whoever_asks_twice_can_only_shorten_the_time(given: Given<M>) {

@@ -2,7 +2,8 @@
 
 use batonq_server::job::{NewJob, State};
 use batonq_server::store::{
-    Destination, Duty, Extension, Hold, Progress, SESSION_LEASE, SessionId, Settled, Verdict,
+    Destination, Duty, Extended, Extension, Hold, Progress, SESSION_LEASE, SessionId, Settled,
+    Verdict,
 };
 
 use super::given::{Jobs, SECOND, SESSION, ack, job};
@@ -50,7 +51,7 @@ rules! {
         let held = given.claim(2).await;
         let extension = Extension { lease: held[0].lease, hold: 100 * SECOND };
         let extended = given.store.extend(vec![extension]).await.unwrap();
-        assert_eq!(extended, [Some(given.now() + 100 * SECOND)]);
+        assert_eq!(extended, [Some(Extended { until: given.now() + 100 * SECOND, cancel_at: None })]);
         assert_eq!(given.job(ids[0]).await.lease_until, Some(given.now() + 100 * SECOND));
         // It no longer hangs on the session.
         let given_back = given.store.give_back(SESSION).await.unwrap();
@@ -127,7 +128,7 @@ rules! {
         let lease = given.claim_as(1, Hold::Time(SECOND)).await[0].lease;
         given.pass(5 * SECOND);
         let extended = given.store.extend(vec![Extension { lease, hold: SECOND }]).await.unwrap();
-        assert_eq!(extended, [Some(given.now() + SECOND)]);
+        assert_eq!(extended, [Some(Extended { until: given.now() + SECOND, cancel_at: None })]);
         assert_eq!(given.duty(Duty::Expiry).await.effects, []);
     }
 

@@ -101,8 +101,8 @@ pub(in crate::http) async fn extend(call: Call, extend: ExtendBody) -> Answered<
     let hold = check_lease(Duration::from_millis(extend.lease_ms))?;
     let lease = call.lease(&extend.lease, Some(call.job()?))?;
     let extended = call.door.broker.extend(vec![Extension { lease, hold }]).await?;
-    let until = extended.into_iter().next().flatten().ok_or(Error::LeaseLost)?;
-    ok(until.into())
+    let extended = extended.into_iter().next().flatten().ok_or(Error::LeaseLost)?;
+    ok(extended.into())
 }
 
 pub(in crate::http) async fn progress(call: Call, progress: ProgressBody) -> Answered<DoneBody> {

@@ -13,7 +13,7 @@ use crate::broker::Broker;
 use crate::error::Error;
 use crate::job::{FailureCode, QueueName, State, check_result, cut};
 use crate::limits;
-use crate::store::{LeasedJob, Need, Retry, Settled, Verdict};
+use crate::store::{Extended, LeasedJob, Need, Retry, Settled, Verdict};
 
 /// A wish for jobs.
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -252,11 +252,14 @@ pub(in crate::http) struct ExtendBody {
 #[derive(Debug, Serialize, JsonSchema)]
 pub(in crate::http) struct ExtendedBody {
     lease_until: String,
+    /// Somebody asks for the end of the job: when that is forced.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cancel_at: Option<String>,
 }
 
-impl From<crate::job::Timestamp> for ExtendedBody {
-    fn from(until: crate::job::Timestamp) -> Self {
-        Self { lease_until: time(until) }
+impl From<Extended> for ExtendedBody {
+    fn from(extended: Extended) -> Self {
+        Self { lease_until: time(extended.until), cancel_at: extended.cancel_at.map(time) }
     }
 }
 

@@ -9,9 +9,9 @@ use crate::job::{
 };
 use crate::limits;
 use crate::store::{
-    Attempt, CRASHES_MAX, Claim, Claimed, Destination, Edit, Effect, Extension, Hold, Job, KeyKind,
-    LeasedJob, Progress, Pushed, Refusal, SESSION_LEASE, Same, SessionId, Settled, Settlement,
-    Verdict, ending_of, verdict_of,
+    Attempt, CRASHES_MAX, Claim, Claimed, Destination, Edit, Effect, Extended, Extension, Hold,
+    Job, KeyKind, LeasedJob, Progress, Pushed, Refusal, SESSION_LEASE, Same, SessionId, Settled,
+    Settlement, Verdict, ending_of, verdict_of,
 };
 
 impl Model {
@@ -360,12 +360,13 @@ impl Model {
         self.end(id, ending, verdict_of(ending), 0.5)
     }
 
-    pub(super) fn extend(&mut self, extension: Extension) -> Option<Timestamp> {
+    pub(super) fn extend(&mut self, extension: Extension) -> Option<Extended> {
         let until = self.now + extension.hold;
         let holding = self.held(extension.lease)?;
         holding.expires_at = until;
         holding.session = None;
-        Some(until)
+        let cancel = self.record(extension.lease.job).job.cancel;
+        Some(Extended { until, cancel_at: cancel.map(|(_, force_at)| force_at) })
     }
 
     pub(super) fn progress(&mut self, lease: Lease, progress: Progress) -> bool {

@@ -20,7 +20,7 @@ use parking_lot::Mutex;
 
 use super::{
     Attempt, Cancelled, Changed, Claim, Claimed, Counts, Decision, Duty, DutyReport, Edit, Effect,
-    Extension, Fire, Job, JobFilter, JobPage, KeyKind, KeyUse, Pausing, Progress, Pushed,
+    Extended, Extension, Fire, Job, JobFilter, JobPage, KeyKind, KeyUse, Pausing, Progress, Pushed,
     PutSchedule, Queue, Retention, Schedule, SchedulesWanted, SessionId, SettledAll, Settlement,
     Store,
 };
@@ -239,7 +239,7 @@ impl Store for MemoryStore {
         })
     }
 
-    async fn extend(&self, extensions: Vec<Extension>) -> Result<Vec<Option<Timestamp>>, Error> {
+    async fn extend(&self, extensions: Vec<Extension>) -> Result<Vec<Option<Extended>>, Error> {
         self.transaction(|model| extensions.into_iter().map(|one| model.extend(one)).collect())
     }
 

@@ -17,12 +17,18 @@ use tokio_postgres::Row;
 
 use super::lane::{Failure, Tx};
 use super::needs::release_dependents;
-use super::row::{get, now, parsed};
+use super::row::{count, get, job_id, now, parsed};
 use super::settle::{Ended, end_badly};
 use super::{PostgresStore, retrying};
 use crate::job::{Ending, JobId, Lease, Timestamp, WorkerName};
 use crate::store::columns::{sql_id, sql_millis};
-use crate::store::{Effect, Extension, Progress, SESSION_LEASE, SessionId};
+use crate::store::{Effect, Extended, Extension, Progress, SESSION_LEASE, SessionId};
+
+/// The ends that are asked for of these jobs.
+const CANCELS: &str = "
+    SELECT job_id, delivery, force_at
+    FROM cancel
+    WHERE job_id = ANY($1::bigint[])";
 
 pub(super) type LeaseId = i64;
 
@@ -385,14 +391,11 @@ impl PostgresStore {
     pub(super) async fn extend_leases(
         &self,
         extensions: &[Extension],
-    ) -> Result<Vec<Option<Timestamp>>, Failure> {
+    ) -> Result<Vec<Option<Extended>>, Failure> {
         retrying!(self.try_extend(extensions))
     }
 
-    async fn try_extend(
-        &self,
-        extensions: &[Extension],
-    ) -> Result<Vec<Option<Timestamp>>, Failure> {
+    async fn try_extend(&self, extensions: &[Extension]) -> Result<Vec<Option<Extended>>, Failure> {
         let mut tx = self.keep_lane.begin().await?;
         let clock = tx.query("SELECT now_ms() AS now", &[]).await?;
         let now = now(&clock[0]);
@@ -402,10 +405,20 @@ impl PostgresStore {
         for extension in extensions {
             until.push(self.extend_one(&mut tx, &mut rows, *extension, now).await?);
         }
-        tx.commit(&[]).await?;
+        let jobs: Vec<i64> = leases.iter().map(|lease| sql_id(lease.job)).collect();
+        let asked = tx.commit(&[(CANCELS, &[&jobs])]).await?;
         // What it remembers of them is no longer so: they are looked for when they are settled.
-        self.leases.end(extensions.iter().map(|extension| extension.lease));
-        Ok(until)
+        self.leases.end(leases.iter().copied());
+        let cancel_at = |lease: &Lease| {
+            let is_of = |row: &&Row| {
+                job_id(row, "job_id") == lease.job && count(row, "delivery") == lease.delivery
+            };
+            asked[0].iter().find(is_of).map(|row| Timestamp(get(row, "force_at")))
+        };
+        let extended = |(until, lease): (Option<Timestamp>, &Lease)| {
+            Some(Extended { until: until?, cancel_at: cancel_at(lease) })
+        };
+        Ok(until.into_iter().zip(&leases).map(extended).collect())
     }
 
     async fn extend_one(

@@ -62,14 +62,12 @@ use self::queues::Queues;
 use self::wake::Outbox;
 use super::{
     Attempt, Cancelled, Changed, Claim, Claimed, Decision, Destination, Duty, DutyReport, Edit,
-    Effect, Extension, Fire, Job, JobFilter, JobPage, KeyUse, News, Pausing, Progress, Pushed,
-    PutSchedule, Queue, Retention, Schedule, SchedulesWanted, SessionId, Settled, SettledAll,
-    Settlement, Store,
+    Effect, Extended, Extension, Fire, Job, JobFilter, JobPage, KeyUse, News, Pausing, Progress,
+    Pushed, PutSchedule, Queue, Retention, Schedule, SchedulesWanted, SessionId, Settled,
+    SettledAll, Settlement, Store,
 };
 use crate::error::Error;
-use crate::job::{
-    JobId, Lease, LeaseKey, NewJob, QueueName, ScheduleName, ScheduleSpec, Settings, Timestamp,
-};
+use crate::job::{JobId, Lease, LeaseKey, NewJob, QueueName, ScheduleName, ScheduleSpec, Settings};
 use crate::leader::Term;
 
 /// A queue's key in the tables.
@@ -285,7 +283,7 @@ impl Store for PostgresStore {
         Ok(all)
     }
 
-    async fn extend(&self, extensions: Vec<Extension>) -> Result<Vec<Option<Timestamp>>, Error> {
+    async fn extend(&self, extensions: Vec<Extension>) -> Result<Vec<Option<Extended>>, Error> {
         Ok(self.extend_leases(&extensions).await?)
     }
 

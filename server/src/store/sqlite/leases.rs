@@ -10,7 +10,8 @@ use rusqlite::{Connection, OptionalExtension, params};
 
 use super::tables::{QueueId, Tables};
 use crate::job::{Ending, FlowKey, JobId, Lease, Timestamp, WorkerName};
-use crate::store::{Effect, Extension, SESSION_LEASE, SessionId};
+use crate::store::columns::sql_id;
+use crate::store::{Effect, Extended, Extension, SESSION_LEASE, SessionId};
 
 pub(super) type LeaseId = i64;
 
@@ -257,7 +258,14 @@ impl Tables {
         }
     }
 
-    pub(super) fn extend(&mut self, extension: Extension) -> rusqlite::Result<Option<Timestamp>> {
+    pub(super) fn extend(&mut self, extension: Extension) -> rusqlite::Result<Option<Extended>> {
+        let Some(until) = self.prolong(extension)? else { return Ok(None) };
+        let sql = "SELECT force_at FROM cancel WHERE job_id = ?1";
+        let cancel_at = self.one(sql, [sql_id(extension.lease.job)], |row| row.get(0))?;
+        Ok(Some(Extended { until, cancel_at: cancel_at.map(Timestamp) }))
+    }
+
+    fn prolong(&mut self, extension: Extension) -> rusqlite::Result<Option<Timestamp>> {
         let lease = extension.lease;
         let until = self.now + extension.hold;
         let Some(held) = self.leases.held(lease.job) else { return Ok(None) };

@@ -42,14 +42,13 @@ use self::tables::Tables;
 use self::writer::Writer;
 use super::{
     Attempt, Cancelled, Changed, Claim, Claimed, Decision, Duty, DutyReport, Edit, Effect,
-    Extension, Fire, Job, JobFilter, JobPage, KeyUse, Pausing, Progress, Pushed, PutSchedule,
-    Queue, Retention, Schedule, SchedulesWanted, SessionId, SettledAll, Settlement, Store,
+    Extended, Extension, Fire, Job, JobFilter, JobPage, KeyUse, Pausing, Progress, Pushed,
+    PutSchedule, Queue, Retention, Schedule, SchedulesWanted, SessionId, SettledAll, Settlement,
+    Store,
 };
 use crate::clock::Clock;
 use crate::error::Error;
-use crate::job::{
-    JobId, Lease, LeaseKey, NewJob, QueueName, ScheduleName, ScheduleSpec, Settings, Timestamp,
-};
+use crate::job::{JobId, Lease, LeaseKey, NewJob, QueueName, ScheduleName, ScheduleSpec, Settings};
 use crate::leader::Term;
 
 /// What makes each version of the tables from the one before. Never changed once released.
@@ -222,7 +221,7 @@ impl Store for SqliteStore {
         self.writer.call(|tables| tables.settle(settlements)).await
     }
 
-    async fn extend(&self, extensions: Vec<Extension>) -> Result<Vec<Option<Timestamp>>, Error> {
+    async fn extend(&self, extensions: Vec<Extension>) -> Result<Vec<Option<Extended>>, Error> {
         let extend = |tables: &mut Tables| {
             extensions.into_iter().map(|extension| tables.extend(extension)).collect()
         };
