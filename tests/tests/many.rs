@@ -177,6 +177,22 @@ async fn a_job_is_replayed_with_another_payload() {
 }
 
 #[tokio::test]
+async fn a_dead_job_whose_key_is_taken_can_not_come_back() {
+    let server = Server::start();
+    let (client, http) = (server.client().await, server.http());
+    let keyed = || NewJob::new("a", "1").unique("k").max_attempts(1);
+    let dead = client.push(keyed()).await.unwrap().id;
+    let leased = client.pull(PullOptions::new("a")).await.unwrap();
+    client.fail(&leased[0], Failure::new("NO", "no")).await.unwrap();
+    client.push(keyed()).await.unwrap();
+    for verb in ["retry", "replay"] {
+        let refused = http.post(&format!("/v1/jobs/{}/{verb}", dead.0), json!({})).await;
+        assert_eq!(refused.problem(), (409, "DUPLICATE".into()), "{verb}");
+    }
+    assert_eq!(client.retry(dead).await.unwrap_err().code(), Some(ErrorCode::Duplicate));
+}
+
+#[tokio::test]
 async fn a_guard_says_no_with_its_code_and_notes_it() {
     let server = Server::start();
     let (client, http) = (server.client().await, server.http());

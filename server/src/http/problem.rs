@@ -95,3 +95,17 @@ pub(super) async fn turn_away(mut stream: TcpStream) {
         tracing::debug!("a client did not read that there is no room");
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_may_have_been_done_is_never_a_503() {
+        for error in [Error::OutcomeUnknown("".into()), Error::Internal("".into())] {
+            let response = Problem::new(&error).respond();
+            assert_eq!(response.status(), StatusCode::INTERNAL_SERVER_ERROR, "{error:?}");
+            assert_eq!(response.headers().get(RETRY_AFTER), None, "{error:?}");
+        }
+    }
+}
