@@ -27,6 +27,8 @@ pub(crate) enum Migrate {
 struct Done {
     schema: String,
     applied: Vec<i32>,
+    /// What producers may do, in words.
+    producer: String,
 }
 
 /// A line of `status`.
@@ -72,12 +74,13 @@ fn failed(detail: String) -> Failure {
 }
 
 async fn up(database: &Database, format: Format) -> Result<(), Failure> {
-    let applied = database.migrate().await.map_err(failed)?;
-    let sentence = match applied.last() {
-        None => format!("schema {}: nothing to do", database.schema),
-        Some(version) => format!("schema {}: now version {version}", database.schema),
+    let (applied, producer) = database.migrate().await.map_err(failed)?;
+    let done = match applied.last() {
+        None => "nothing to do".to_owned(),
+        Some(version) => format!("now version {version}"),
     };
-    format.value(&Done { schema: database.schema.clone(), applied }, &sentence)
+    let sentence = format!("schema {}: {done}\n{producer}", database.schema);
+    format.value(&Done { schema: database.schema.clone(), applied, producer }, &sentence)
 }
 
 async fn status(database: &Database, format: Format) -> Result<(), Failure> {

@@ -224,6 +224,7 @@ impl Broker {
             Signal::Due(at) => core.alarms.of(Duty::Due).set(at.since(core.clock.now())),
             Signal::Lost(session, lease) => core.tell_lost(vec![(session, lease)]),
             Signal::Cancelled(session, lease) => core.tell_cancelled(session, lease),
+            Signal::Ended(job) => core.ending_bells.ring_all(&job),
         }
     }
 

@@ -777,6 +777,8 @@ pub enum Signal {
     Lost(SessionId, Lease),
     /// Somebody asks for the end of a session's job.
     Cancelled(SessionId, Lease),
+    /// A job has ended that somebody may wait for.
+    Ended(JobId),
 }
 
 /// What has happened while nobody told.

@@ -142,11 +142,12 @@ impl Memory {
         ended.into_iter().filter(is_empty).map(|(row, _)| row).collect()
     }
 
-    /// A row's jobs are remembered longer.
-    fn renew(&self, sessions: &[SessionId]) {
+    /// The jobs of these rows are remembered longer. Rows that are gone are forgotten in time.
+    fn renew(&self, renewed: &[LeaseId]) {
         let until = Instant::now() + SESSION_LEASE + REMEMBERED_BEYOND;
-        for row in self.0.lock().rows.values_mut() {
-            if row.given.session.is_some_and(|session| sessions.contains(&session)) {
+        let mut rows = self.0.lock();
+        for id in renewed {
+            if let Some(row) = rows.rows.get_mut(id) {
                 row.until = until;
             }
         }
@@ -255,7 +256,8 @@ const RENEW: &str = "
     SET expires_at = now_ms() + $2
     WHERE id = ANY(ARRAY(
         SELECT id FROM lease WHERE session = ANY($1::bigint[]) ORDER BY id FOR UPDATE
-    ))";
+    ))
+    RETURNING id";
 
 const ADOPT: &str = "
     UPDATE lease
@@ -475,9 +477,9 @@ impl PostgresStore {
     }
 
     pub(super) async fn renew_sessions(&self, sessions: &[SessionId]) -> Result<(), Failure> {
-        let ids: Vec<i64> = sessions.iter().map(|session| session.0.cast_signed()).collect();
-        self.keep_lane.once((RENEW, &[&ids, &sql_millis(SESSION_LEASE)])).await?;
-        self.leases.renew(sessions);
+        let sessions: Vec<i64> = sessions.iter().map(|session| session.0.cast_signed()).collect();
+        let rows = self.keep_lane.once((RENEW, &[&sessions, &sql_millis(SESSION_LEASE)])).await?;
+        self.leases.renew(&ids(&rows));
         Ok(())
     }
 

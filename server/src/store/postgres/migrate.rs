@@ -54,6 +54,12 @@ pub const MIGRATIONS: &[Migration] = &[
         serves_from: 2,
         sql: include_str!("migrations/0004_guards.sql"),
     },
+    Migration {
+        version: 5,
+        name: "sql",
+        serves_from: 2,
+        sql: include_str!("migrations/0005_sql.sql"),
+    },
 ];
 
 /// The version that this program works with.
@@ -157,6 +163,20 @@ pub async fn up(client: &mut Client, schema: &str) -> Result<Vec<i32>, tokio_pos
     }
     transaction.commit().await?;
     Ok(applied)
+}
+
+/// Lets the role `batonq_producer` use the functions of the schema, and makes that role if it may.
+/// The answer: what came of it, in words. What it lacked can be made good later and this done again.
+///
+/// # Errors
+///
+/// Those of the database.
+pub async fn allow_producer(
+    client: &Client,
+    schema: &str,
+) -> Result<String, tokio_postgres::Error> {
+    let sql = format!("SELECT {}.allow_producer()", quoted(schema));
+    client.query_one_scalar(&sql, &[]).await
 }
 
 /// What has been applied.

@@ -105,14 +105,17 @@ impl Database {
         }
     }
 
-    /// Applies the migrations that are missing. The answer: their versions.
+    /// Applies the migrations that are missing, and lets producers in. The answer: the versions
+    /// that were applied, and what producers may do, in words.
     ///
     /// # Errors
     ///
     /// Why it can not be done; then nothing was changed.
-    pub async fn migrate(&self) -> Result<Vec<i32>, String> {
+    pub async fn migrate(&self) -> Result<(Vec<i32>, String), String> {
         let mut client = self.connect_directly().await?;
-        migrate::up(&mut client, &self.schema).await.map_err(|error| text(&error))
+        let applied = migrate::up(&mut client, &self.schema).await.map_err(|error| text(&error))?;
+        let producer = migrate::allow_producer(&client, &self.schema).await;
+        Ok((applied, producer.unwrap_or_else(|error| text(&error))))
     }
 
     /// How the tables stand, and what has been applied.
@@ -169,6 +172,9 @@ impl Database {
             let applied = migrate::up(client, schema).await.map_err(|error| trouble(&error))?;
             if !applied.is_empty() {
                 tracing::info!(schema, from = version, ?applied, "tables migrated");
+                let producer = migrate::allow_producer(client, schema).await;
+                let producer = producer.unwrap_or_else(|error| text(&error));
+                tracing::info!(schema, producer, "functions for producers");
             }
             fit = migrate::fit(client, schema).await.map_err(|error| trouble(&error))?;
         }

@@ -13,6 +13,7 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use super::leases::DELETE_IF_FREE;
 use super::{PostgresStore, QueueId};
 use crate::job::{JobId, Lease, Timestamp};
 use crate::store::{SessionId, Signal};
@@ -160,10 +161,17 @@ impl Messages {
 /// One line of a message.
 #[derive(Debug, PartialEq, Eq)]
 enum Line {
-    Ready { queue: QueueId, priority: i32, lowest: i64, count: usize },
+    Ready {
+        queue: QueueId,
+        priority: i32,
+        lowest: i64,
+        count: usize,
+    },
     Due(Timestamp),
     Lost(SessionId, Lease),
     Cancelled(SessionId, Lease),
+    /// Told by SQL functions: a job has ended; of interest to who gave the lease.
+    Ended(Lease),
     Node(String),
 }
 
@@ -195,6 +203,10 @@ fn parse_line(line: &str) -> Option<Line> {
                 _ => Line::Cancelled(session, lease),
             })
         }
+        ["e", job, delivery] => Some(Line::Ended(Lease {
+            job: JobId(job.parse().ok()?),
+            delivery: delivery.parse().ok()?,
+        })),
         ["n", node] => Some(Line::Node(node.to_owned())),
         _ => None,
     }
@@ -240,10 +252,26 @@ impl PostgresStore {
                 Line::Cancelled(session, lease) => {
                     signals.push(Signal::Cancelled(session, lease));
                 }
+                Line::Ended(lease) => {
+                    self.forget_ended(lease).await;
+                    signals.push(Signal::Ended(lease.job));
+                }
                 Line::Node(id) => nodes.push(id),
             }
         }
         (signals, nodes)
+    }
+
+    /// A lease that this node may have given was ended behind its back. Its row goes with the last
+    /// of its jobs.
+    async fn forget_ended(&self, lease: Lease) {
+        let empty = self.leases.end(std::iter::once(lease));
+        if empty.is_empty() {
+            return;
+        }
+        if let Err(error) = self.keep_lane.once((DELETE_IF_FREE, &[&empty])).await {
+            tracing::debug!(%error, "an empty lease was left");
+        }
     }
 }
 
@@ -276,6 +304,13 @@ mod tests {
         assert_eq!(parse(&messages[0], 2), expected);
         assert_eq!(parse(&messages[0], 1), [], "one's own is not heard");
         assert!(outbox.take(1).is_empty());
+    }
+
+    #[test]
+    fn what_sql_functions_tell_is_heard() {
+        let ready = Line::Ready { queue: 7, priority: -3, lowest: 80, count: 2 };
+        let expected = [ready, Line::Due(Timestamp(60)), Line::Ended(LEASE)];
+        assert_eq!(parse("0\nr 7 -3 80 2\nd 60\ne 41 2", 1), expected);
     }
 
     #[test]
