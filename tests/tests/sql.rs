@@ -537,7 +537,7 @@ async fn keys_are_shared_with_pushes_over_http() {
 }
 
 #[tokio::test]
-async fn what_is_wrong_is_refused_by_name() {
+async fn options_that_are_wrong_are_refused_by_name() {
     let cluster = Cluster::of(1).await;
     let client = cluster.postgres.client().await;
     for (options, field) in [
@@ -595,6 +595,13 @@ async fn what_is_wrong_is_refused_by_name() {
         let sql = format!("SELECT batonq.push('q', '1', '{options}')");
         assert_eq!(refusal(&client, &sql).await, ("22023".into(), field.into()), "{options}");
     }
+    assert_eq!(value(&client, "SELECT count(*) FROM batonq.job").await, "0");
+}
+
+#[tokio::test]
+async fn names_and_payloads_have_the_limits_that_they_have_over_http() {
+    let cluster = Cluster::of(1).await;
+    let client = cluster.postgres.client().await;
     let nested = |levels: usize| format!("'{}{}'", "[".repeat(levels), "]".repeat(levels));
     run(&client, &format!("SELECT batonq.push('q', {})", nested(99))).await;
     for (arguments, field) in [
