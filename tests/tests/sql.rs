@@ -757,3 +757,25 @@ async fn tables_of_the_version_before_are_upgraded_and_schemas_stay_apart() {
     assert!(pull(&cluster.http(0), "q", 1, 0).await.is_empty());
     assert_eq!(value(&client, "SELECT count(*) FROM \"Other 1\".ready").await, "1");
 }
+
+#[tokio::test]
+async fn guards_of_queues_hold_for_sql_as_well() {
+    let cluster = Cluster::of(1).await;
+    let (client, node) = (cluster.postgres.client().await, cluster.nodes[0].client().await);
+    let settings = json!({ "payload_bytes_max": 10, "pushes_per_minute": 9, "depth_max": 2 });
+    node.set_settings("q", &settings).await.unwrap();
+    let refused_by = async |sql: &str| {
+        let Err(error) = client.simple_query(sql).await else { panic!("not refused: {sql}") };
+        let error = error.as_db_error().expect("an answer of the database").clone();
+        assert_eq!(error.code().code(), "54000", "{error}");
+        error.constraint().unwrap_or_default().to_owned()
+    };
+    let large = "SELECT batonq.push('q', '12345678901')";
+    assert_eq!(refused_by(large).await, "payload_bytes_max");
+    let many = "SELECT batonq.push_many('q', array_fill('1'::jsonb, '{3}'))";
+    assert_eq!(refused_by(many).await, "depth_max");
+    run(&client, "SELECT batonq.push_many('q', array_fill('1'::jsonb, '{2}'))").await;
+    assert_eq!(refused_by("SELECT batonq.push('q', '1')").await, "depth_max");
+    run(&client, "SELECT batonq.push('other', '12345678901')").await;
+    assert_eq!(node.queue("q").await.unwrap().ready, 2);
+}
