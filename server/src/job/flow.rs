@@ -106,6 +106,31 @@ pub struct Bucket {
     pub full_at_us: i64,
 }
 
+/// A start that is later than its rate would have let it is made up for, if it is less than an
+/// interval late, and less than this. Claims come a little after the time at which a rate opens: if
+/// each began a new interval, the rate would fall behind with every job.
+const LATE_MAX_US: i64 = 1_000_000;
+
+impl Bucket {
+    /// A job starts.
+    fn spend(&mut self, rule: RateRule, now_us: i64) {
+        let interval = rule.interval_us();
+        let is_on_time = now_us.saturating_sub(self.full_at_us) < interval.min(LATE_MAX_US);
+        let since = if is_on_time { self.full_at_us } else { now_us };
+        self.full_at_us = since.saturating_add(interval);
+    }
+
+    /// Whether it is as good as one that nobody has ever used.
+    pub fn is_as_new(self, now_us: i64) -> bool {
+        self.full_at_us <= Self::as_new_until_us(now_us)
+    }
+
+    /// Buckets that have been full since then are as good as new.
+    pub fn as_new_until_us(now_us: i64) -> i64 {
+        now_us.saturating_sub(LATE_MAX_US)
+    }
+}
+
 /// The limits that a job is under beside those of its queue.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Flow {
@@ -244,16 +269,13 @@ impl Admission {
         if let Some(concurrency) = &flow.concurrency {
             *self.slots.entry(concurrency.key.as_str().to_owned()).or_default() += 1;
         }
-        let now = self.now_us;
-        let fill = |rule: RateRule, bucket: &mut Bucket| {
-            bucket.full_at_us = bucket.full_at_us.max(now).saturating_add(rule.interval_us());
-        };
         if let Some(rule) = self.settings.rate {
-            fill(rule, &mut self.bucket);
+            self.bucket.spend(rule, self.now_us);
         }
         if let Some(rate) = &flow.rate {
             let rule = self.rule_of(rate);
-            fill(rule, self.buckets.entry(rate.key.as_str().to_owned()).or_default());
+            let bucket = self.buckets.entry(rate.key.as_str().to_owned()).or_default();
+            bucket.spend(rule, self.now_us);
         }
     }
 }
@@ -516,18 +538,45 @@ mod tests {
         }
     }
 
-    #[test]
-    fn over_a_long_time_a_rate_is_exact() {
-        let flow = in_time("api", rule(7, 1000, None));
+    /// How many jobs of a rule start at each of these times.
+    fn starts(rule: RateRule, times_ms: impl Iterator<Item = i64>) -> Vec<usize> {
+        let flow = in_time("api", rule);
         let mut admission = Admission::default();
-        let mut started = 0;
-        for now_ms in 0..60_000 {
+        let at = |now_ms: i64| {
             admission.now_us = now_ms * 1000;
             let jobs = line((1..=9).map(|place| waiting(place, 0, &flow)).collect());
-            let mut fair = Fair::new(admission, vec![jobs]);
-            started += all(&mut fair).len();
+            let mut fair = Fair::new(std::mem::take(&mut admission), vec![jobs]);
+            let count = all(&mut fair).len();
             admission = fair.end().1;
+            count
+        };
+        times_ms.map(at).collect()
+    }
+
+    #[test]
+    fn claims_that_come_a_little_late_do_not_slow_a_rate_down() {
+        let each = |late_ms: i64| (50..250).map(move |start| start * 100 + late_ms);
+        for late_ms in [0, 1, 30, 99] {
+            let starts = starts(rule(10, 1000, Some(1)), each(late_ms));
+            assert_eq!(starts, [1; 200], "{late_ms}");
         }
+        let uneven = (0..200).map(|start| 5_000 + start * 100 + start * 37 % 90);
+        assert_eq!(starts(rule(10, 1000, Some(1)), uneven), [1; 200]);
+    }
+
+    #[test]
+    fn nobody_gets_more_than_the_burst_at_once_however_late_it_is() {
+        for late_ms in [5, 99, 100, 101, 5_000] {
+            let times = [5_000, 5_100 + late_ms].into_iter();
+            assert_eq!(starts(rule(10, 1000, Some(1)), times), [1, 1], "{late_ms}");
+            let times = [5_000, 5_200 + late_ms].into_iter();
+            assert_eq!(starts(rule(10, 1000, Some(2)), times), [2, 2], "{late_ms}");
+        }
+    }
+
+    #[test]
+    fn over_a_long_time_a_rate_is_exact() {
+        let started: usize = starts(rule(7, 1000, None), 0..60_000).into_iter().sum();
         assert!((420..=422).contains(&started), "{started}");
     }
 

@@ -133,6 +133,20 @@ rules! {
         }
     }
 
+    async fn a_rate_is_used_up_though_claims_come_a_little_late(given: Given<M>) {
+        for name in ["api", "other"] {
+            for _ in 0..5 {
+                given.push(in_time(name, rule(1, SECOND, 1))).await;
+            }
+        }
+        for (pass_ms, late_ms) in [(0, 0), (1010, 10), (1390, 400), (1590, 990), (10, 0)] {
+            given.pass(Duration::from_millis(pass_ms));
+            // One after the other: what one key used must not make the other one forgotten.
+            let counts = [given.claim(1).await.len(), given.claim(1).await.len()];
+            assert_eq!((counts, given.claim(9).await.len()), ([1, 1], 0), "{late_ms} ms late");
+        }
+    }
+
     async fn a_claim_says_when_a_rate_opens_again(given: Given<M>) {
         for _ in 0..2 {
             given.push(in_time("api", rule(1, 10 * SECOND, 1))).await;

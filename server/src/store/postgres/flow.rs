@@ -127,7 +127,6 @@ const SET_BUCKETS: &str = "
     FROM unnest($2::text[], $3::bigint[]) AS u (key, full_at_us)
     ON CONFLICT (queue_id, key) DO UPDATE SET full_at_us = excluded.full_at_us";
 
-/// A bucket that is full is as good as none.
 const FORGET_BUCKETS: &str = "DELETE FROM bucket WHERE queue_id = $1 AND full_at_us <= $2";
 
 /// Live jobs with limits, by id.
@@ -419,7 +418,8 @@ async fn remember(
     let gone: [&(dyn ToSql + Sync); 2] = [&queue, &gates];
     calls.push((FORGET_TURNS, &gone));
     let bucket_params: [&(dyn ToSql + Sync); 3] = [&queue, &spent.0, &spent.1];
-    let full: [&(dyn ToSql + Sync); 2] = [&queue, &admission.now_us];
+    let as_new_until = Bucket::as_new_until_us(admission.now_us);
+    let full: [&(dyn ToSql + Sync); 2] = [&queue, &as_new_until];
     if !spent.0.is_empty() {
         calls.push((FORGET_BUCKETS, &full));
         calls.push((SET_BUCKETS, &bucket_params));

@@ -150,12 +150,11 @@ impl Tables {
             let sql = "INSERT INTO turn (queue_id, gate, turn) VALUES (?1, ?2, ?3)";
             self.execute(sql, params![queue, gate, turn])?;
         }
-        // A bucket that is full is as good as none.
         let sql = "DELETE FROM bucket WHERE queue_id = ?1";
         self.execute(sql, [queue])?;
         let buckets = admission.buckets.iter().map(|(key, bucket)| (key.as_str(), bucket));
         for (key, bucket) in buckets.chain([("", &admission.bucket)]) {
-            if bucket.full_at_us > admission.now_us {
+            if !bucket.is_as_new(admission.now_us) {
                 let sql = "INSERT INTO bucket (queue_id, key, full_at_us) VALUES (?1, ?2, ?3)";
                 self.execute(sql, params![queue, key, bucket.full_at_us])?;
             }
