@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use batonq_client::{Client, NewJob, PullOptions, State};
-use batonq_tests::harness::{Http, Server};
+use batonq_tests::harness::{Http, Server, stop_all};
 use parking_lot::Mutex;
 use rand::RngExt;
 use serde_json::json;
@@ -37,7 +37,7 @@ async fn nothing_acknowledged_is_lost_and_nothing_acked_comes_back_over_50_kills
         let pause = rand::rng().random_range(20..120);
         tokio::time::sleep(Duration::from_millis(pause)).await;
         server.kill();
-        work.shutdown().await;
+        stop_all(work).await;
         assert!(told.lock().pushed.len() > before || pause < 60, "round {round} did nothing");
         server = server.restart();
     }

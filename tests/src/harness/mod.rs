@@ -26,8 +26,25 @@ pub use wire::{Wire, frame, hello};
 use std::future::Future;
 use std::time::Duration;
 
+use tokio::task::JoinSet;
+
 /// How long anything may take that must happen. Never waited for in full.
 pub const SOON: Duration = Duration::from_secs(20);
+
+/// Ends tasks that run on.
+///
+/// # Panics
+///
+/// If one of them has.
+pub async fn stop_all(mut tasks: JoinSet<()>) {
+    tasks.abort_all();
+    while let Some(ended) = tasks.join_next().await {
+        match ended {
+            Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+            _ => {}
+        }
+    }
+}
 
 /// Waits until `look` finds something.
 ///
