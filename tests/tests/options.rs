@@ -7,7 +7,8 @@ use std::time::Duration;
 use batonq_client::{
     Backoff, Client, Failure, JobDetail, KeyUse, NewJob, Outcome, PullOptions, State, key_use,
 };
-use batonq_tests::harness::{Server, eventually, stop_all};
+use batonq_tests::harness::cluster::is_ready;
+use batonq_tests::harness::{Postgres, Server, ServerBuilder, eventually, stop_all};
 use parking_lot::Mutex;
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
@@ -225,14 +226,25 @@ async fn assert_slots_are_kept(client: &Client) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn each_option_with_each_other_one_survives_kills() {
+async fn each_option_with_each_other_one_survives_kills_on_an_embedded_store() {
+    each_pair_survives_kills(Server::with()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_option_with_each_other_one_survives_kills_on_postgres() {
+    let postgres = Postgres::start();
+    each_pair_survives_kills(Server::with().env("DATABASE_URL", &postgres.dsn())).await;
+}
+
+async fn each_pair_survives_kills(server: ServerBuilder) {
     let seed: u64 = rand::random();
     #[expect(clippy::print_stderr, reason = "what a failed test needs to be understood")]
     {
         eprintln!("seed {seed}");
     }
     let mut rng = StdRng::seed_from_u64(seed);
-    let mut server = Server::with().env("BATONQ_RECONNECT_GRACE", "100ms").start();
+    let mut server = server.env("BATONQ_RECONNECT_GRACE", "100ms").start();
+    is_ready(&server).await;
     let mut told = Told { pairs: pairs(), ..Told::default() };
     told.pairs.shuffle(&mut rng);
     let first = Wish { pair: [Priority, Tag], number: 0, after: 0 };
@@ -250,6 +262,7 @@ async fn each_option_with_each_other_one_survives_kills() {
         server.kill();
         stop_all(work).await;
         server = server.restart();
+        is_ready(&server).await;
         round += 1;
     }
     let told = std::mem::take(&mut *told.lock());
