@@ -132,6 +132,138 @@ fn dead_jobs_are_found_and_sent_round_again() {
 }
 
 #[test]
+fn schedules_are_made_and_looked_at_on_the_command_line() {
+    let server = Server::start();
+    let put = ["cron", "put", "nightly", "30 2 * * *", "reports", "{\"n\":1}"];
+    let more = ["--timezone", "Asia/Tokyo", "--overlap", "skip", "--catch-up", "none"];
+    let more = [&more[..], &["--jitter", "10s", "--runs-max", "3", "--priority", "-2"]].concat();
+    let told = json(&server, &[&put[..], &more].concat());
+    let next = told["next_at"].as_str().unwrap();
+    assert!(next.contains("T17:30:00"), "{next} is no half past two in Tokyo");
+    let listed = json(&server, &["cron", "ls"]);
+    for (field, expected) in [
+        ("name", "nightly"),
+        ("schedule", "30 2 * * *"),
+        ("timezone", "Asia/Tokyo"),
+        ("queue", "reports"),
+        ("overlap", "skip"),
+        ("catch_up", "none"),
+    ] {
+        assert_eq!(listed[0][field], expected, "{field}");
+    }
+    assert_eq!(json(&server, &["cron", "run", "nightly"])["id"], 1);
+    let job = json(&server, &["jobs", "get", "1"]);
+    assert_eq!((&job["payload"]["n"], &job["priority"]), (&1.into(), &(-2).into()));
+    let fires = json(&server, &["cron", "history", "nightly"]);
+    assert_eq!((&fires[0]["outcome"], &fires[0]["job"]), (&"manual".into(), &1.into()));
+    assert_eq!(run(&server, &["cron", "pause", "nightly"]).0, 0);
+    assert_eq!(json(&server, &["cron", "ls"])[0]["paused"], true);
+    assert_eq!(run(&server, &["cron", "resume", "nightly"]).0, 0);
+    assert_eq!(json(&server, &["cron", "ls"])[0]["paused"], false);
+    assert_eq!(run(&server, &["cron", "rm", "nightly"]).0, 0);
+    assert_eq!(run(&server, &["cron", "rm", "nightly"]).0, 3, "it is gone");
+    assert_eq!(json(&server, &["cron", "ls"]), Value::Array(Vec::new()));
+    assert_eq!(run(&server, &["jobs", "get", "1"]).0, 0, "its jobs stay");
+}
+
+#[test]
+fn a_schedule_that_was_put_fires() {
+    let server = Server::start();
+    json(&server, &["cron", "put", "tick", "@every 1s", "q"]);
+    assert_eq!(json(&server, &["pull", "q", "--wait", "20s"])[0]["payload"], Value::Null);
+    assert_eq!(json(&server, &["cron", "history", "tick", "--limit", "1"])[0]["outcome"], "fired");
+}
+
+#[test]
+fn limits_are_pushed_set_and_looked_at_on_the_command_line() {
+    let server = Server::start();
+    for _ in 0..3 {
+        json(&server, &["push", "q", "1", "--concurrency", "tenant=2", "--rate", "api=100/1m"]);
+    }
+    assert_eq!(json(&server, &["pull", "q", "--count", "9"]).as_array().unwrap().len(), 2);
+    let limits = json(&server, &["limits", "q"]);
+    let of = |key: &str| limits.as_array().unwrap().iter().find(|it| it["key"] == key).unwrap();
+    assert_eq!(
+        (&of("tenant")["limit"], &of("tenant")["waiting"]),
+        (&"2 at once".into(), &1.into())
+    );
+    assert_eq!(of("tenant")["holders"].as_array().unwrap().len(), 2);
+    assert_eq!(of("api")["limit"], "100 in 1m00s");
+    let settings = "{\"keys\":{\"tenant\":{\"concurrency\":3}}}";
+    assert_eq!(run(&server, &["settings", "q", settings]).0, 0);
+    assert_eq!(json(&server, &["settings", "q"])["keys"]["tenant"]["concurrency"], 3);
+    assert_eq!(json(&server, &["pull", "q"]).as_array().unwrap().len(), 1);
+    json(&server, &["settings", "q", "{}"]);
+    assert_eq!(json(&server, &["settings", "q"]), serde_json::json!({}));
+}
+
+#[test]
+fn options_of_a_push_do_what_they_say_on_the_command_line() {
+    let server = Server::start();
+    let pushed = |options: &[&str]| {
+        let told = json(&server, &[&["push", "q", "1"], options].concat());
+        let text = |field: &str| told[field].as_str().unwrap_or_default().to_owned();
+        (told["id"].as_u64().unwrap(), text("outcome"), text("state"))
+    };
+    let answers = [
+        (&["--unique", "u"][..], 1, "inserted", "ready"),
+        (&["--unique", "u"], 1, "duplicate", "ready"),
+        (&["--unique", "w", "--window", "1h"], 2, "inserted", "ready"),
+        (&["--unique", "w", "--window", "1h"], 2, "throttled", "ready"),
+        (&["--debounce", "d", "--delay", "1h"], 3, "inserted", "scheduled"),
+        (&["--debounce", "d", "--delay", "2h"], 3, "replaced", "scheduled"),
+        (&["--idempotency-key", "i"], 4, "inserted", "ready"),
+        (&["--idempotency-key", "i"], 4, "repeated", "ready"),
+        (&["--after", "1", "--after", "2"], 5, "inserted", "blocked"),
+        (&["--fair", "tenant", "--ttl", "1h", "--timeout", "1m"], 6, "inserted", "ready"),
+        (&["--run-at", "2100-01-01T00:00:00Z"], 7, "inserted", "scheduled"),
+        (&["--max-attempts", "2", "--backoff", "fixed:5s"], 8, "inserted", "ready"),
+    ];
+    for (options, id, outcome, state) in answers {
+        assert_eq!(pushed(options), (id, outcome.into(), state.into()), "{options:?}");
+    }
+    let job = |id: &str| json(&server, &["jobs", "get", id]);
+    assert_eq!(job("4")["idempotency_key"], "i");
+    assert_eq!(job("5")["depends_on"], serde_json::json!([1, 2]));
+    assert_eq!(job("6")["concurrency"]["key"], "tenant");
+    assert_eq!(job("6")["timeout_ms"], 60_000);
+    assert_eq!(job("8")["max_attempts"], 2);
+    for (options, part) in [
+        (&["--concurrency", "tenant"][..], "tenant-7=3"),
+        (&["--rate", "api=10"], "api=10/1s"),
+        (&["--window", "1h"], "--unique"),
+        (&["--fair", "a", "--concurrency", "a=1"], "--fair"),
+    ] {
+        let (code, _, err) = run(&server, &[&["push", "q", "1"], options].concat());
+        assert!(code == 2 && err.contains(part), "{options:?}: {code} {err}");
+    }
+}
+
+#[test]
+fn a_waiting_job_is_changed_and_a_leased_one_cancelled_on_the_command_line() {
+    let server = Server::start();
+    json(&server, &["push", "q", "1"]);
+    let edit = ["edit", "1", "--priority", "-4", "--payload", "[2]", "--queue", "other"];
+    assert_eq!(run(&server, &edit).0, 0);
+    let job = json(&server, &["jobs", "get", "1"]);
+    assert_eq!((&job["priority"], &job["queue"]), (&(-4).into(), &"other".into()));
+    assert_eq!(job["payload"], serde_json::json!([2]));
+    assert_eq!(run(&server, &["edit", "1", "--delay", "1h"]).0, 0);
+    assert_eq!(json(&server, &["jobs", "get", "1"])["state"], "scheduled");
+    assert_eq!(run(&server, &["edit", "1", "--delay", "0s"]).0, 0);
+    json(&server, &["pull", "other"]);
+    let (code, _, err) = run(&server, &["edit", "1", "--priority", "1"]);
+    assert!(code == 1 && err.contains("leased"), "{code} {err}");
+    let (code, _, err) = run(&server, &["edit", "1", "--payload", "no"]);
+    assert!(code == 2 && err.contains("JSON"), "{code} {err}");
+    assert_eq!(json(&server, &["cancel", "1", "--grace", "1h"])["status"], "requested");
+    assert_eq!(json(&server, &["jobs", "get", "1"])["state"], "leased");
+    assert_eq!(json(&server, &["cancel", "1", "--grace", "100ms"])["status"], "requested");
+    assert_eq!(run(&server, &["wait", "1"]).0, 7);
+    assert_eq!(json(&server, &["jobs", "get", "1"])["state"], "cancelled");
+}
+
+#[test]
 fn bad_arguments_say_what_to_do() {
     let server = Server::start();
     for (arguments, code, part) in [
