@@ -125,7 +125,9 @@ pub trait Store: Send + Sync + 'static {
     /// made. Pausing a paused queue changes nothing, also not since when.
     async fn set_paused(&self, queue: QueueName, pausing: Pausing) -> Result<(), Error>;
 
-    /// Sets all settings of a queue. A queue that does not exist is made.
+    /// Sets all settings of a queue. A queue that does not exist is made. If they are others than
+    /// before, its rates and those of its keys begin anew: who raises a rate does not wait for what
+    /// was used up under the old one.
     async fn set_settings(&self, queue: QueueName, settings: Settings) -> Result<(), Error>;
 
     /// The keys of a queue that jobs wait or work for, by kind and name; at most

@@ -157,6 +157,23 @@ rules! {
         assert_eq!(given.claimed(5).await.closed, []);
     }
 
+    async fn a_rate_that_is_set_anew_begins_anew(given: Given<M>) {
+        for _ in 0..4 {
+            given.push(in_time("api", rule(1, 3600 * SECOND, 1))).await;
+        }
+        assert_eq!(given.claim(9).await.len(), 1);
+        let limits = KeyLimits { concurrency: None, rate: Some(rule(1, 10 * SECOND, 1)) };
+        let keys = [("api".to_owned(), limits)].into();
+        let settings = Settings { keys, ..Settings::default() };
+        for count in [1, 0] {
+            // The same again changes nothing.
+            given.store.set_settings(queue(), settings.clone()).await.unwrap();
+            assert_eq!(given.claim(9).await.len(), count);
+        }
+        given.pass(10 * SECOND);
+        assert_eq!(given.claim(9).await.len(), 1);
+    }
+
     async fn a_queue_has_limits_of_its_own(given: Given<M>) {
         given.ready_jobs(9).await;
         let settings = Settings { concurrency: Some(2), ..Settings::default() };

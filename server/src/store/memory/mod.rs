@@ -363,7 +363,11 @@ impl Store for MemoryStore {
     async fn set_settings(&self, queue: QueueName, settings: Settings) -> Result<(), Error> {
         self.transaction(|model| {
             model.queues.entry(queue.clone()).or_default();
-            model.settings.insert(queue, settings);
+            let before = model.settings.insert(queue.clone(), settings.clone());
+            if before.unwrap_or_default() != settings {
+                // See `Store::set_settings`.
+                model.buckets.retain(|(of, _), _| *of != queue);
+            }
         })
     }
 

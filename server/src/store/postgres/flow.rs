@@ -218,7 +218,11 @@ impl PostgresStore {
         let (is_limited, is_guarded) = (settings.is_limited(), settings.is_guarded());
         let sql = "UPDATE queue SET settings = $2, is_gated = is_gated OR $3, is_guarded = $4
                    WHERE id = $1";
-        let tx = self.pool.begin().await?;
+        let mut tx = self.pool.begin().await?;
+        let rows = tx.query(LOCK_QUEUE, &[&id]).await?;
+        if rows.first().is_some_and(|row| get::<&str>(row, "settings") != text) {
+            tx.query("DELETE FROM bucket WHERE queue_id = $1", &[&id]).await?;
+        }
         tx.commit(&[(sql, &[&id, &text, &is_limited, &is_guarded])]).await?;
         if is_limited {
             self.gated.write().insert(id);

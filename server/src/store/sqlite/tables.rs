@@ -251,8 +251,11 @@ impl Tables {
         let id = self.queue(name)?;
         let sql = "UPDATE queue SET settings = ?2 WHERE id = ?1";
         self.execute(sql, params![id, sql_settings(&settings)])?;
-        if let Some(details) = self.details.get_mut(&id) {
+        if let Some(details) = self.details.get_mut(&id)
+            && details.settings != settings
+        {
             details.settings = settings;
+            self.execute("DELETE FROM bucket WHERE queue_id = ?1", [id])?;
         }
         self.note_guards();
         Ok(())
