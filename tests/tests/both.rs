@@ -9,7 +9,8 @@ use std::time::Duration;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use batonq_client::{
-    Ack, Backoff, Client, Error, ErrorCode, Failure, JobFilter, Lease, NewJob, Outcome, PullOptions,
+    Ack, Backoff, Cancelled, Client, Edit, Error, ErrorCode, Failure, JobFilter, KeyUse, Lease,
+    NewJob, OnFailure, PullOptions, key_use,
 };
 use batonq_tests::harness::{Http, Server};
 use serde_json::{Value, json};
@@ -37,7 +38,22 @@ enum Line {
     Replay(u64),
     ReplayDead(&'static str),
     Cancel(u64),
+    CancelWithin(u64, u64),
     Promote(u64),
+    Flow(Vec<Options>),
+    Snooze(u64, u64),
+    Edit(u64, Change),
+    Settings(&'static str, &'static str),
+    Keys(&'static str),
+}
+
+/// What is to be changed of a job.
+#[derive(Debug, Clone, Copy, Default)]
+struct Change {
+    priority: Option<i32>,
+    payload: Option<&'static str>,
+    delay_ms: Option<u64>,
+    queue: Option<&'static str>,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -50,7 +66,18 @@ struct Options {
     fixed_backoff_ms: Option<u64>,
     timeout_ms: Option<u64>,
     unique: Option<&'static str>,
+    window_ms: Option<u64>,
+    debounce: bool,
     tag: Option<&'static str>,
+    idempotency: Option<&'static str>,
+    /// Key and, unless it is for a fair share only, how many at once.
+    concurrency: Option<(&'static str, Option<u32>)>,
+    /// Key, how many, and in how many milliseconds.
+    rate: Option<(&'static str, u32, u64)>,
+    depends_on: &'static [u64],
+    /// In a flow: places.
+    after: &'static [u32],
+    on_failure: Option<OnFailure>,
 }
 
 /// A transport that can say every line.
@@ -159,12 +186,148 @@ fn conversation() -> Vec<Line> {
     ]
 }
 
+const HOUR: u64 = 3_600_000;
+
+#[expect(clippy::too_many_lines, reason = "a table, as long as there are things")]
+fn conversation_about_options() -> Vec<Line> {
+    use Line::{
+        Ack, Cancel, CancelWithin, Edit, Fail, Flow, Get, Keys, List, Pull, Push, Queue, Release,
+        Settings, Snooze, Timeline,
+    };
+    let window = |window_ms| Options { unique: Some("w"), window_ms: Some(window_ms), ..plain() };
+    let debounce = |payload, delay_ms| {
+        let unique = Some("d");
+        Push("q", Options { payload, delay_ms, unique, debounce: true, ..plain() })
+    };
+    let idempotent = Options { idempotency: Some("i"), ..plain() };
+    let at_once = |max| Options { concurrency: Some(("k", max)), ..plain() };
+    let in_time = |limit, per_ms| Options { rate: Some(("r", limit, per_ms)), ..plain() };
+    let after = |after, on_failure| Options { after, on_failure, ..plain() };
+    let needs = |depends_on, on_failure| Options { depends_on, on_failure, ..plain() };
+    vec![
+        // 1: unique for a time.
+        Push("q", window(HOUR)),
+        Push("q", window(HOUR)),
+        Get(1),
+        Pull("q", 1),
+        Ack(1, None),
+        Push("q", window(HOUR)),
+        Push("q", window(0)),
+        Push("q", window(31 * 24 * HOUR)),
+        // 2, 4: the last one wins. It gets a new place, which is a number, too.
+        debounce("1", Some(HOUR)),
+        debounce("2", None),
+        Get(2),
+        Pull("q", 1),
+        debounce("3", None),
+        Ack(2, None),
+        Pull("q", 1),
+        Ack(4, None),
+        // 5: a push is not repeated.
+        Push("q", idempotent.clone()),
+        Push("q", idempotent.clone()),
+        Pull("q", 1),
+        Ack(5, None),
+        Push("q", idempotent),
+        Get(5),
+        // 6, 7: one at once.
+        Push("q", at_once(Some(1))),
+        Push("q", at_once(Some(1))),
+        Push("q", at_once(Some(0))),
+        Pull("q", 5),
+        Keys("q"),
+        Ack(6, None),
+        Pull("q", 5),
+        Get(7),
+        Ack(7, None),
+        Keys("q"),
+        // 8, 9: one in an hour, until somebody sets something else.
+        Push("q", in_time(1, HOUR)),
+        Push("q", in_time(1, HOUR)),
+        Push("q", in_time(1, 8 * 24 * HOUR)),
+        Pull("q", 5),
+        Keys("q"),
+        Get(8),
+        Ack(8, None),
+        Pull("q", 5),
+        Settings("q", "{\"keys\":{\"r\":{\"rate\":{\"limit\":9,\"per_ms\":1}}}}"),
+        Queue("q"),
+        Pull("q", 5),
+        Ack(9, None),
+        Settings("q", "{\"concurrency\":0}"),
+        Settings("q", "{\"concurency\":1}"),
+        Settings("no good", "{}"),
+        Settings("q", "{\"concurrency\":1}"),
+        // 10, 11: by turns, and one at once by the setting.
+        Push("q", at_once(None)),
+        Push("q", plain()),
+        Pull("q", 5),
+        Get(10),
+        Ack(10, None),
+        Pull("q", 5),
+        Ack(11, None),
+        Settings("q", "{}"),
+        // 12, 13, 14: a flow.
+        Flow(vec![plain(), after(&[0], None), after(&[0, 1], Some(OnFailure::Ignore))]),
+        Flow(vec![after(&[1], None), after(&[0], None)]),
+        Flow(vec![plain(), Options { max_attempts: Some(0), ..plain() }]),
+        Get(14),
+        Queue("q"),
+        List("q", "blocked", ""),
+        Pull("q", 5),
+        Ack(12, Some("{\"part\":1}")),
+        Pull("q", 5),
+        Fail(13, "NO", None, true),
+        Pull("q", 5),
+        Ack(14, None),
+        // 17, 18, 19: for jobs that have ended badly or well, or never were.
+        Push("q", needs(&[13], None)),
+        Get(17),
+        Push("q", needs(&[13], Some(OnFailure::Wait))),
+        Push("q", needs(&[12], None)),
+        Push("q", needs(&[9_999], None)),
+        Cancel(18),
+        Pull("q", 5),
+        // 19 is given back for later, and changed.
+        Snooze(19, 400 * 24 * 365 * HOUR),
+        Snooze(19, HOUR),
+        Snooze(19, HOUR),
+        Get(19),
+        Edit(19, Change { delay_ms: Some(0), priority: Some(3), ..Change::default() }),
+        Edit(19, Change { payload: Some("[1]"), queue: Some("other"), ..Change::default() }),
+        Edit(19, Change { queue: Some("no good"), ..Change::default() }),
+        Edit(19, Change::default()),
+        Edit(999, Change { priority: Some(1), ..Change::default() }),
+        Get(19),
+        Pull("q", 5),
+        Pull("other", 5),
+        Edit(19, Change { priority: Some(1), ..Change::default() }),
+        // Its end is asked for.
+        CancelWithin(19, 25 * HOUR),
+        CancelWithin(19, HOUR),
+        Get(19),
+        Release(19),
+        CancelWithin(19, HOUR),
+        Get(19),
+        Timeline(19),
+    ]
+}
+
+#[tokio::test]
+async fn both_transports_give_the_same_answers_about_options() {
+    compare(conversation_about_options()).await;
+}
+
 #[tokio::test]
 async fn both_transports_give_the_same_answers() {
+    compare(conversation()).await;
+}
+
+async fn compare(conversation: Vec<Line>) {
     let (over_tcp, over_http) = (Server::start(), Server::start());
     let mut tcp = OverTcp { client: over_tcp.client().await, leases: HashMap::new() };
     let mut http = OverHttp { http: over_http.http(), leases: HashMap::new() };
-    for line in conversation() {
+    for line in conversation {
         let said = (tcp.say(&line).await, http.say(&line).await);
         assert_eq!(said.0, said.1, "{line:?}");
         // The answers must also say something.
@@ -225,13 +388,31 @@ fn new_job(queue: &str, options: &Options) -> NewJob {
     if let Some(timeout) = options.timeout_ms {
         job = job.timeout(millis(timeout));
     }
-    if let Some(key) = options.unique {
-        job = job.unique(key);
-    }
+    job = match (options.unique, options.window_ms) {
+        (Some(key), Some(window)) => job.unique_for(key, millis(window)),
+        (Some(key), None) if options.debounce => job.debounce(key),
+        (Some(key), None) => job.unique(key),
+        (None, _) => job,
+    };
     if let Some(tag) = options.tag {
         job = job.tag(tag);
     }
-    job
+    if let Some(key) = options.idempotency {
+        job = job.idempotency_key(key);
+    }
+    job = match options.concurrency {
+        Some((key, Some(max))) => job.concurrency(key, max),
+        Some((key, None)) => job.fair_share(key),
+        None => job,
+    };
+    if let Some((key, limit, per)) = options.rate {
+        job = job.rate(key, limit, millis(per));
+    }
+    if let Some(policy) = options.on_failure {
+        job = job.on_failure(policy);
+    }
+    let job = options.depends_on.iter().fold(job, |job, id| job.after(*id));
+    options.after.iter().fold(job, |job, place| job.after_item(*place))
 }
 
 fn text(bytes: &[u8]) -> Value {
@@ -245,11 +426,18 @@ fn none_if_empty(text: &str) -> Value {
 fn shown_job(job: &batonq_client::JobDetail) -> Value {
     let error = (!job.error_code.is_empty())
         .then(|| json!({ "code": job.error_code, "message": job.error_message }));
+    let on_failure = (!job.depends_on.is_empty()).then(|| word(&job.on_failure()));
     json!({
         "id": job.id, "queue": job.queue, "state": state_name(job.state()),
         "priority": job.priority, "payload": text(&job.payload), "attempts": job.attempt,
         "max_attempts": job.max_attempts, "deliveries": job.delivery, "crashes": job.crashes,
         "tags": job.tags, "unique": none_if_empty(&job.unique_key), "timeout_ms": job.timeout_ms,
+        "window_ms": job.unique_window_ms, "is_debounced": job.unique_debounce,
+        "idempotency_key": none_if_empty(&job.idempotency_key),
+        "concurrency": job.concurrency.as_ref().map(|it| json!([it.key, it.max])),
+        "rate": job.rate.as_ref().map(|it| json!([it.key, it.limit, it.per_ms, it.burst])),
+        "depends_on": job.depends_on, "on_failure": on_failure,
+        "is_cancel_requested": job.cancel_requested_at_ms.is_some(),
         "progress": job.progress_percent, "result": text(&job.result),
         "reason": none_if_empty(&job.reason), "error": error,
         "replay_of": (job.replay_of != 0).then_some(job.replay_of),
@@ -262,11 +450,15 @@ fn shown_job(job: &batonq_client::JobDetail) -> Value {
 }
 
 fn state_name(state: batonq_client::State) -> String {
-    format!("{state:?}").to_lowercase()
+    word(&state)
 }
 
-fn outcome(outcome: Outcome) -> &'static str {
-    if outcome == Outcome::Inserted { "inserted" } else { "duplicate" }
+fn word(name: &impl std::fmt::Debug) -> String {
+    format!("{name:?}").to_lowercase()
+}
+
+fn pushed_job(pushed: batonq_client::Pushed) -> Value {
+    json!([pushed.id.0, word(&pushed.outcome), state_name(pushed.state)])
 }
 
 impl Speaker for OverTcp {
@@ -276,19 +468,12 @@ impl Speaker for OverTcp {
         let client = &self.client;
         match line.clone() {
             Line::Push(queue, options) => {
-                answered(client.push(new_job(queue, &options)).await, |pushed| {
-                    json!([pushed.id.0, outcome(pushed.outcome), state_name(pushed.state)])
-                })
+                answered(client.push(new_job(queue, &options)).await, pushed_job)
             }
             Line::Batch(queue, batch) => {
                 let jobs = batch.iter().map(|options| new_job(queue, options)).collect();
                 let results = client.push_batch(jobs).await.expect("the call is valid");
-                let show = |result| {
-                    answered(result, |pushed: batonq_client::Pushed| {
-                        json!([pushed.id.0, outcome(pushed.outcome), state_name(pushed.state)])
-                    })
-                };
-                results.into_iter().map(show).collect()
+                results.into_iter().map(|result| answered(result, pushed_job)).collect()
             }
             Line::Pull(queue, count) => {
                 // With leases of their own time, as HTTP has them.
@@ -309,6 +494,7 @@ impl Speaker for OverTcp {
                             job.max_attempts,
                             job.tags,
                             &*job.queue,
+                            job.needs.iter().map(need).collect::<Vec<_>>(),
                         ])
                     };
                     jobs.iter().map(show).collect()
@@ -383,18 +569,73 @@ impl Speaker for OverTcp {
                     queue.completed,
                     queue.dead,
                     queue.cancelled,
+                    queue.blocked,
+                    text(queue.settings.as_bytes()),
                 ])
             }),
             Line::Pause(name) => answered(client.pause(name).await, |()| ok()),
             Line::Resume(name) => answered(client.resume(name).await, |()| ok()),
             Line::Retry(id) => answered(client.retry(id).await, |()| ok()),
             Line::Cancel(id) => answered(client.cancel(id).await, |_| ok()),
+            Line::CancelWithin(id, grace) => {
+                let cancelled = client.cancel_within(id, Duration::from_millis(grace)).await;
+                answered(cancelled, |it| matches!(it, Cancelled::Requested { .. }).into())
+            }
             Line::Promote(id) => answered(client.promote(id).await, |()| ok()),
+            Line::Flow(flow) => {
+                let jobs = flow.iter().map(|options| new_job("q", options)).collect();
+                answered(client.push_flow(jobs).await, |all| {
+                    all.into_iter().map(pushed_job).collect()
+                })
+            }
+            Line::Snooze(id, millis) => {
+                let delay = Duration::from_millis(millis);
+                answered(client.snooze(self.lease(id), delay).await, |()| ok())
+            }
+            Line::Edit(id, change) => answered(client.edit(id, edit(change)).await, |()| ok()),
+            Line::Settings(queue, settings) => {
+                let settings = text(settings.as_bytes());
+                answered(client.set_settings(queue, &settings).await, |()| ok())
+            }
+            Line::Keys(queue) => {
+                answered(client.keys(queue).await, |keys| keys.iter().map(key_use).collect())
+            }
             Line::Replay(id) => answered(client.replay(id).await, |id| json!(id.0)),
             Line::ReplayDead(queue) => answered(client.replay_dead(queue, "", 10).await, |ids| {
                 ids.iter().map(|id| id.0).collect()
             }),
         }
+    }
+}
+
+fn need(need: &batonq_client::Need) -> Value {
+    json!([need.id.0, state_name(need.state), need.result.as_ref().map(|result| text(result))])
+}
+
+fn edit(change: Change) -> Edit {
+    let mut edit = Edit::default();
+    if let Some(priority) = change.priority {
+        edit = edit.priority(priority);
+    }
+    if let Some(payload) = change.payload {
+        edit = edit.payload(payload);
+    }
+    if let Some(delay) = change.delay_ms {
+        edit = edit.delay(Duration::from_millis(delay));
+    }
+    change.queue.into_iter().fold(edit, Edit::queue)
+}
+
+fn key_use(used: &KeyUse) -> Value {
+    match &used.limit {
+        Some(key_use::Limit::Concurrency(it)) => {
+            json!([used.key, used.waiting, it.max, it.holders])
+        }
+        Some(key_use::Limit::Rate(it)) => {
+            let is_closed = it.opens_at_ms.is_some();
+            json!([used.key, used.waiting, it.limit, it.per_ms, it.burst, is_closed])
+        }
+        None => Value::Null,
     }
 }
 
@@ -413,7 +654,14 @@ fn body(options: &Options) -> Value {
         ("max_attempts", json!(options.max_attempts)),
         ("timeout_ms", json!(options.timeout_ms)),
         ("tags", json!(options.tag.map(|tag| [tag]))),
-        ("unique", json!(options.unique.map(|key| json!({ "key": key })))),
+        ("unique", options.unique.map_or(Value::Null, |key| unique(key, options))),
+        ("idempotency_key", json!(options.idempotency)),
+        ("concurrency", json!(options.concurrency.map(|it| json!({ "key": it.0, "max": it.1 })))),
+        (
+            "rate",
+            json!(options.rate.map(|it| json!({ "key": it.0, "limit": it.1, "per_ms": it.2 }))),
+        ),
+        ("on_failure", json!(options.on_failure.map(|policy| word(&policy)))),
         (
             "backoff",
             json!(options.fixed_backoff_ms.map(|ms| json!({ "type": "fixed", "delay_ms": ms }))),
@@ -422,7 +670,19 @@ fn body(options: &Options) -> Value {
     for (name, value) in fields.into_iter().filter(|(_, value)| !value.is_null()) {
         body[name] = value;
     }
+    let places = options.after.iter().map(|place| json!(place.to_string()));
+    let needs: Vec<Value> = options.depends_on.iter().map(|id| json!(id)).chain(places).collect();
+    if !needs.is_empty() {
+        body["depends_on"] = needs.into();
+    }
     body
+}
+
+fn unique(key: &str, options: &Options) -> Value {
+    match options.window_ms {
+        Some(window) => json!({ "key": key, "window_ms": window }),
+        None => json!({ "key": key, "debounce": options.debounce }),
+    }
 }
 
 fn http_job(job: &Value) -> Value {
@@ -431,6 +691,12 @@ fn http_job(job: &Value) -> Value {
         "priority": job["priority"], "payload": job["payload"], "attempts": job["attempts"],
         "max_attempts": job["max_attempts"], "deliveries": job["deliveries"],
         "crashes": job["crashes"], "tags": job["tags"], "unique": job["unique"]["key"],
+        "window_ms": job["unique"]["window_ms"], "is_debounced": job["unique"]["debounce"] == true,
+        "idempotency_key": job["idempotency_key"],
+        "concurrency": fields(&job["concurrency"], &["key", "max"]),
+        "rate": fields(&job["rate"], &["key", "limit", "per_ms", "burst"]),
+        "depends_on": list(job, "depends_on").collect::<Vec<_>>(), "on_failure": job["on_failure"],
+        "is_cancel_requested": !job["cancel"]["requested_at"].is_null(),
         "timeout_ms": job["timeout_ms"], "progress": job["progress"]["percent"],
         "result": job["result"], "reason": job["reason"], "error": job["error"],
         "replay_of": job["replay_of"], "replayed_as": job["replayed_as"],
@@ -439,6 +705,38 @@ fn http_job(job: &Value) -> Value {
         "is_scheduled": !job["run_at"].is_null(),
         "expires": !job["expires_at"].is_null(),
     })
+}
+
+fn edit_body(change: Change) -> Value {
+    let mut body = json!({});
+    for (name, value) in [
+        ("priority", json!(change.priority)),
+        ("payload", json!(change.payload.map(|payload| text(payload.as_bytes())))),
+        ("delay_ms", json!(change.delay_ms)),
+        ("queue", json!(change.queue)),
+    ] {
+        if !value.is_null() {
+            body[name] = value;
+        }
+    }
+    body
+}
+
+/// These of an object, if it is one.
+fn fields(value: &Value, names: &[&str]) -> Value {
+    let of = |object: &serde_json::Map<String, Value>| {
+        names.iter().map(|name| object.get(*name).cloned().unwrap_or_default()).collect()
+    };
+    value.as_object().map_or(Value::Null, of)
+}
+
+fn http_key(used: &Value) -> Value {
+    if used["kind"] == "concurrency" {
+        return fields(used, &["key", "waiting", "max", "holders"]);
+    }
+    let mut shown = fields(used, &["key", "waiting", "limit", "per_ms", "burst", "opens_at"]);
+    shown[5] = (!shown[5].is_null()).into();
+    shown
 }
 
 fn list<'a>(value: &'a Value, name: &str) -> impl Iterator<Item = &'a Value> {
@@ -465,6 +763,12 @@ impl OverHttp {
     async fn post(&self, path: &str, body: Value, show: impl FnOnce(&Value) -> Value) -> Value {
         let reply = self.http.post(path, body).await;
         self.show(reply, show)
+    }
+
+    async fn put(&self, method: hyper::Method, path: &str, body: Value) -> Value {
+        let json = [("content-type", "application/json")];
+        let reply = self.http.send(method, path, Some(body.to_string().into()), &json).await;
+        self.show(reply, |_| json!("ok"))
     }
 
     async fn get(&self, path: &str, show: impl FnOnce(&Value) -> Value) -> Value {
@@ -527,6 +831,9 @@ impl Speaker for OverHttp {
                             job["max_attempts"],
                             job["tags"],
                             job["queue"],
+                            list(job, "needs")
+                                .map(|need| fields(need, &["id", "state", "result"]))
+                                .collect::<Vec<_>>(),
                         ])
                     };
                     list(body, "jobs").map(show).collect()
@@ -608,6 +915,8 @@ impl Speaker for OverHttp {
                         counts["completed"],
                         counts["dead"],
                         counts["cancelled"],
+                        counts["blocked"],
+                        queue["settings"],
                     ])
                 })
                 .await
@@ -618,6 +927,35 @@ impl Speaker for OverHttp {
             }
             Line::Retry(id) => self.change(id, "retry").await,
             Line::Cancel(id) => self.change(id, "cancel").await,
+            Line::CancelWithin(id, grace) => {
+                let (path, body) = (format!("/v1/jobs/{id}/cancel"), json!({ "grace_ms": grace }));
+                self.post(&path, body, |body| body["force_at"].is_string().into()).await
+            }
+            Line::Flow(flow) => {
+                let job = |(place, options): (usize, &Options)| {
+                    let mut job = body(options);
+                    (job["ref"], job["queue"]) = (place.to_string().into(), "q".into());
+                    job
+                };
+                let jobs: Vec<Value> = flow.iter().enumerate().map(job).collect();
+                let show = |body: &Value| list(body, "results").map(item).collect();
+                self.post("/v1/flows", json!({ "jobs": jobs }), show).await
+            }
+            Line::Snooze(id, delay) => {
+                self.settle(id, "release", json!({ "delay_ms": delay })).await
+            }
+            Line::Edit(id, change) => {
+                let path = format!("/v1/jobs/{id}");
+                self.put(hyper::Method::PATCH, &path, edit_body(change)).await
+            }
+            Line::Settings(queue, settings) => {
+                let path = format!("/v1/queues/{}/settings", encoded(queue));
+                self.put(hyper::Method::PUT, &path, text(settings.as_bytes())).await
+            }
+            Line::Keys(queue) => {
+                let path = format!("/v1/queues/{queue}/keys");
+                self.get(&path, |body| list(body, "keys").map(http_key).collect()).await
+            }
             Line::Promote(id) => self.change(id, "promote").await,
             Line::Replay(id) => {
                 let path = format!("/v1/jobs/{id}/replay");

@@ -248,7 +248,7 @@ async fn each_pair_survives_kills(server: ServerBuilder) {
     let mut told = Told { pairs: pairs(), ..Told::default() };
     told.pairs.shuffle(&mut rng);
     let first = Wish { pair: [Priority, Tag], number: 0, after: 0 };
-    let id = server.client().await.push(first.job()).await.unwrap().id.0;
+    let id = server.client().await.push(first.job()).await.expect("it answers").id.0;
     told.pushed.insert(id, first);
     let told = Arc::new(Mutex::new(told));
     let mut round = 0;
@@ -280,7 +280,7 @@ async fn check_what_is_kept(client: &Client, told: &Told) {
             assert!(wish.shows(choice, &job), "{choice:?} is lost: {wish:?} {job:?}");
         }
         if let Some(expected) = wish.again(job.state()) {
-            let again = client.push(wish.job()).await.unwrap();
+            let again = client.push(wish.job()).await.expect("it answers");
             assert_eq!((again.id.0, again.outcome), (*id, expected), "{wish:?} {job:?}");
         }
     }
@@ -290,22 +290,23 @@ async fn check_what_is_kept(client: &Client, told: &Told) {
 async fn finish(client: &Client) {
     eventually("all jobs have ended", async || {
         let wait = Duration::from_millis(100);
-        let jobs = client.pull(PullOptions::new("q").count(50).wait(wait)).await.unwrap();
+        let jobs =
+            client.pull(PullOptions::new("q").count(50).wait(wait)).await.expect("it answers");
         assert_slots_are_kept(client).await;
         if !jobs.is_empty() {
-            client.ack_batch(jobs).await.unwrap();
+            client.ack_batch(jobs).await.expect("it answers");
         }
-        let queue = client.queue("q").await.unwrap();
+        let queue = client.queue("q").await.expect("it answers");
         (queue.scheduled + queue.blocked + queue.ready + queue.leased == 0).then_some(())
     })
     .await;
-    assert_eq!(client.keys("q").await.unwrap(), []);
+    assert_eq!(client.keys("q").await.expect("it answers"), []);
 }
 
 async fn check_what_came_of_it(client: &Client, told: &Told) {
     let mut starts = Vec::new();
     for (id, wish) in &told.pushed {
-        let timeline = client.timeline(*id).await.unwrap();
+        let timeline = client.timeline(*id).await.expect("it answers");
         let job = timeline.job.expect("it is there");
         let is_right = match job.reason.as_str() {
             "" => job.state() == State::Completed,

@@ -215,7 +215,7 @@ async fn small_tenants_do_not_wait_for_a_large_one_in_a_cluster() {
 async fn cancelled_at_work(obeys: bool) -> (Cluster, mpsc::UnboundedReceiver<&'static str>, u64) {
     let cluster = Cluster::of(2).await;
     let client = cluster.nodes[0].client().await;
-    let id = client.push(NewJob::new("q", "{}")).await.unwrap().id.0;
+    let id = client.push(NewJob::new("q", "{}")).await.expect("it is stored").id.0;
     let (say, mut said) = mpsc::unbounded_channel();
     let handler = move |job: JobContext| {
         let say = say.clone();
