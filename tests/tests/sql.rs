@@ -734,13 +734,13 @@ async fn tables_of_the_version_before_are_upgraded_and_schemas_stay_apart() {
     let dsn = Dsn::parse(&postgres.dsn(), None).unwrap();
     let mut client = connect(&dsn, "test").await.unwrap();
     migrate::up(&mut client, "Other 1").await.unwrap();
-    let before = migrate::MIGRATIONS.iter().filter(|migration| migration.version < 4);
+    let before = migrate::MIGRATIONS.iter().filter(|migration| migration.version < 5);
     let before: String = before.map(|migration| migration.sql).collect();
     let old = format!(
         "CREATE SCHEMA batonq; SET search_path = batonq, pg_temp; {before};
          CREATE TABLE migration (version integer PRIMARY KEY, name text NOT NULL,
              serves_from integer NOT NULL, applied_at timestamptz NOT NULL DEFAULT now());
-         INSERT INTO migration VALUES (3, 'cron', 2);
+         INSERT INTO migration VALUES (4, 'guards', 2);
          INSERT INTO queue (name) VALUES ('q');
          INSERT INTO job (id, queue_id, priority, max_attempts, place, created_at, attempts,
              delivery, crashes, payload)
