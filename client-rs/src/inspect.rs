@@ -6,15 +6,15 @@
 use std::time::Duration;
 
 use batonq_protocol::messages::{
-    Decision, GetJob, GetStats, GetTimeline, KeyUse, ListDecisions, ListKeys, ListNodes,
+    Decision, Explain, GetJob, GetStats, GetTimeline, KeyUse, ListDecisions, ListKeys, ListNodes,
     ListQueues, ListWorkers, Ping, WaitJob,
 };
 use batonq_protocol::{ErrorCode, Message};
 use tokio::time::Instant;
 
 pub use batonq_protocol::messages::{
-    Attempt, Job as JobDetail, JobPage, Limits, ListJobs as JobFilter, Node as ClusterNode, Queue,
-    State, Stats, Timeline, Worker as WorkerInfo,
+    Attempt, Cause, Explanation, Job as JobDetail, JobPage, Limits, ListJobs as JobFilter,
+    Node as ClusterNode, Queue, State, Stats, Timeline, Worker as WorkerInfo,
 };
 
 use crate::client::{Client, answer, millis};
@@ -88,6 +88,16 @@ impl Client {
     pub async fn timeline(&self, id: impl Into<JobId>) -> Result<Timeline, Error> {
         let get = GetTimeline { id: id.into().0 };
         answer!(self.call(Message::GetTimeline(get)).await?, Timeline)
+    }
+
+    /// Why a job does not run: all that keeps it from it, what has to change first at first.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Refused`] with [`ErrorCode::NotFound`] if there is none.
+    pub async fn explain(&self, id: impl Into<JobId>) -> Result<Explanation, Error> {
+        let explain = Explain { id: id.into().0 };
+        answer!(self.call(Message::Explain(explain)).await?, Explanation)
     }
 
     /// All queues.

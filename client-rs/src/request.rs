@@ -51,6 +51,7 @@ fn changes(message: &Message) -> bool {
             | Message::WaitJob(_)
             | Message::ListJobs(_)
             | Message::GetTimeline(_)
+            | Message::Explain(_)
             | Message::ListQueues(_)
             | Message::GetStats(_)
             | Message::ListWorkers(_)

@@ -5,7 +5,7 @@ pub struct Envelope {
     /// Chosen by the side that asks, repeated in the answer. 0: not an answer.
     #[prost(uint64, tag = "1")]
     pub request_id: u64,
-    #[prost(oneof = "envelope::Message", tags = "2, 3, 4, 5, 6, 7, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 30, 31, 32, 33, 34, 35, 36, 37, 38, 39, 40, 41, 42, 50, 51, 52, 53, 54, 55, 56, 57, 58, 59, 65, 69, 79, 83, 60, 61, 62, 63, 64, 67, 68, 66, 70, 71, 72, 73, 74, 75, 76, 77, 78")]
+    #[prost(oneof = "envelope::Message", tags = "2, 3, 4, 5, 6, 7, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 30, 31, 32, 33, 34, 35, 36, 37, 38, 39, 40, 41, 42, 50, 51, 52, 53, 54, 55, 56, 57, 58, 59, 65, 69, 79, 83, 60, 61, 62, 63, 64, 67, 68, 66, 70, 71, 72, 73, 74, 75, 76, 77, 78, 80, 81")]
     pub message: ::core::option::Option<envelope::Message>,
 }
 /// Nested message and enum types in `Envelope`.
@@ -160,6 +160,11 @@ pub mod envelope {
         ListFires(super::ListFires),
         #[prost(message, tag = "78")]
         Fires(super::Fires),
+        /// Why a job does not run.
+        #[prost(message, tag = "80")]
+        Explain(super::Explain),
+        #[prost(message, tag = "81")]
+        Explanation(super::Explanation),
     }
 }
 // ---------------------------------------------------------------- opening
@@ -795,6 +800,64 @@ pub struct Attempt {
     pub code: ::prost::alloc::string::String,
     #[prost(string, tag = "9")]
     pub message: ::prost::alloc::string::String,
+}
+/// Why a job does not run.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Explain {
+    #[prost(uint64, tag = "1")]
+    pub id: u64,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Explanation {
+    /// The time of all that is said.
+    #[prost(int64, tag = "1")]
+    pub now_ms: i64,
+    /// At least one. What has to change first comes first.
+    #[prost(message, repeated, tag = "2")]
+    pub causes: ::prost::alloc::vec::Vec<Cause>,
+    /// Without payload and result.
+    #[prost(message, optional, tag = "3")]
+    pub job: ::core::option::Option<Job>,
+}
+/// One thing that keeps a job from running; or, with NEXT, that nothing does.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Cause {
+    /// What to branch on, as QUEUE_PAUSED.
+    #[prost(string, tag = "1")]
+    pub code: ::prost::alloc::string::String,
+    /// For people.
+    #[prost(string, tag = "2")]
+    pub detail: ::prost::alloc::string::String,
+    /// Since when it is so.
+    #[prost(int64, optional, tag = "3")]
+    pub since_ms: ::core::option::Option<i64>,
+    /// When it ends by itself.
+    #[prost(int64, optional, tag = "4")]
+    pub until_ms: ::core::option::Option<i64>,
+    /// Who has brought it about: a worker, or who paused the queue.
+    #[prost(string, tag = "5")]
+    pub who: ::prost::alloc::string::String,
+    #[prost(string, tag = "6")]
+    pub node: ::prost::alloc::string::String,
+    #[prost(string, tag = "7")]
+    pub key: ::prost::alloc::string::String,
+    /// How many: leases, pulls or jobs.
+    #[prost(uint64, optional, tag = "8")]
+    pub count: ::core::option::Option<u64>,
+    /// How many there may be.
+    #[prost(uint64, optional, tag = "9")]
+    pub limit: ::core::option::Option<u64>,
+    /// Those that it waits for, or that hold its key.
+    #[prost(message, repeated, tag = "10")]
+    pub jobs: ::prost::alloc::vec::Vec<JobState>,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct JobState {
+    #[prost(uint64, tag = "1")]
+    pub id: u64,
+    /// STATE_UNSPECIFIED: nothing is known of it any more.
+    #[prost(enumeration = "State", tag = "2")]
+    pub state: i32,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ListQueues {

@@ -49,6 +49,7 @@ pub enum Operation {
     GetJob,
     ListJobs,
     GetTimeline,
+    ExplainJob,
     ListQueues,
     ListWorkers,
     GetStats,
@@ -90,6 +91,7 @@ impl Operation {
             Self::GetJob
             | Self::ListJobs
             | Self::GetTimeline
+            | Self::ExplainJob
             | Self::ListQueues
             | Self::ListKeys
             | Self::ListDecisions
@@ -124,6 +126,7 @@ impl Operation {
             Self::GetJob => "get job",
             Self::ListJobs => "list jobs",
             Self::GetTimeline => "get timeline",
+            Self::ExplainJob => "explain job",
             Self::ListQueues => "list queues",
             Self::ListWorkers => "list workers",
             Self::GetStats => "get stats",
@@ -162,6 +165,15 @@ pub struct Principal {
 }
 
 impl Principal {
+    /// Its roles, in words.
+    pub fn name(self) -> String {
+        if self.roles == u8::MAX {
+            return "anyone".into();
+        }
+        let names = Role::ALL.into_iter().filter(|role| self.roles & role.bit() != 0);
+        names.map(Role::name).collect::<Vec<_>>().join("+")
+    }
+
     /// # Errors
     ///
     /// [`Error::Forbidden`], naming the role that would do.

@@ -12,8 +12,10 @@ use tokio_util::task::TaskTracker;
 
 use crate::access::Access;
 use crate::broker::{Broker, Condition};
-use crate::cluster::{Card, Leave, Node, NodeState, Registry};
+use crate::cluster::{Card, Leave, Node, NodeState, Registry, Sight};
 use crate::error::Error;
+use crate::explain::{Explanation, Surroundings, explain};
+use crate::job::{JobId, Timestamp};
 use crate::leader::Leadership;
 use crate::limits;
 
@@ -48,6 +50,9 @@ impl std::fmt::Debug for Door {
 /// later.
 const AFTER_FAILURE: Duration = Duration::from_millis(100);
 
+/// A leader does a duty each second. One that has done none for so long does not lead.
+const LEADER_SILENCE_MAX: Duration = Duration::from_secs(10);
+
 impl Door {
     /// All nodes, by name. This one knows of itself best whether it drains.
     ///
@@ -62,6 +67,32 @@ impl Door {
             own.state = NodeState::Draining;
         }
         Ok(nodes)
+    }
+
+    /// Why a job does not run.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotFound`], or those of the store.
+    pub async fn explain(&self, id: JobId) -> Result<Explanation, Error> {
+        let standing = self.broker.standing(id).await?;
+        let (queue, now) = (&standing.job.queue, standing.now);
+        let mut sights = self.registry.sights(queue).await?;
+        let condition = self.broker.health().condition;
+        if let Some(own) = sights.iter_mut().find(|sight| sight.node == self.card.id) {
+            let demand = self.broker.demand().list(now);
+            own.is_full = demand.len() >= limits::DEMAND_MAX;
+            own.pulled = demand.into_iter().find(|pulled| pulled.queue == *queue);
+            if condition == Condition::Draining {
+                own.state = NodeState::Draining;
+            }
+        }
+        let leader = self.registry.leader().await?;
+        let is_alive = |sight: &Sight| sight.node == leader.node && sight.state != NodeState::Stale;
+        let last = leader.duties.iter().map(|(_, at)| *at).fold(leader.since, Timestamp::max);
+        let is_lost = !sights.iter().any(is_alive) || now.since(last) > LEADER_SILENCE_MAX;
+        let leaderless_since = is_lost.then_some(last);
+        Ok(explain(standing, &Surroundings { sights, leaderless_since, condition }))
     }
 
     /// Has a node leave, whichever it is.

@@ -19,6 +19,7 @@ pub mod tcp;
 
 pub mod access;
 pub mod door;
+pub mod explain;
 
 pub mod broker;
 mod duties;

@@ -172,5 +172,15 @@ pub const BULK_COUNT_MAX: usize = 100_000;
 /// Attempts shown in a timeline: the last ones.
 pub const TIMELINE_MAX: usize = 256;
 
+/// Up to where an explanation counts the jobs that come before another one: what is beyond takes
+/// long either way.
+pub const AHEAD_MAX: usize = 1000;
+
+/// Jobs that an explanation names of those that hold a key: enough to look at some.
+pub const HOLDERS_SHOWN_MAX: usize = 100;
+
+/// Queues of which a node remembers who pulls from them: the list goes with each heartbeat.
+pub const DEMAND_MAX: usize = 1000;
+
 /// Queues with metrics of their own; the others are counted together as `_other`.
 pub const METRIC_QUEUES_MAX: usize = 1000;

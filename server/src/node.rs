@@ -22,7 +22,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::broker::{Broker, Loop};
 use crate::clock::{Clock, DatabaseClock, SystemClock};
-use crate::cluster::{Card, Leave, Registry, Requests};
+use crate::cluster::{Card, Demand, Leave, Registry, Requests};
 use crate::config::{Config, SharedConfig, StoreConfig};
 use crate::door::{Door, VERSION, build};
 use crate::duties::{Chore, Frame, Watchdog};
@@ -102,15 +102,16 @@ impl Node {
         let address = |listener: &TcpListener| listener.local_addr().expect("it is bound");
         let (tcp_address, http_address) = (address(&listener), http_listener.as_ref().map(address));
         let card = card(&config, tcp_address, http_address);
-        let (phases, requests) = (Phases::default(), Requests::default());
+        let (phases, requests, demand) =
+            (Phases::default(), Requests::default(), Demand::default());
         let ground = match config.store {
             StoreConfig::Embedded(dir) => embedded(dir, &card, config.retention, &requests).await?,
             StoreConfig::Shared(shared) => {
-                self::shared(*shared, &card, config.retention, &requests, &phases)
+                self::shared(*shared, &card, config.retention, (&requests, &demand), &phases)
             }
         };
         let (broker, broker_loops) =
-            Broker::new(ground.store, ground.clock, config.patience, &phases.loops);
+            Broker::new(ground.store, ground.clock, config.patience, demand, &phases.loops);
         let door = Door {
             broker: broker.clone(),
             access: Arc::new(config.access),
@@ -304,7 +305,7 @@ fn shared(
     config: SharedConfig,
     card: &Card,
     retention: Retention,
-    requests: &Requests,
+    (requests, demand): (&Requests, &Demand),
     phases: &Phases,
 ) -> Ground {
     let database = config.database;
@@ -331,6 +332,7 @@ fn shared(
         card: card.clone(),
         heartbeat_every: config.heartbeat_interval,
         requests: requests.clone(),
+        demand: demand.clone(),
         clock: Arc::clone(&clock),
         signals,
         opened: opened.clone(),

@@ -525,7 +525,7 @@ impl<M: Maker> Run<M> {
     async fn step_of_people(&mut self, step: Step, what: &str) {
         match step {
             Step::Pause(queue, pausing) => {
-                both!(self, what, |store| store.set_paused(queue.clone(), pausing));
+                both!(self, what, |store| store.set_paused(queue.clone(), pausing, "ada".into()));
             }
             Step::Retry(id) => drop(both!(self, what, |store| store.retry(id))),
             Step::Replay(id, edit) => {
@@ -577,6 +577,7 @@ impl<M: Maker> Run<M> {
         // Those that are forgotten must be so in both.
         for id in 1..=self.newest {
             both!(self, what, |store| store.timeline(JobId(id)));
+            both!(self, what, |store| store.standing(JobId(id)));
         }
     }
 }

@@ -39,22 +39,42 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("clock.rs", &["job"]),
     ("error.rs", &["job"]),
     ("leader.rs", &[]),
-    ("cluster.rs", &["error", "job", "leader"]),
+    ("cluster.rs", &["error", "job", "leader", "limits"]),
     ("metrics.rs", &["limits", "store"]),
     ("access.rs", &["error"]),
     ("group_commit.rs", &["error"]),
     ("store/", &["clock", "cluster", "error", "job", "leader", "limits"]),
-    ("broker/", &["clock", "error", "group_commit", "job", "leader", "limits", "metrics", "store"]),
+    (
+        "broker/",
+        &[
+            "clock",
+            "cluster",
+            "error",
+            "group_commit",
+            "job",
+            "leader",
+            "limits",
+            "metrics",
+            "store",
+        ],
+    ),
+    ("explain.rs", &["broker", "cluster", "job", "limits", "store"]),
     ("duties/", &["broker", "cluster", "error", "leader", "store"]),
-    ("door.rs", &["access", "broker", "cluster", "error", "job", "leader", "limits"]),
+    ("door.rs", &["access", "broker", "cluster", "error", "explain", "job", "leader", "limits"]),
     ("config.rs", &["access", "broker", "leader", "store"]),
     (
         "tcp/",
-        &["access", "broker", "cluster", "door", "error", "job", "limits", "metrics", "store"],
+        &[
+            "access", "broker", "cluster", "door", "error", "explain", "job", "limits", "metrics",
+            "store",
+        ],
     ),
     (
         "http/",
-        &["access", "broker", "cluster", "door", "error", "job", "limits", "metrics", "store"],
+        &[
+            "access", "broker", "cluster", "door", "error", "explain", "job", "limits", "metrics",
+            "store",
+        ],
     ),
 ];
 

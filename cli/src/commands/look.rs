@@ -1,4 +1,4 @@
-//! Looking: `batonq queues`, `jobs`, `timeline`, `workers`, `nodes`, `stats`.
+//! Looking: `batonq queues`, `jobs`, `timeline`, `explain`, `workers`, `nodes`, `stats`.
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -6,10 +6,12 @@ use std::time::Duration;
 use batonq_client::{Client, JobFilter, State};
 use serde_json::json;
 
-use super::view::{self, AttemptRow, DecisionRow, JobRow, KeyRow, NodeRow, QueueRow, WorkerRow};
+use super::view::{
+    self, AttemptRow, CauseRow, DecisionRow, JobRow, KeyRow, NodeRow, QueueRow, WorkerRow,
+};
 use crate::Shared;
 use crate::exit::Failure;
-use crate::output::{Format, length, note, parse_duration, say, table};
+use crate::output::{Format, length, note, parse_duration, say, table, time};
 
 /// Arguments of `queues`.
 #[derive(Debug, clap::Args)]
@@ -176,6 +178,27 @@ pub(super) fn timeline_text(job: &batonq_client::JobDetail, rows: &[AttemptRow])
     match rows.is_empty() {
         true => format!("{pushed}\n{end}"),
         false => format!("{pushed}\n{}\n{end}", table(rows)),
+    }
+}
+
+/// Arguments of `explain`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Explain {
+    /// The job
+    id: u64,
+}
+
+impl Explain {
+    pub(crate) async fn run(self, shared: &Shared) -> Result<ExitCode, Failure> {
+        let explanation = shared.connect("").await?.explain(self.id).await?;
+        let job = explanation.job.unwrap_or_default();
+        let causes: Vec<CauseRow> = explanation.causes.into_iter().map(Into::into).collect();
+        let value = json!({
+            "now": time(explanation.now_ms), "causes": causes, "job": view::job_value(&job),
+        });
+        let head = format!("job {} in {} is {}", job.id, job.queue, view::state(job.state()));
+        shared.output.value(&value, &format!("{head}\n{}", table(&causes)))?;
+        Ok(ExitCode::SUCCESS)
     }
 }
 

@@ -49,6 +49,8 @@ pub(crate) enum Command {
     Jobs(look::Jobs),
     /// What happened to a job
     Timeline(look::Timeline),
+    /// Why a job does not run
+    Explain(look::Explain),
     /// List the workers that are connected
     Workers(look::Workers),
     /// What the node did in the last 60 seconds
@@ -109,6 +111,7 @@ impl Command {
             Self::Queues(queues) => queues.run(shared).await,
             Self::Jobs(jobs) => jobs.run(shared).await,
             Self::Timeline(timeline) => timeline.run(shared).await,
+            Self::Explain(explain) => explain.run(shared).await,
             Self::Nodes(nodes) => nodes.run(shared).await,
             Self::Drain(drain) => drain.run(shared).await,
             Self::Workers(workers) => workers.run(shared).await,

@@ -3,7 +3,7 @@
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use batonq_client::{
-    Attempt, ClusterNode, Decision, Job, JobDetail, KeyUse, Lease, Queue, State, WorkerInfo,
+    Attempt, Cause, ClusterNode, Decision, Job, JobDetail, KeyUse, Lease, Queue, State, WorkerInfo,
     key_use,
 };
 use serde::Serialize;
@@ -285,6 +285,48 @@ impl Row for AttemptRow {
             or_dash(self.code.as_deref()),
             or_dash(self.message.as_deref()),
         ]
+    }
+}
+
+/// One thing that keeps a job from running.
+#[derive(Debug, Serialize)]
+pub(super) struct CauseRow {
+    code: String,
+    detail: String,
+    since: Option<String>,
+    until: Option<String>,
+    who: Option<String>,
+    node: Option<String>,
+    key: Option<String>,
+    count: Option<u64>,
+    limit: Option<u64>,
+    jobs: Vec<Value>,
+}
+
+impl From<Cause> for CauseRow {
+    fn from(cause: Cause) -> Self {
+        let known = |it: State| (it != State::Unspecified).then(|| state(it));
+        let jobs = cause.jobs.iter().map(|it| json!({ "id": it.id, "state": known(it.state()) }));
+        Self {
+            jobs: jobs.collect(),
+            code: cause.code,
+            detail: cause.detail,
+            since: cause.since_ms.map(time),
+            until: cause.until_ms.map(time),
+            who: text_or_none(&cause.who),
+            node: text_or_none(&cause.node),
+            key: text_or_none(&cause.key),
+            count: cause.count,
+            limit: cause.limit,
+        }
+    }
+}
+
+impl Row for CauseRow {
+    const HEAD: &'static [&'static str] = &["CAUSE", "IN WORDS"];
+
+    fn cells(&self) -> Vec<String> {
+        vec![self.code.clone(), self.detail.clone()]
     }
 }
 

@@ -39,6 +39,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
+use crate::cluster::Demand;
 use crate::error::Error;
 use crate::group_commit::{Budget, Committer};
 use crate::job::{JobId, Lease, LeaseKey, NewJob, QueueName};
@@ -69,6 +70,7 @@ struct Core {
     queue_bells: bells::Bells<QueueName>,
     ending_bells: bells::Bells<JobId>,
     gates: gates::Gates,
+    demand: Demand,
     alarms: Alarms,
     sessions: sessions::Sessions,
     metrics: Metrics,
@@ -88,11 +90,12 @@ pub type Loop = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 impl Broker {
     /// A broker on a store, and the loops that do its work. They end when all clones are dropped,
-    /// or, those that go by the clock, when `stop` is cancelled.
+    /// or, those that go by the clock, when `stop` is cancelled. `demand` learns who pulls what.
     pub fn new(
         store: Arc<dyn Store>,
         clock: Arc<dyn Clock>,
         patience: Patience,
+        demand: Demand,
         stop: &CancellationToken,
     ) -> (Self, Vec<(&'static str, Loop)>) {
         let unopened = store.lease_key().err().map(|error| error.to_string());
@@ -102,6 +105,7 @@ impl Broker {
             queue_bells: bells::Bells::default(),
             ending_bells: bells::Bells::default(),
             gates: gates::Gates::default(),
+            demand,
             alarms: Alarms::default(),
             sessions: sessions::Sessions::new(patience),
             metrics: Metrics::default(),
@@ -138,6 +142,11 @@ impl Broker {
 
     pub(crate) fn alarms(&self) -> &Alarms {
         &self.0.core.alarms
+    }
+
+    /// The queues that are pulled from through this node.
+    pub(crate) fn demand(&self) -> &Demand {
+        &self.0.core.demand
     }
 
     fn store(&self) -> &dyn Store {

@@ -10,7 +10,7 @@ use crate::error::Error;
 use crate::job::{JobId, QueueName, Settings, Timestamp};
 use crate::store::{
     Attempt, Cancelled, Changed, Decision, Duty, Edit, Effect, Job, JobFilter, JobPage, KeyUse,
-    Pausing, Queue,
+    Pausing, Queue, Standing,
 };
 
 impl Broker {
@@ -55,6 +55,11 @@ impl Broker {
         Ok((Job { payload: None, result: None, ..job }, attempts))
     }
 
+    /// A job and all that it waits for, as far as the store knows.
+    pub(crate) async fn standing(&self, id: JobId) -> Result<Standing, Error> {
+        self.store().standing(id).await?.ok_or_else(|| no_job(id))
+    }
+
     /// All queues, by name.
     pub async fn queues(&self) -> Result<Vec<Queue>, Error> {
         self.store().queues(None).await
@@ -66,9 +71,14 @@ impl Broker {
         found.into_iter().next().ok_or_else(|| Error::NotFound(format!("there is no queue {name}")))
     }
 
-    /// Stops a queue from giving out jobs, or lets it go on.
-    pub async fn set_paused(&self, name: QueueName, pausing: Pausing) -> Result<(), Error> {
-        self.store().set_paused(name.clone(), pausing).await?;
+    /// Stops a queue from giving out jobs, or lets it go on; `by` says who asks for it.
+    pub async fn set_paused(
+        &self,
+        name: QueueName,
+        pausing: Pausing,
+        by: String,
+    ) -> Result<(), Error> {
+        self.store().set_paused(name.clone(), pausing, by).await?;
         self.0.core.queue_bells.ring_all(&name);
         Ok(())
     }

@@ -44,6 +44,7 @@ impl Broker {
             return Err(Error::Unavailable("the node is about to stop: pull elsewhere".into()));
         }
         let deadline = Instant::now() + pull.wait;
+        let _pulling = self.demand().begin(&pull.queue);
         let bell = self.0.core.queue_bells.bell(&pull.queue);
         loop {
             // Enlist before looking, or a job pushed in between would be missed.

@@ -8,6 +8,7 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::{Broker, Pull};
+use crate::cluster::Pulling;
 use crate::job::{Lease, QueueName, WorkerName};
 use crate::limits;
 use crate::store::{Hold, LeasedJob, SessionId};
@@ -78,8 +79,9 @@ struct Feed {
 
 impl Feed {
     async fn run(self, mut pull: Pull) {
+        let pulling = self.broker.demand().begin(&pull.queue);
         let bell = self.broker.0.core.queue_bells.bell(&pull.queue);
-        while let Some(count) = self.take_credit().await {
+        while let Some(count) = self.take_credit(&pulling).await {
             let mut rung = pin!(bell.rung());
             rung.as_mut().enable();
             if self.broker.is_draining() {
@@ -105,11 +107,14 @@ impl Feed {
     }
 
     /// All credit there is, up to a batch, once there is some. `None`: the end.
-    async fn take_credit(&self) -> Option<usize> {
-        tokio::select! {
-            one = self.credit.acquire() => one.ok()?.forget(),
-            () = self.stop.cancelled() => return None,
-            () = self.deliveries.closed() => return None,
+    async fn take_credit(&self, pulling: &Pulling) -> Option<usize> {
+        match self.credit.try_acquire() {
+            Ok(one) => one.forget(),
+            Err(_) => tokio::select! {
+                one = pulling.busy(self.credit.acquire()) => one.ok()?.forget(),
+                () = self.stop.cancelled() => return None,
+                () = self.deliveries.closed() => return None,
+            },
         }
         let more = self.credit.available_permits().min(limits::BATCH_MAX - 1);
         let taken = self.credit.forget_permits(more);

@@ -14,6 +14,7 @@ mod routes;
 mod service;
 
 use std::convert::Infallible;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use hyper::server::conn::http1;
@@ -38,17 +39,23 @@ const HEADERS_MAX: usize = 100;
 /// Lets clients in until the door's `stop`.
 pub async fn serve(listener: TcpListener, door: Door) {
     let service = Arc::new(Service::new(door.clone()));
-    let attend = |stream, _, permit| attend(stream, Arc::clone(&service), permit);
+    let attend =
+        |stream, address: SocketAddr, permit| attend(stream, address, Arc::clone(&service), permit);
     door.let_in(listener, attend, problem::turn_away).await;
 }
 
 /// Serves one connection until it ends, is idle for too long, or the node stops.
-async fn attend(stream: TcpStream, service: Arc<Service>, _permit: OwnedSemaphorePermit) {
+async fn attend(
+    stream: TcpStream,
+    address: SocketAddr,
+    service: Arc<Service>,
+    _permit: OwnedSemaphorePermit,
+) {
     let _connected = service.door().broker.metrics().connected("http");
     let stop = service.door().stop.clone();
     let serve = service_fn(move |request| {
         let service = Arc::clone(&service);
-        async move { Ok::<_, Infallible>(service.serve(request).await) }
+        async move { Ok::<_, Infallible>(service.serve(request, address).await) }
     });
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new())

@@ -169,8 +169,8 @@ fn changing() -> Vec<Route> {
 
 fn looking() -> Vec<Route> {
     use Operation::{
-        GetJob, GetStats, GetTimeline, ListDecisions, ListJobs, ListKeys, ListQueues, ListWorkers,
-        WaitJob,
+        ExplainJob, GetJob, GetStats, GetTimeline, ListDecisions, ListJobs, ListKeys, ListQueues,
+        ListWorkers, WaitJob,
     };
     let with = |route: Route, query| Route { query, ..route };
     vec![
@@ -181,6 +181,7 @@ fn looking() -> Vec<Route> {
             &["timeout_ms"],
         ),
         route(get("/v1/jobs/{id}/timeline"), GetTimeline, "What happened", look::timeline),
+        route(get("/v1/jobs/{id}/explain"), ExplainJob, "Why it does not run", look::explain),
         with(
             route(get("/v1/dlq"), ListJobs, "List dead jobs", look::dead),
             &[

@@ -1,6 +1,7 @@
 //! From a request to its route and back.
 
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
 
 use bytes::Bytes;
@@ -53,7 +54,7 @@ impl Service {
     }
 
     /// Answers a request, whatever it is.
-    pub(super) async fn serve(&self, request: Request<Incoming>) -> Answer {
+    pub(super) async fn serve(&self, request: Request<Incoming>, from: SocketAddr) -> Answer {
         let request_id = request_id(request.headers());
         let is_probe = request.uri().path().starts_with("/health");
         let span = tracing::info_span!(
@@ -62,7 +63,8 @@ impl Service {
             path = request.uri().path(),
             request_id
         );
-        let answer = AssertUnwindSafe(self.answer(request)).catch_unwind().instrument(span.clone());
+        let answer = AssertUnwindSafe(self.answer(request, from));
+        let answer = answer.catch_unwind().instrument(span.clone());
         let mut answer = answer.await.unwrap_or_else(|_| {
             Problem::new(&Error::Internal("a handler panicked".into())).respond()
         });
@@ -83,7 +85,7 @@ impl Service {
         answer
     }
 
-    async fn answer(&self, request: Request<Incoming>) -> Answer {
+    async fn answer(&self, request: Request<Incoming>, from: SocketAddr) -> Answer {
         let path = request.uri().path().to_owned();
         let Ok(matched) = self.router.at(&path) else {
             let error = Error::NotFound(format!("there is nothing at {path}"));
@@ -98,7 +100,7 @@ impl Service {
         };
         let names = matched.params.iter();
         let names = names.map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
-        let served = self.follow(route, names, request).await;
+        let served = self.follow(route, names, request, from).await;
         served.unwrap_or_else(|problem| problem.respond())
     }
 
@@ -107,13 +109,16 @@ impl Service {
         route: &Route,
         names: Vec<(String, String)>,
         request: Request<Incoming>,
+        from: SocketAddr,
     ) -> Result<Answer, Problem> {
         let problem = |error: Error| Problem::new(&error);
         let headers = request.headers();
         // Health and the description are for those, too, who have no token.
+        let mut who = format!("anyone ({from})");
         if route.operation.role().is_some() {
             let principal = self.door.access.authenticate(token(headers)).map_err(problem)?;
             principal.check(route.operation).map_err(problem)?;
+            who = format!("{} ({from})", principal.name());
         }
         let query = request.uri().query().unwrap_or_default();
         let query = Query::parse(query, route.query).map_err(problem)?;
@@ -125,7 +130,7 @@ impl Service {
             let error = Error::invalid("content-type", "must be application/json");
             return Err(Problem::new(&error).with_status(StatusCode::UNSUPPORTED_MEDIA_TYPE));
         }
-        let call = Call { door: self.door.clone(), path, query };
+        let call = Call { door: self.door.clone(), who, path, query };
         (route.serve)(call, body).await.map_err(problem)
     }
 }

@@ -217,23 +217,27 @@ impl Admission {
     ///
     /// What it waits for.
     pub fn check(&self, flow: &Flow) -> Result<(), Closed> {
-        if self.settings.concurrency.is_some_and(|max| self.leased >= max) {
-            return Err(Closed::QueueFull);
-        }
-        if let Some(concurrency) = &flow.concurrency
-            && let Some(max) = self.max_of(concurrency)
-            && self.slots.get(concurrency.key.as_str()).is_some_and(|used| *used >= max)
-        {
-            return Err(Closed::KeyFull);
-        }
-        if let Some(rule) = self.settings.rate {
-            self.check_rate(rule, self.bucket).map_err(Closed::QueueRate)?;
-        }
-        if let Some(rate) = &flow.rate {
-            let bucket = self.buckets.get(rate.key.as_str()).copied().unwrap_or_default();
-            self.check_rate(self.rule_of(rate), bucket).map_err(Closed::KeyRate)?;
-        }
-        Ok(())
+        self.closed(flow).next().map_or(Ok(()), Err)
+    }
+
+    /// All that keeps a job from starting now.
+    pub fn closed<'a>(&'a self, flow: &'a Flow) -> impl Iterator<Item = Closed> + 'a {
+        type Test = fn(&Admission, &Flow) -> Option<Closed>;
+        let tests: [Test; 4] = [
+            |all, _| {
+                let is_full = all.settings.concurrency.is_some_and(|max| all.leased >= max);
+                is_full.then_some(Closed::QueueFull)
+            },
+            |all, flow| {
+                let concurrency = flow.concurrency.as_ref()?;
+                let (max, used) =
+                    (all.max_of(concurrency)?, all.slots.get(concurrency.key.as_str())?);
+                (*used >= max).then_some(Closed::KeyFull)
+            },
+            |all, _| all.check_rate(all.settings.rate?, all.bucket).err().map(Closed::QueueRate),
+            |all, flow| all.opens_at(flow.rate.as_ref()?).map(Closed::KeyRate),
+        ];
+        tests.into_iter().filter_map(move |test| test(self, flow))
     }
 
     /// How many may be leased at once of a job's key.

@@ -1,5 +1,6 @@
 //! Points in time.
 
+use std::fmt;
 use std::ops::Add;
 use std::time::Duration;
 
@@ -24,6 +25,17 @@ impl Timestamp {
     /// How long after `earlier` this is; zero if it is not after it.
     pub fn since(self, earlier: Self) -> Duration {
         Duration::from_millis(u64::try_from(self.0.saturating_sub(earlier.0)).unwrap_or(0))
+    }
+}
+
+/// RFC 3339 in UTC.
+impl fmt::Display for Timestamp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match jiff::Timestamp::from_millisecond(self.0) {
+            Ok(at) => write!(f, "{at}"),
+            // Beyond the year 9999, which no request can name.
+            Err(_) => f.write_str("9999-12-31T23:59:59Z"),
+        }
     }
 }
 

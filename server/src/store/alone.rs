@@ -8,9 +8,9 @@ use parking_lot::Mutex;
 
 use super::{Store, sqlite};
 use crate::clock::Clock;
-use crate::cluster::{Card, Leader, Leave, Node, NodeState, Registry, Requests, Schema};
+use crate::cluster::{Card, Leader, Leave, Node, NodeState, Registry, Requests, Schema, Sight};
 use crate::error::Error;
-use crate::job::Timestamp;
+use crate::job::{QueueName, Timestamp};
 use crate::leader::Term;
 
 /// The registry of a node on the embedded store.
@@ -54,6 +54,12 @@ impl Registry for Alone {
             last_heartbeat: self.clock.now(),
             leased: queues.iter().map(|queue| queue.counts.leased).sum(),
         }])
+    }
+
+    async fn sights(&self, _: &QueueName) -> Result<Vec<Sight>, Error> {
+        // It knows of itself better what it says.
+        let (node, state) = (self.card.id.clone(), NodeState::Active);
+        Ok(vec![Sight { node, state, pulled: None, is_full: false }])
     }
 
     async fn leader(&self) -> Result<Leader, Error> {

@@ -33,10 +33,12 @@ pub mod memory;
 pub mod postgres;
 mod schedules;
 pub mod sqlite;
+mod standing;
 
 pub use alone::Alone;
 pub use guards::Decision;
 pub use schedules::{Fire, FireOutcome, PutSchedule, Schedule};
+pub use standing::{InLine, Limit, Paused, Standing};
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -118,12 +120,16 @@ pub trait Store: Send + Sync + 'static {
     /// A job and its attempts, oldest first, the last [`crate::limits::TIMELINE_MAX`] of them.
     async fn timeline(&self, id: JobId) -> Result<Option<(Job, Vec<Attempt>)>, Error>;
 
+    /// A job and all that it waits for. `None`: there is no such job.
+    async fn standing(&self, id: JobId) -> Result<Option<Standing>, Error>;
+
     /// All queues by name, or the one asked for. Empty if there is no such queue.
     async fn queues(&self, only: Option<QueueName>) -> Result<Vec<Queue>, Error>;
 
     /// Pauses a queue (nothing is claimed from it) or resumes it. A queue that does not exist is
-    /// made. Pausing a paused queue changes nothing, also not since when.
-    async fn set_paused(&self, queue: QueueName, pausing: Pausing) -> Result<(), Error>;
+    /// made. Pausing a paused queue changes nothing, also not since when and by whom.
+    async fn set_paused(&self, queue: QueueName, pausing: Pausing, by: String)
+    -> Result<(), Error>;
 
     /// Sets all settings of a queue. A queue that does not exist is made. If they are others than
     /// before, its rates and those of its keys begin anew: who raises a rate does not wait for what

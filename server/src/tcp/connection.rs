@@ -92,6 +92,7 @@ impl Connection {
             broker: door.broker.clone(),
             principal: guest.principal,
             worker: guest.worker,
+            who: guest.who,
             session: guest.attendance.id(),
         };
         let (reader, writer) = stream.into_split();

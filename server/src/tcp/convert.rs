@@ -9,6 +9,7 @@ use bytes::Bytes;
 use crate::broker::{Broker, BulkAction, BulkDone, BulkFilter, BulkRequest, Worker, reason_in};
 use crate::cluster::Node;
 use crate::error::Error;
+use crate::explain::{Cause, Explanation};
 use crate::job::{
     Backoff, CatchUp, Concurrency, CronRule, Depends, FailureCode, Flow, FlowKey, InvalidField,
     JobId, Lease, NewJob, OnFailure, Options, Overlap, Payload, QueueName, Rate, RateRule, Reason,
@@ -631,6 +632,30 @@ pub(super) fn timeline((of, attempts): (Job, Vec<Attempt>)) -> wire::Timeline {
         message: attempt.message,
     };
     wire::Timeline { job: Some(job(of)), attempts: attempts.into_iter().map(attempt).collect() }
+}
+
+pub(super) fn explanation(explanation: Explanation) -> wire::Explanation {
+    let need = |(id, state): (JobId, Option<State>)| {
+        let state = state.map_or(wire::State::Unspecified, state_out).into();
+        wire::JobState { id: id.0, state }
+    };
+    let cause = |cause: Cause| wire::Cause {
+        code: cause.code.name().into(),
+        detail: cause.detail,
+        since_ms: cause.since.map(|at| at.0),
+        until_ms: cause.until.map(|at| at.0),
+        who: cause.who.unwrap_or_default(),
+        node: cause.node.unwrap_or_default(),
+        key: cause.key.unwrap_or_default(),
+        count: cause.count,
+        limit: cause.limit,
+        jobs: cause.jobs.into_iter().map(need).collect(),
+    };
+    wire::Explanation {
+        now_ms: explanation.now.0,
+        causes: explanation.causes.into_iter().map(cause).collect(),
+        job: Some(job(explanation.job)),
+    }
 }
 
 pub(super) fn queue(queue: Queue) -> wire::Queue {

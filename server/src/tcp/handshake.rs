@@ -28,6 +28,8 @@ const AFTER_WRONG_TOKEN: Duration = Duration::from_millis(500);
 pub(super) struct Guest {
     pub(super) principal: Principal,
     pub(super) worker: WorkerName,
+    /// Who it is, in words.
+    pub(super) who: String,
     pub(super) attendance: Attendance,
     /// Bytes that came behind the `Hello`.
     pub(super) read: BytesMut,
@@ -83,6 +85,9 @@ async fn admit(hello: Hello, address: &str, door: &Door) -> Result<(Guest, Welco
         client: cut(&hello.client, limits::WORKER_NAME_BYTES_MAX),
         address: address.into(),
     };
+    let name =
+        [worker.as_str(), &visitor.client, "a client"].into_iter().find(|name| !name.is_empty());
+    let who = format!("{} ({address})", name.unwrap_or_default());
     let resume = (hello.session != 0).then_some(SessionId(hello.session));
     let (attendance, leases) = door.broker.open_session(visitor, resume).await?;
     let patience = door.broker.patience();
@@ -106,7 +111,7 @@ async fn admit(hello: Hello, address: &str, door: &Door) -> Result<(Guest, Welco
             credit_max: limits::CREDIT_MAX,
         }),
     };
-    Ok((Guest { principal, worker, attendance, read: BytesMut::new() }, welcome))
+    Ok((Guest { principal, worker, who, attendance, read: BytesMut::new() }, welcome))
 }
 
 enum Refusal {

@@ -26,6 +26,8 @@ pub(super) struct Asker {
     pub(super) broker: Broker,
     pub(super) principal: Principal,
     pub(super) worker: WorkerName,
+    /// Who asks, in words.
+    pub(super) who: String,
     pub(super) session: SessionId,
 }
 
@@ -58,6 +60,7 @@ pub(super) fn operation(message: &Message) -> Option<Operation> {
         Message::WaitJob(_) => Operation::WaitJob,
         Message::ListJobs(_) => Operation::ListJobs,
         Message::GetTimeline(_) => Operation::GetTimeline,
+        Message::Explain(_) => Operation::ExplainJob,
         Message::ListQueues(_) => Operation::ListQueues,
         Message::GetStats(_) => Operation::GetStats,
         Message::ListWorkers(_) => Operation::ListWorkers,
@@ -96,6 +99,7 @@ pub(super) fn operation(message: &Message) -> Option<Operation> {
         | Message::Job(_)
         | Message::JobPage(_)
         | Message::Timeline(_)
+        | Message::Explanation(_)
         | Message::Queues(_)
         | Message::Stats(_)
         | Message::Workers(_)
@@ -232,6 +236,10 @@ impl Asker {
             Message::GetTimeline(get) => {
                 Message::Timeline(convert::timeline(broker.timeline(JobId(get.id)).await?))
             }
+            Message::Explain(explain) => {
+                let explanation = self.door.explain(JobId(explain.id)).await?;
+                Message::Explanation(convert::explanation(explanation))
+            }
             Message::ListQueues(list) => {
                 let queues = match convert::queue_filter(&list.queue)? {
                     Some(name) => vec![broker.queue(name).await?],
@@ -291,10 +299,12 @@ impl Asker {
         let done = Message::Done(wire::Done {});
         match message {
             Message::PauseQueue(pause) => {
-                broker.set_paused(QueueName::parse(&pause.queue)?, Pausing::Pause).await?;
+                let (queue, who) = (QueueName::parse(&pause.queue)?, self.who.clone());
+                broker.set_paused(queue, Pausing::Pause, who).await?;
             }
             Message::ResumeQueue(resume) => {
-                broker.set_paused(QueueName::parse(&resume.queue)?, Pausing::Resume).await?;
+                let (queue, who) = (QueueName::parse(&resume.queue)?, self.who.clone());
+                broker.set_paused(queue, Pausing::Resume, who).await?;
             }
             Message::RetryJob(retry) => drop(broker.retry(JobId(retry.id)).await?),
             Message::CancelJob(cancel) => {

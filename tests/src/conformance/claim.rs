@@ -66,10 +66,10 @@ rules! {
     }
 
     async fn nothing_comes_from_a_paused_queue(given: Given<M>) {
-        given.store.set_paused(queue(), Pausing::Pause).await.unwrap();
+        given.store.set_paused(queue(), Pausing::Pause, "ada".into()).await.unwrap();
         let id = given.push(job()).await;
         assert_eq!(given.claim(1).await, []);
-        given.store.set_paused(queue(), Pausing::Resume).await.unwrap();
+        given.store.set_paused(queue(), Pausing::Resume, "ada".into()).await.unwrap();
         assert_eq!(given.claim(1).await.jobs(), [id]);
     }
 

@@ -73,7 +73,7 @@ rules! {
 
     async fn a_paused_queue_stays_paused(given: Given<M>) {
         given.push(job()).await;
-        given.store.set_paused(queue(), Pausing::Pause).await.unwrap();
+        given.store.set_paused(queue(), Pausing::Pause, "ada".into()).await.unwrap();
         let since = given.now();
         let given = given.reopened().await;
         assert_eq!(given.queue().await.paused_at, Some(since));

@@ -10,7 +10,7 @@ use batonq_server::job::{
 };
 use batonq_server::store::{
     Cancelled, Claim, Claimed, Counts, Destination, Duty, DutyReport, Effect, Hold, Job, LeasedJob,
-    Pushed, Queue, Retention, Retry, SessionId, Settled, Settlement, Store, Verdict,
+    Pushed, Queue, Retention, Retry, SessionId, Settled, Settlement, Standing, Store, Verdict,
 };
 use bytes::Bytes;
 
@@ -181,6 +181,10 @@ impl<M: Maker> Given<M> {
 
     pub(super) async fn state(&self, id: JobId) -> State {
         self.job(id).await.state
+    }
+
+    pub(super) async fn standing(&self, id: JobId) -> Standing {
+        self.store.standing(id).await.expect("it works").expect("the job is there")
     }
 
     pub(super) async fn queue(&self) -> Queue {

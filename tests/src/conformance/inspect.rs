@@ -193,7 +193,7 @@ rules! {
 
     async fn a_queue_comes_into_being_when_it_is_paused_or_resumed(given: Given<M>) {
         for (name, pausing) in [("a", Pausing::Pause), ("b", Pausing::Resume)] {
-            given.store.set_paused(named(name), pausing).await.unwrap();
+            given.store.set_paused(named(name), pausing, "ada".into()).await.unwrap();
             let queues = given.store.queues(Some(named(name))).await.unwrap();
             assert_eq!(queues[0].counts, Counts::default());
         }

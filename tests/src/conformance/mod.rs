@@ -17,6 +17,7 @@ mod needs;
 mod people;
 mod push;
 mod settle;
+mod standing;
 mod unique;
 
 pub use given::Given;
@@ -58,6 +59,7 @@ pub fn all<M: Maker + 'static>() -> Vec<Rule> {
         durable::rules::<M>(),
         people::rules::<M>(),
         inspect::rules::<M>(),
+        standing::rules::<M>(),
     ]
     .concat()
 }

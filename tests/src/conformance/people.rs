@@ -95,12 +95,12 @@ rules! {
     }
 
     async fn a_pause_keeps_its_beginning(given: Given<M>) {
-        given.store.set_paused(queue(), Pausing::Pause).await.unwrap();
+        given.store.set_paused(queue(), Pausing::Pause, "ada".into()).await.unwrap();
         let since = given.now();
         given.pass(SECOND);
-        given.store.set_paused(queue(), Pausing::Pause).await.unwrap();
+        given.store.set_paused(queue(), Pausing::Pause, "ada".into()).await.unwrap();
         assert_eq!(given.queue().await.paused_at, Some(since));
-        given.store.set_paused(queue(), Pausing::Resume).await.unwrap();
+        given.store.set_paused(queue(), Pausing::Resume, "ada".into()).await.unwrap();
         assert_eq!(given.queue().await.paused_at, None);
     }
 

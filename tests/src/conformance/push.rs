@@ -81,7 +81,7 @@ rules! {
     }
 
     async fn a_paused_queue_takes_jobs(given: Given<M>) {
-        given.store.set_paused(queue(), Pausing::Pause).await.unwrap();
+        given.store.set_paused(queue(), Pausing::Pause, "ada".into()).await.unwrap();
         let id = given.push(job()).await;
         assert_eq!(given.state(id).await, State::Ready);
     }

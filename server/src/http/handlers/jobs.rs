@@ -135,6 +135,6 @@ pub(in crate::http) async fn resume(call: Call, _: NoBody) -> Answered<PausedBod
 
 async fn set_paused(call: Call, pausing: Pausing) -> Answered<PausedBody> {
     let queue = call.queue()?;
-    call.door.broker.set_paused(queue.clone(), pausing).await?;
+    call.door.broker.set_paused(queue.clone(), pausing, call.who).await?;
     ok(PausedBody { name: queue.as_str().into(), paused: pausing == Pausing::Pause })
 }

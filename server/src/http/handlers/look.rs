@@ -8,6 +8,7 @@ use super::{Answered, Call, ok};
 use crate::broker::Condition;
 use crate::door::VERSION;
 use crate::error::Error;
+use crate::http::model::explain::ExplainBody;
 use crate::http::model::look::{
     DecisionsBody, HealthBody, JobBody, JobsBody, KeysBody, NoBody, QueueBody, QueuesBody,
     ReadyBody, StatsBody, TimelineBody, WaitedBody, WorkersBody,
@@ -27,6 +28,10 @@ pub(in crate::http) async fn wait(call: Call, _: NoBody) -> Answered<WaitedBody>
 
 pub(in crate::http) async fn timeline(call: Call, _: NoBody) -> Answered<TimelineBody> {
     ok(call.door.broker.timeline(call.job()?).await?.into())
+}
+
+pub(in crate::http) async fn explain(call: Call, _: NoBody) -> Answered<ExplainBody> {
+    ok(call.door.explain(call.job()?).await?.into())
 }
 
 pub(in crate::http) async fn jobs(call: Call, _: NoBody) -> Answered<JobsBody> {

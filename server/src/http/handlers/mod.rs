@@ -17,6 +17,8 @@ use crate::job::{JobId, QueueName};
 #[derive(Debug)]
 pub(super) struct Call {
     pub(super) door: Door,
+    /// Who asks, in words.
+    pub(super) who: String,
     /// Names and values from the path, decoded.
     pub(super) path: Vec<(String, String)>,
     pub(super) query: Query,

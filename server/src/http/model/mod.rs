@@ -2,6 +2,7 @@
 
 pub(super) mod cluster;
 pub(super) mod cron;
+pub(super) mod explain;
 pub(super) mod lease;
 pub(super) mod look;
 pub(super) mod push;
@@ -29,9 +30,7 @@ pub(super) fn millis(duration: Duration) -> u64 {
 
 /// A time as RFC 3339 in UTC.
 fn time(at: Timestamp) -> String {
-    let at = jiff::Timestamp::from_millisecond(at.0);
-    // Beyond the year 9999, which no request can name.
-    at.map_or_else(|_| String::from("9999-12-31T23:59:59Z"), |at| at.to_string())
+    at.to_string()
 }
 
 /// Bytes that came as a JSON value or as base64, at most one of which is there.

@@ -10,6 +10,7 @@ mod live;
 mod needs;
 mod people;
 mod schedules;
+mod standing;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -20,9 +21,9 @@ use parking_lot::Mutex;
 
 use super::{
     Attempt, Cancelled, Changed, Claim, Claimed, Counts, Decision, Duty, DutyReport, Edit, Effect,
-    Extended, Extension, Fire, Job, JobFilter, JobPage, KeyKind, KeyUse, Pausing, Progress, Pushed,
-    PutSchedule, Queue, Retention, Schedule, SchedulesWanted, SessionId, SettledAll, Settlement,
-    Store,
+    Extended, Extension, Fire, Job, JobFilter, JobPage, KeyKind, KeyUse, Paused, Pausing, Progress,
+    Pushed, PutSchedule, Queue, Retention, Schedule, SchedulesWanted, SessionId, SettledAll,
+    Settlement, Standing, Store,
 };
 use crate::clock::Clock;
 use crate::error::Error;
@@ -81,8 +82,8 @@ struct Model {
     now: Timestamp,
     /// Ids and places are taken from one sequence.
     last_number: u64,
-    /// Since when each queue is paused.
-    queues: BTreeMap<QueueName, Option<Timestamp>>,
+    /// Since when each queue is paused, and by whom.
+    queues: BTreeMap<QueueName, Option<Paused>>,
     jobs: BTreeMap<JobId, Record>,
     settings: BTreeMap<QueueName, Settings>,
     keys: BTreeMap<(QueueName, KeyKind, UniqueKey), HeldKey>,
@@ -286,18 +287,27 @@ impl Store for MemoryStore {
         self.transaction(|model| model.timeline(id))
     }
 
+    async fn standing(&self, id: JobId) -> Result<Option<Standing>, Error> {
+        self.transaction(|model| model.standing(id))
+    }
+
     async fn queues(&self, only: Option<QueueName>) -> Result<Vec<Queue>, Error> {
         self.transaction(|model| model.queues(only.as_ref()))
     }
 
-    async fn set_paused(&self, queue: QueueName, pausing: Pausing) -> Result<(), Error> {
+    async fn set_paused(
+        &self,
+        queue: QueueName,
+        pausing: Pausing,
+        by: String,
+    ) -> Result<(), Error> {
         self.transaction(|model| {
-            let now = model.now;
-            let paused_at = model.queues.entry(queue).or_default();
-            *paused_at = match pausing {
-                Pausing::Pause => Some(paused_at.unwrap_or(now)),
-                Pausing::Resume => None,
-            };
+            let since = model.now;
+            let paused = model.queues.entry(queue).or_default();
+            match pausing {
+                Pausing::Pause => drop(paused.get_or_insert(Paused { since, by })),
+                Pausing::Resume => *paused = None,
+            }
         })
     }
 

@@ -7,7 +7,7 @@ use crate::job::{JobId, Lease, QueueName, State, UniqueHold};
 use crate::limits;
 use crate::store::{
     Attempt, Cancelled, Changed, Destination, Edit, Effect, Job, JobFilter, JobPage, KeyKind,
-    Pushed, Queue,
+    Paused, Pushed, Queue,
 };
 
 impl Model {
@@ -45,9 +45,9 @@ impl Model {
 
     pub(super) fn queues(&self, only: Option<&QueueName>) -> Vec<Queue> {
         let wanted = self.queues.iter().filter(|(name, _)| only.is_none_or(|only| only == *name));
-        let shown = |(name, paused_at): (&QueueName, &Option<_>)| Queue {
+        let shown = |(name, paused): (&QueueName, &Option<Paused>)| Queue {
             name: name.clone(),
-            paused_at: *paused_at,
+            paused_at: paused.as_ref().map(|paused| paused.since),
             settings: self.settings.get(name).cloned().unwrap_or_default(),
             counts: self.counts(name),
             oldest_ready: self.oldest_ready(name),

@@ -264,8 +264,8 @@ impl PostgresStore {
     }
 }
 
-/// What is in use, under the lock of the queue.
-async fn admission(
+/// What is in use; exact under the lock of the queue.
+pub(super) async fn admission(
     tx: &mut Tx<'_>,
     queue: QueueId,
     settings: Settings,

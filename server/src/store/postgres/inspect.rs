@@ -294,7 +294,7 @@ impl PostgresStore {
     }
 
     /// A job, and the attempt that runs or that completed it.
-    async fn find_with_last(
+    pub(super) async fn find_with_last(
         &self,
         tx: &mut Tx<'_>,
         id: JobId,

@@ -60,6 +60,12 @@ pub const MIGRATIONS: &[Migration] = &[
         serves_from: 2,
         sql: include_str!("migrations/0005_sql.sql"),
     },
+    Migration {
+        version: 6,
+        name: "events_of_jobs",
+        serves_from: 2,
+        sql: include_str!("migrations/0006_events_of_jobs.sql"),
+    },
 ];
 
 /// The version that this program works with.

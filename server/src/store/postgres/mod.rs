@@ -39,6 +39,7 @@ mod queues;
 mod row;
 mod schedules;
 mod settle;
+mod standing;
 mod wake;
 
 pub use dsn::Dsn;
@@ -64,7 +65,7 @@ use super::{
     Attempt, Cancelled, Changed, Claim, Claimed, Decision, Destination, Duty, DutyReport, Edit,
     Effect, Extended, Extension, Fire, Job, JobFilter, JobPage, KeyUse, News, Pausing, Progress,
     Pushed, PutSchedule, Queue, Retention, Schedule, SchedulesWanted, SessionId, Settled,
-    SettledAll, Settlement, Store,
+    SettledAll, Settlement, Standing, Store,
 };
 use crate::error::Error;
 use crate::job::{JobId, Lease, LeaseKey, NewJob, QueueName, ScheduleName, ScheduleSpec, Settings};
@@ -130,7 +131,7 @@ pub type Named = (&'static str, &'static str);
 pub fn hot_statements() -> (&'static str, Vec<Named>) {
     let parts =
         [push::HOT, claim::HOT, flow::HOT, settle::HOT, needs::HOT, leases::HOT, duties::HOT];
-    let all = parts.concat();
+    let all = [&parts.concat(), standing::HOT].concat();
     (lane::SETTINGS, all)
 }
 
@@ -324,12 +325,21 @@ impl Store for PostgresStore {
         Ok(self.find_timeline(id).await?)
     }
 
+    async fn standing(&self, id: JobId) -> Result<Option<Standing>, Error> {
+        Ok(self.find_standing(id).await?)
+    }
+
     async fn queues(&self, only: Option<QueueName>) -> Result<Vec<Queue>, Error> {
         Ok(self.list_queues(only.as_ref()).await?)
     }
 
-    async fn set_paused(&self, queue: QueueName, pausing: Pausing) -> Result<(), Error> {
-        Ok(self.pause(&queue, pausing).await?)
+    async fn set_paused(
+        &self,
+        queue: QueueName,
+        pausing: Pausing,
+        by: String,
+    ) -> Result<(), Error> {
+        Ok(self.pause(&queue, pausing, &by).await?)
     }
 
     async fn retry(&self, id: JobId) -> Result<Changed, Error> {

@@ -10,12 +10,13 @@ use tokio_postgres::Row;
 use super::duties::fence;
 use super::lane::Failure;
 use super::migrate::SCHEMA_VERSION;
-use super::row::get;
+use super::row::{self, get};
 use super::{PostgresStore, retrying};
-use crate::cluster::{Card, Leader, Leave, Node, NodeState, Registry, Schema};
+use crate::cluster::{Card, Leader, Leave, Node, NodeState, Pulled, Registry, Schema, Sight};
 use crate::error::Error;
-use crate::job::Timestamp;
+use crate::job::{QueueName, Timestamp};
 use crate::leader::Term;
+use crate::limits;
 use crate::store::ORPHANED_FOR;
 use crate::store::columns::sql_millis;
 
@@ -38,6 +39,11 @@ const NODES: &str = "
         ) AS leased
     FROM node n
     ORDER BY n.id";
+
+const SIGHTS: &str = "
+    SELECT id, state, demand, last_heartbeat < now_ms() - $1 AS is_stale
+    FROM node
+    ORDER BY id";
 
 /// Those whose session no longer holds its lock: they stopped without saying so. Their sessions'
 /// leases, and those of nodes that have left, end soon unless another node adopts them.
@@ -82,6 +88,18 @@ impl PostgresStore {
         Ok(rows.iter().map(read_node).collect())
     }
 
+    async fn find_sights(&self, queue: &QueueName) -> Result<Vec<Sight>, Failure> {
+        let stale_after = sql_millis(self.stale_after);
+        let rows = self.pool.read((SIGHTS, &[&stale_after])).await?;
+        let sight = |row: &Row| {
+            let demand: Vec<Pulled> = row::parsed(row, "demand", parse_demand)?.unwrap_or_default();
+            let is_full = demand.len() >= limits::DEMAND_MAX;
+            let pulled = demand.into_iter().find(|pulled| pulled.queue == *queue);
+            Ok(Sight { node: get(row, "id"), state: node_state(row), pulled, is_full })
+        };
+        rows.iter().map(sight).collect()
+    }
+
     async fn find_leader(&self) -> Result<Leader, Failure> {
         let mut tx = self.pool.begin().await?;
         let sql = "SELECT node, epoch, elected_at FROM leader";
@@ -121,13 +139,20 @@ impl PostgresStore {
     }
 }
 
-fn read_node(row: &Row) -> Node {
-    let port = |column| get::<Option<i32>>(row, column).and_then(|port| u16::try_from(port).ok());
-    let state = match (get(row, "is_stale"), get::<&str>(row, "state")) {
+fn parse_demand(text: &str) -> Result<Vec<Pulled>, serde_json::Error> {
+    serde_json::from_str(text)
+}
+
+fn node_state(row: &Row) -> NodeState {
+    match (get(row, "is_stale"), get::<&str>(row, "state")) {
         (true, _) => NodeState::Stale,
         (false, "draining") => NodeState::Draining,
         (false, _) => NodeState::Active,
-    };
+    }
+}
+
+fn read_node(row: &Row) -> Node {
+    let port = |column| get::<Option<i32>>(row, column).and_then(|port| u16::try_from(port).ok());
     Node {
         card: Card {
             id: get(row, "id"),
@@ -140,7 +165,7 @@ fn read_node(row: &Row) -> Node {
             build: get(row, "build"),
             fingerprint: get(row, "fingerprint"),
         },
-        state,
+        state: node_state(row),
         is_leader: get(row, "is_leader"),
         started_at: Timestamp(get(row, "started_at")),
         last_heartbeat: Timestamp(get(row, "last_heartbeat")),
@@ -152,6 +177,10 @@ fn read_node(row: &Row) -> Node {
 impl Registry for PostgresStore {
     async fn nodes(&self) -> Result<Vec<Node>, Error> {
         Ok(self.list_nodes().await?)
+    }
+
+    async fn sights(&self, queue: &QueueName) -> Result<Vec<Sight>, Error> {
+        Ok(self.find_sights(queue).await?)
     }
 
     async fn leader(&self) -> Result<Leader, Error> {

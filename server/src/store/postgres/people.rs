@@ -16,6 +16,16 @@ use crate::job::{JobId, Lease, QueueName, State, Timestamp, UniqueHold, When};
 use crate::store::columns::{sql_id, sql_millis};
 use crate::store::{Cancelled, Changed, Destination, Edit, Effect, Pausing, Pushed};
 
+const PAUSE: &str = "
+    UPDATE queue
+    SET paused_at = now_ms(), paused_by = $2
+    WHERE id = $1 AND paused_at IS NULL";
+
+const RESUME: &str = "
+    UPDATE queue
+    SET paused_at = NULL, paused_by = NULL
+    WHERE id = $1 AND paused_at IS NOT NULL";
+
 /// Locks a finished job, so that nobody forgets or revives it meanwhile.
 const LOCK_FINISHED: &str = "
     SELECT id, state, queue_id, priority, unique_key, options
@@ -139,18 +149,19 @@ const RETURN: &str = "
     FROM back";
 
 impl PostgresStore {
-    pub(super) async fn pause(&self, queue: &QueueName, pausing: Pausing) -> Result<(), Failure> {
+    pub(super) async fn pause(
+        &self,
+        queue: &QueueName,
+        pausing: Pausing,
+        by: &str,
+    ) -> Result<(), Failure> {
         let ids = self.queues.ids(&self.pool, std::iter::once(queue)).await?;
-        let sql = match pausing {
-            Pausing::Pause => {
-                "UPDATE queue SET paused_at = now_ms() WHERE id = $1 AND paused_at IS NULL"
-            }
-            Pausing::Resume => {
-                "UPDATE queue SET paused_at = NULL WHERE id = $1 AND paused_at IS NOT NULL"
-            }
-        };
+        let id = &ids[queue];
         let tx = self.pool.begin().await?;
-        tx.commit(&[(sql, &[&ids[queue]])]).await?;
+        match pausing {
+            Pausing::Pause => tx.commit(&[(PAUSE, &[id, &by])]).await?,
+            Pausing::Resume => tx.commit(&[(RESUME, &[id])]).await?,
+        };
         if pausing == Pausing::Resume {
             self.note_resumed(ids[queue]);
         }

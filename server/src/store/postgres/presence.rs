@@ -20,10 +20,11 @@ use super::PostgresStore;
 use super::dsn::{Dsn, chain};
 use super::migrate::quoted;
 use super::wake::channel;
-use crate::clock::DatabaseClock;
-use crate::cluster::{Card, Leave, NodeState, Requests};
+use crate::clock::{Clock, DatabaseClock};
+use crate::cluster::{Card, Demand, Leave, NodeState, Requests};
 use crate::job::Timestamp;
 use crate::store::Signal;
+use crate::store::columns::json;
 
 /// How often the session speaks.
 const SPEAK_EVERY: Duration = Duration::from_secs(2);
@@ -50,6 +51,8 @@ pub struct Presence {
     pub heartbeat_every: Duration,
     /// What others want of it.
     pub requests: Requests,
+    /// Who pulls what through it.
+    pub demand: Demand,
     /// The clock that is told the database's time.
     pub clock: Arc<DatabaseClock>,
     /// What others tell.
@@ -76,7 +79,7 @@ const READ: &str = "
 
 const BEAT: &str = "
     UPDATE node
-    SET last_heartbeat = now_ms(), state = $3
+    SET last_heartbeat = now_ms(), state = $3, demand = $4
     WHERE id = $1 AND incarnation = $2
     RETURNING now_ms() AS now, drain, (SELECT count(*) FROM node) AS nodes";
 
@@ -290,7 +293,10 @@ impl Presence {
         let client = &session.client;
         match is_fresh {
             true => in_time(client.query_opt(&session.read, &[id, incarnation])).await,
-            false => in_time(client.query_opt(&session.beat, &[id, incarnation, &state])).await,
+            false => {
+                let demand = json(&self.demand.list(self.clock.now()));
+                in_time(client.query_opt(&session.beat, &[id, incarnation, &state, &demand])).await
+            }
         }
     }
 

@@ -72,7 +72,7 @@ impl Tables {
     ) -> rusqlite::Result<Vec<LeasedJob>> {
         let Some(queue) = self.find_queue(&claim.queue) else { return Ok(Vec::new()) };
         let details = self.details(queue);
-        if details.paused_at.is_some() {
+        if details.paused.is_some() {
             return Ok(Vec::new());
         }
         match details.gated > 0 || details.settings.is_limited() {

@@ -120,7 +120,7 @@ impl Tables {
     }
 
     /// The attempt that runs, or that completed the job.
-    fn last_attempt(&self, job: &Job) -> rusqlite::Result<Option<Attempt>> {
+    pub(super) fn last_attempt(&self, job: &Job) -> rusqlite::Result<Option<Attempt>> {
         let attempt = Attempt {
             delivery: job.deliveries,
             attempt: job.attempts + 1,
@@ -175,7 +175,7 @@ impl Tables {
         }
         Ok(Queue {
             name: details.name.clone(),
-            paused_at: details.paused_at,
+            paused_at: details.paused.as_ref().map(|paused| paused.since),
             settings: details.settings.clone(),
             counts: details.counts,
             oldest_ready: oldest.map(|at| self.now.since(Timestamp(at))),

@@ -25,6 +25,7 @@ mod push;
 mod row;
 mod schedules;
 mod settle;
+mod standing;
 mod tables;
 mod writer;
 
@@ -44,7 +45,7 @@ use super::{
     Attempt, Cancelled, Changed, Claim, Claimed, Decision, Duty, DutyReport, Edit, Effect,
     Extended, Extension, Fire, Job, JobFilter, JobPage, KeyUse, Pausing, Progress, Pushed,
     PutSchedule, Queue, Retention, Schedule, SchedulesWanted, SessionId, SettledAll, Settlement,
-    Store,
+    Standing, Store,
 };
 use crate::clock::Clock;
 use crate::error::Error;
@@ -52,11 +53,12 @@ use crate::job::{JobId, Lease, LeaseKey, NewJob, QueueName, ScheduleName, Schedu
 use crate::leader::Term;
 
 /// What makes each version of the tables from the one before. Never changed once released.
-const MIGRATIONS: [&str; 4] = [
+const MIGRATIONS: [&str; 5] = [
     include_str!("0001_first.sql"),
     include_str!("0002_options.sql"),
     include_str!("0003_cron.sql"),
     include_str!("0004_guards.sql"),
+    include_str!("0005_events_of_jobs.sql"),
 ];
 
 /// The version of the tables.
@@ -266,12 +268,21 @@ impl Store for SqliteStore {
         self.writer.call(move |tables| tables.timeline(id)).await
     }
 
+    async fn standing(&self, id: JobId) -> Result<Option<Standing>, Error> {
+        self.writer.call(move |tables| tables.find_standing(id)).await
+    }
+
     async fn queues(&self, only: Option<QueueName>) -> Result<Vec<Queue>, Error> {
         self.writer.call(move |tables| tables.queues(only.as_ref())).await
     }
 
-    async fn set_paused(&self, queue: QueueName, pausing: Pausing) -> Result<(), Error> {
-        self.writer.call(move |tables| tables.set_paused(&queue, pausing)).await
+    async fn set_paused(
+        &self,
+        queue: QueueName,
+        pausing: Pausing,
+        by: String,
+    ) -> Result<(), Error> {
+        self.writer.call(move |tables| tables.set_paused(&queue, pausing, by)).await
     }
 
     async fn retry(&self, id: JobId) -> Result<Changed, Error> {

@@ -8,7 +8,9 @@ use super::row;
 use super::tables::{QueueId, Tables};
 use crate::job::{JobId, Lease, QueueName, State, Timestamp, UniqueHold};
 use crate::store::columns::sql_id;
-use crate::store::{Cancelled, Changed, Destination, Edit, Effect, KeyKind, Pausing, Pushed};
+use crate::store::{
+    Cancelled, Changed, Destination, Edit, Effect, KeyKind, Paused, Pausing, Pushed,
+};
 
 const REVIVE: &str = "
     INSERT INTO job (
@@ -28,13 +30,16 @@ impl Tables {
         &mut self,
         name: &QueueName,
         pausing: Pausing,
+        by: String,
     ) -> rusqlite::Result<()> {
         let queue = self.queue(name)?;
-        let paused_at = self.details(queue).paused_at;
-        match (pausing, paused_at) {
-            (Pausing::Pause, None) => self.set_paused_at(queue, Some(self.now)),
-            (Pausing::Resume, Some(_)) => self.set_paused_at(queue, None),
-            (Pausing::Pause, Some(_)) | (Pausing::Resume, None) => Ok(()),
+        let is_paused = self.details(queue).paused.is_some();
+        match (pausing, is_paused) {
+            (Pausing::Pause, false) => {
+                self.mark_paused(queue, Some(Paused { since: self.now, by }))
+            }
+            (Pausing::Resume, true) => self.mark_paused(queue, None),
+            (Pausing::Pause, true) | (Pausing::Resume, false) => Ok(()),
         }
     }
 

@@ -11,7 +11,7 @@ use super::leases::LeaseIndex;
 use crate::clock::Clock;
 use crate::job::{JobId, QueueName, Settings, State, Timestamp};
 use crate::store::columns::{parse_settings, sql_settings};
-use crate::store::{Counts, Retention};
+use crate::store::{Counts, Paused, Retention};
 
 /// Numbers are taken from the table in blocks: a crash skips the rest of one.
 const NUMBERS_BLOCK: i64 = 1000;
@@ -43,7 +43,7 @@ pub(super) type QueueId = i64;
 /// What is known of a queue.
 pub(super) struct QueueDetails {
     pub(super) name: QueueName,
-    pub(super) paused_at: Option<Timestamp>,
+    pub(super) paused: Option<Paused>,
     pub(super) settings: Settings,
     pub(super) counts: Counts,
     /// Ready jobs that wait behind a gate.
@@ -53,7 +53,7 @@ pub(super) struct QueueDetails {
 impl QueueDetails {
     fn new(name: QueueName) -> Self {
         let (settings, counts) = (Settings::default(), Counts::default());
-        Self { name, paused_at: None, settings, counts, gated: 0 }
+        Self { name, paused: None, settings, counts, gated: 0 }
     }
 }
 
@@ -131,13 +131,16 @@ impl Tables {
     fn reload_queues(&mut self) -> rusqlite::Result<()> {
         self.queues.clear();
         self.details.clear();
-        let mut statement = self.conn.prepare("SELECT id, name, paused_at, settings FROM queue")?;
+        let sql = "SELECT id, name, paused_at, settings, paused_by FROM queue";
+        let mut statement = self.conn.prepare(sql)?;
         let mut rows = statement.query([])?;
         while let Some(row) = rows.next()? {
             let name: String = row.get(1)?;
             let Ok(name) = QueueName::parse(&name) else { continue };
+            let by = row.get::<_, Option<String>>(4)?.unwrap_or_default();
+            let since: Option<i64> = row.get(2)?;
             let details = QueueDetails {
-                paused_at: row.get::<_, Option<i64>>(2)?.map(Timestamp),
+                paused: since.map(|since| Paused { since: Timestamp(since), by }),
                 settings: super::row::parsed(row, 3, parse_settings)?.unwrap_or_default(),
                 ..QueueDetails::new(name.clone())
             };
@@ -230,15 +233,16 @@ impl Tables {
         self.queues.iter().map(|(name, id)| (name, *id)).collect()
     }
 
-    pub(super) fn set_paused_at(
+    pub(super) fn mark_paused(
         &mut self,
         id: QueueId,
-        at: Option<Timestamp>,
+        paused: Option<Paused>,
     ) -> rusqlite::Result<()> {
-        let at_ms = at.map(|at| at.0);
-        self.execute("UPDATE queue SET paused_at = ?2 WHERE id = ?1", params![id, at_ms])?;
+        let (since, by) = paused.as_ref().map(|paused| (paused.since.0, &paused.by)).unzip();
+        let sql = "UPDATE queue SET paused_at = ?2, paused_by = ?3 WHERE id = ?1";
+        self.execute(sql, params![id, since, by])?;
         if let Some(details) = self.details.get_mut(&id) {
-            details.paused_at = at;
+            details.paused = paused;
         }
         Ok(())
     }
