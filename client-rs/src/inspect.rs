@@ -13,8 +13,9 @@ use batonq_protocol::{ErrorCode, Message};
 use tokio::time::Instant;
 
 pub use batonq_protocol::messages::{
-    Attempt, Cause, Explanation, Job as JobDetail, JobPage, Limits, ListJobs as JobFilter,
-    Node as ClusterNode, Queue, State, Stats, Timeline, Worker as WorkerInfo,
+    Attempt, Cause, Explanation, Job as JobDetail, JobEvent, JobPage, Limits,
+    ListJobs as JobFilter, Node as ClusterNode, Queue, State, Stats, Timeline,
+    Worker as WorkerInfo,
 };
 
 use crate::client::{Client, answer, millis};
@@ -80,7 +81,7 @@ impl Client {
         Ok(answer!(self.call(list).await?, Decisions)?.decisions)
     }
 
-    /// A job and each lease on it, oldest first.
+    /// A job, each lease on it and all that happened to it, oldest first.
     ///
     /// # Errors
     ///

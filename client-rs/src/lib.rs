@@ -84,8 +84,8 @@ pub use config::Config;
 pub use error::Error;
 pub use failure::Failure;
 pub use inspect::{
-    Attempt, Cause, ClusterNode, Explanation, JobDetail, JobFilter, JobPage, Limits, Queue, State,
-    Stats, Timeline, WorkerInfo,
+    Attempt, Cause, ClusterNode, Explanation, JobDetail, JobEvent, JobFilter, JobPage, Limits,
+    Queue, State, Stats, Timeline, WorkerInfo,
 };
 pub use job::{Job, JobId, Lease, Need};
 pub use pull::PullOptions;

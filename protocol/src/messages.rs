@@ -775,6 +775,47 @@ pub struct Timeline {
     /// Oldest first; the last 256 of them.
     #[prost(message, repeated, tag = "2")]
     pub attempts: ::prost::alloc::vec::Vec<Attempt>,
+    /// All that happened, oldest first; of more than 256 leases, or as many other things, the last.
+    #[prost(message, repeated, tag = "3")]
+    pub events: ::prost::alloc::vec::Vec<JobEvent>,
+}
+/// One thing that happened to a job.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct JobEvent {
+    #[prost(int64, tag = "1")]
+    pub at_ms: i64,
+    /// pushed, unblocked, due, edited, moved, promoted, leased, lease_ended, cancel_requested,
+    /// cancel_acknowledged, cancel_forced, refused, ended, retried or replayed.
+    #[prost(string, tag = "2")]
+    pub kind: ::prost::alloc::string::String,
+    /// The lease that it is about; 0: none.
+    #[prost(uint32, tag = "3")]
+    pub delivery: u32,
+    #[prost(uint32, tag = "4")]
+    pub attempt: u32,
+    #[prost(string, tag = "5")]
+    pub node: ::prost::alloc::string::String,
+    /// The worker of the lease, or who was refused.
+    #[prost(string, tag = "6")]
+    pub who: ::prost::alloc::string::String,
+    /// How the lease ended, or the job.
+    #[prost(string, tag = "7")]
+    pub ending: ::prost::alloc::string::String,
+    /// The failure's word, or the reason of a death.
+    #[prost(string, tag = "8")]
+    pub code: ::prost::alloc::string::String,
+    /// For people; a long one is cut.
+    #[prost(string, tag = "9")]
+    pub message: ::prost::alloc::string::String,
+    /// How long a leased job had waited, if that is known.
+    #[prost(uint64, optional, tag = "10")]
+    pub waited_ms: ::core::option::Option<u64>,
+    /// How long a lease that ended had run.
+    #[prost(uint64, optional, tag = "11")]
+    pub ran_ms: ::core::option::Option<u64>,
+    /// The other job of a replay: the copy, or what this one is a copy of. 0: none.
+    #[prost(uint64, tag = "12")]
+    pub job: u64,
 }
 /// One lease and how it ended.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

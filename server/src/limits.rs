@@ -172,6 +172,16 @@ pub const BULK_COUNT_MAX: usize = 100_000;
 /// Attempts shown in a timeline: the last ones.
 pub const TIMELINE_MAX: usize = 256;
 
+/// What is noted of a job beside its leases: the last of it.
+pub const NOTES_MAX: usize = 256;
+
+/// The length of a failure's message where it is told a second time, in the story of its job.
+pub const EVENT_MESSAGE_BYTES_MAX: usize = 512;
+
+/// Refusals that are being noted at the same time; those beyond are not noted, since a flood of
+/// late answers must not keep others from the store.
+pub const REFUSALS_NOTED_MAX: usize = 4;
+
 /// Up to where an explanation counts the jobs that come before another one: what is beyond takes
 /// long either way.
 pub const AHEAD_MAX: usize = 1000;

@@ -11,8 +11,8 @@ use batonq_server::job::{
     WorkerName,
 };
 use batonq_server::store::{
-    Claim, Duty, Edit, Extension, Hold, JobFilter, Pausing, Progress, Retention, Retry, Schedule,
-    SchedulesWanted, SessionId, Settlement, Store, Verdict,
+    Claim, Duty, Edit, Extension, Hold, JobFilter, Pausing, Progress, Refused, Retention, Retry,
+    Schedule, SchedulesWanted, SessionId, Settlement, Store, Verdict,
 };
 use bytes::Bytes;
 use futures_util::TryFutureExt;
@@ -494,6 +494,8 @@ impl<M: Maker> Run<M> {
             Step::SettleAny(lease, verdict) => {
                 let all = vec![Settlement { lease, verdict }];
                 both!(self, what, |store| store.settle(all.clone()));
+                let refused = vec![Refused { lease, who: "ada".into(), what: "ack" }];
+                both!(self, what, |store| store.note_refused(refused.clone()));
             }
             Step::Extend(back, hold) => {
                 let all = vec![Extension { lease: self.given(back), hold }];
@@ -577,6 +579,7 @@ impl<M: Maker> Run<M> {
         // Those that are forgotten must be so in both.
         for id in 1..=self.newest {
             both!(self, what, |store| store.timeline(JobId(id)));
+            both!(self, what, |store| store.notes(JobId(id)));
             both!(self, what, |store| store.standing(JobId(id)));
         }
     }

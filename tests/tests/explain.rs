@@ -180,3 +180,51 @@ async fn a_pull_on_one_node_is_seen_by_the_others() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn a_timeline_tells_of_changes_and_of_those_who_came_too_late() {
+    let server = Server::start();
+    let http = server.http();
+    let pushed = http.post("/v1/queues/q/jobs", json!({"payload": 1, "delay_ms": 3_600_000})).await;
+    let id = pushed.json()["id"].as_u64().unwrap();
+    http.post(&format!("/v1/jobs/{id}/promote"), json!({})).await;
+    let pull = json!({"count": 1, "worker": "bob"});
+    let stale = http.post("/v1/queues/q/pull", pull.clone()).await.json()["jobs"][0].clone();
+    let body = json!({"lease": stale["lease"]});
+    http.post(&format!("/v1/jobs/{id}/release"), body.clone()).await;
+    let job = http.post("/v1/queues/q/pull", pull).await.json()["jobs"][0].clone();
+    assert_eq!(http.post(&format!("/v1/jobs/{id}/ack"), body).await.status, 409);
+    let timeline = async || http.get(&format!("/v1/jobs/{id}/timeline")).await.json();
+    let refused = eventually("the refusal is noted", async || {
+        let told = timeline().await;
+        let events = told["events"].as_array().expect("a list");
+        events.iter().find(|event| event["kind"] == "refused").cloned()
+    })
+    .await;
+    assert_eq!((&refused["delivery"], &refused["message"]), (&json!(1), &json!("ack")));
+    assert!(refused["who"].as_str().unwrap().starts_with("anyone ("), "{refused}");
+    http.post(&format!("/v1/jobs/{id}/ack"), json!({"lease": job["lease"]})).await;
+    let told = timeline().await;
+    let kinds: Vec<&str> = told["events"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|event| event["kind"].as_str().unwrap())
+        .collect();
+    let expected = [
+        "pushed",
+        "promoted",
+        "leased",
+        "lease_ended",
+        "leased",
+        "refused",
+        "lease_ended",
+        "ended",
+    ];
+    assert_eq!(kinds, expected);
+    let (of_client, id) = (server.client().await.timeline(id).await.unwrap(), id.to_string());
+    assert_eq!(of_client.events.len(), expected.len());
+    let said = server.command(&["timeline", &id]).output().unwrap();
+    let text = String::from_utf8(said.stdout).unwrap();
+    assert!(text.contains("promoted") && text.contains("refused"), "{text}");
+}

@@ -10,7 +10,7 @@ use batonq_tests::harness::Postgres;
 use tokio_postgres::{Client, SimpleQueryMessage};
 
 /// Tables that grow with the jobs. `lease` has a row for each claim that is being worked on.
-const LARGE: [&str; 12] = [
+const LARGE: [&str; 13] = [
     "job",
     "ready",
     "scheduled",
@@ -23,6 +23,7 @@ const LARGE: [&str; 12] = [
     "slot",
     "turn",
     "cancel",
+    "job_note",
 ];
 
 async fn plan(client: &Client, sql: &str) -> Vec<String> {
@@ -126,6 +127,8 @@ fn fill(count: u32) -> String {
          INSERT INTO dependency SELECT id, id - 1 FROM job ON CONFLICT DO NOTHING;
          INSERT INTO slot SELECT id, 1, 1, 'k' FROM job ON CONFLICT DO NOTHING;
          INSERT INTO turn SELECT 1, 'k' || id, id FROM job ON CONFLICT DO NOTHING;
+         INSERT INTO job_note (job_id, at, kind, delivery, who, detail)
+         SELECT id, 0, 'due', 1, '', '' FROM job;
          INSERT INTO cancel SELECT id, 1, 0, 0 FROM job ON CONFLICT DO NOTHING;
          INSERT INTO ttl SELECT 1, id FROM job ON CONFLICT DO NOTHING;
          INSERT INTO deadline SELECT 1, id, 1 FROM job ON CONFLICT DO NOTHING;

@@ -15,7 +15,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::look::timeline_text;
-use super::view::{AttemptRow, JobRow, QueueRow};
+use super::view::{EventRow, JobRow, QueueRow};
 use crate::exit::Failure;
 use crate::output::{say, table};
 
@@ -175,7 +175,7 @@ async fn show(client: &Client, jobs: &Pushed) -> Result<(), Failure> {
     ] {
         let Some(id) = id else { continue };
         let timeline = client.timeline(id).await?;
-        let rows: Vec<AttemptRow> = timeline.attempts.into_iter().map(Into::into).collect();
+        let rows: Vec<EventRow> = timeline.events.into_iter().map(Into::into).collect();
         let text = timeline_text(&timeline.job.unwrap_or_default(), &rows);
         say(&format!("\n{title}:\n{text}"))?;
     }

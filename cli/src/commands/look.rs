@@ -7,7 +7,7 @@ use batonq_client::{Client, JobFilter, State};
 use serde_json::json;
 
 use super::view::{
-    self, AttemptRow, CauseRow, DecisionRow, JobRow, KeyRow, NodeRow, QueueRow, WorkerRow,
+    self, AttemptRow, CauseRow, DecisionRow, EventRow, JobRow, KeyRow, NodeRow, QueueRow, WorkerRow,
 };
 use crate::Shared;
 use crate::exit::Failure;
@@ -157,28 +157,26 @@ impl Timeline {
     pub(crate) async fn run(self, shared: &Shared) -> Result<ExitCode, Failure> {
         let timeline = shared.connect("").await?.timeline(self.id).await?;
         let job = timeline.job.unwrap_or_default();
-        let rows: Vec<AttemptRow> = timeline.attempts.into_iter().map(Into::into).collect();
+        let events: Vec<EventRow> = timeline.events.into_iter().map(Into::into).collect();
         if shared.output == Format::Json {
-            let value = json!({ "job": view::job_value(&job), "attempts": rows });
+            let attempts: Vec<AttemptRow> = timeline.attempts.into_iter().map(Into::into).collect();
+            let job = view::job_value(&job);
+            let value = json!({ "job": job, "attempts": attempts, "events": events });
             shared.output.value(&value, "")?;
             return Ok(ExitCode::SUCCESS);
         }
-        say(&timeline_text(&job, &rows))?;
+        say(&timeline_text(&job, &events))?;
         Ok(ExitCode::SUCCESS)
     }
 }
 
 /// The story of a job.
-pub(super) fn timeline_text(job: &batonq_client::JobDetail, rows: &[AttemptRow]) -> String {
-    let pushed = format!("job {} pushed to {} at {}", job.id, job.queue, view::pushed_at(job));
-    let mut end = format!("now {}", view::state(job.state()));
+pub(super) fn timeline_text(job: &batonq_client::JobDetail, events: &[EventRow]) -> String {
+    let mut now = format!("job {} in {} is {}", job.id, job.queue, view::state(job.state()));
     if !job.reason.is_empty() {
-        end += &format!(" ({})", job.reason);
+        now += &format!(" ({})", job.reason);
     }
-    match rows.is_empty() {
-        true => format!("{pushed}\n{end}"),
-        false => format!("{pushed}\n{}\n{end}", table(rows)),
-    }
+    format!("{now}\n{}", table(events))
 }
 
 /// Arguments of `explain`.

@@ -3,19 +3,14 @@
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use batonq_client::{
-    Attempt, Cause, ClusterNode, Decision, Job, JobDetail, KeyUse, Lease, Queue, State, WorkerInfo,
-    key_use,
+    Attempt, Cause, ClusterNode, Decision, Job, JobDetail, JobEvent, KeyUse, Lease, Queue, State,
+    WorkerInfo, key_use,
 };
 use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::exit::Failure;
 use crate::output::{Row, length, time};
-
-/// When a job was pushed.
-pub(super) fn pushed_at(job: &JobDetail) -> String {
-    time(job.created_at_ms)
-}
 
 /// Letters of a payload that a table shows.
 const SHOWN_MAX: usize = 60;
@@ -268,22 +263,66 @@ impl From<Attempt> for AttemptRow {
     }
 }
 
-impl Row for AttemptRow {
-    const HEAD: &'static [&'static str] =
-        &["DELIVERY", "ATTEMPT", "ENDING", "STARTED", "TOOK", "NODE", "WORKER", "CODE", "MESSAGE"];
+/// One thing that happened to a job.
+#[derive(Debug, Serialize)]
+pub(super) struct EventRow {
+    at: String,
+    kind: String,
+    delivery: Option<u32>,
+    attempt: Option<u32>,
+    node: Option<String>,
+    who: Option<String>,
+    ending: Option<String>,
+    code: Option<String>,
+    message: Option<String>,
+    waited_ms: Option<u64>,
+    ran_ms: Option<u64>,
+    job: Option<u64>,
+}
+
+impl From<JobEvent> for EventRow {
+    fn from(event: JobEvent) -> Self {
+        let number = |number: u32| (number != 0).then_some(number);
+        Self {
+            at: time(event.at_ms),
+            kind: event.kind,
+            delivery: number(event.delivery),
+            attempt: number(event.attempt),
+            node: text_or_none(&event.node),
+            who: text_or_none(&event.who),
+            ending: text_or_none(&event.ending),
+            code: text_or_none(&event.code),
+            message: text_or_none(&event.message),
+            waited_ms: event.waited_ms,
+            ran_ms: event.ran_ms,
+            job: (event.job != 0).then_some(event.job),
+        }
+    }
+}
+
+impl EventRow {
+    /// How long, what came of it, and why.
+    fn words(&self) -> String {
+        let times = [("waited", self.waited_ms), ("ran", self.ran_ms)];
+        let times = times.map(|(word, time)| time.map(|time| format!("{word} {}", length(time))));
+        let job = self.job.map(|id| format!("job {id}"));
+        let rest = [&self.ending, &self.code, &self.message].map(Clone::clone);
+        let words = rest.into_iter().chain(times).chain([job]).flatten();
+        words.collect::<Vec<_>>().join(", ")
+    }
+}
+
+impl Row for EventRow {
+    const HEAD: &'static [&'static str] = &["AT", "WHAT", "DELIVERY", "NODE", "WHO", "HOW"];
 
     fn cells(&self) -> Vec<String> {
-        let took = self.duration_ms.and_then(|millis| u64::try_from(millis).ok());
         vec![
-            self.delivery.to_string(),
-            self.attempt.to_string(),
-            self.ending.clone().unwrap_or_else(|| "running".into()),
-            self.started_at.clone(),
-            took.map_or_else(|| "-".into(), length),
-            self.node.clone(),
-            self.worker.clone(),
-            or_dash(self.code.as_deref()),
-            or_dash(self.message.as_deref()),
+            self.at.clone(),
+            self.kind.clone(),
+            self.delivery.map_or_else(|| "-".into(), |number| number.to_string()),
+            or_dash(self.node.as_deref()),
+            or_dash(self.who.as_deref()),
+            self.words(),
         ]
     }
 }

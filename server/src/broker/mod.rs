@@ -35,6 +35,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 
+use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -71,6 +72,8 @@ struct Core {
     ending_bells: bells::Bells<JobId>,
     gates: gates::Gates,
     demand: Demand,
+    /// Permits to note who was refused.
+    refusals: Arc<Semaphore>,
     alarms: Alarms,
     sessions: sessions::Sessions,
     metrics: Metrics,
@@ -106,6 +109,7 @@ impl Broker {
             ending_bells: bells::Bells::default(),
             gates: gates::Gates::default(),
             demand,
+            refusals: Arc::new(Semaphore::new(limits::REFUSALS_NOTED_MAX)),
             alarms: Alarms::default(),
             sessions: sessions::Sessions::new(patience),
             metrics: Metrics::default(),

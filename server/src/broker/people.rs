@@ -9,8 +9,8 @@ use super::{Broker, Worker};
 use crate::error::Error;
 use crate::job::{JobId, QueueName, Settings, Timestamp};
 use crate::store::{
-    Attempt, Cancelled, Changed, Decision, Duty, Edit, Effect, Job, JobFilter, JobPage, KeyUse,
-    Pausing, Queue, Standing,
+    Attempt, Cancelled, Changed, Decision, Duty, Edit, Effect, Event, Job, JobFilter, JobPage,
+    KeyUse, Pausing, Queue, Standing, story,
 };
 
 impl Broker {
@@ -48,11 +48,13 @@ impl Broker {
         self.store().jobs(filter).await
     }
 
-    /// A job without its payload and result, and its attempts, oldest first.
-    pub async fn timeline(&self, id: JobId) -> Result<(Job, Vec<Attempt>), Error> {
+    /// A job without its payload and result, its attempts and all that happened to it, oldest
+    /// first.
+    pub async fn timeline(&self, id: JobId) -> Result<(Job, Vec<Attempt>, Vec<Event>), Error> {
         let (job, attempts) = self.store().timeline(id).await?.ok_or_else(|| no_job(id))?;
+        let events = story(&job, &attempts, &self.store().notes(id).await?);
         // Together with many long messages they would not fit into a frame.
-        Ok((Job { payload: None, result: None, ..job }, attempts))
+        Ok((Job { payload: None, result: None, ..job }, attempts, events))
     }
 
     /// A job and all that it waits for, as far as the store knows.

@@ -10,7 +10,7 @@ use crate::group_commit::{Budget, Committer};
 use crate::job::Lease;
 use crate::metrics::{Counted, Timed};
 use crate::store::{
-    Duty, Effect, Extended, Extension, Progress, Settled, SettledAll, Settlement, Verdict,
+    Duty, Effect, Extended, Extension, Progress, Refused, Settled, SettledAll, Settlement, Verdict,
 };
 
 impl Broker {
@@ -30,6 +30,24 @@ impl Broker {
         let settled = self.0.settles.submit(settlements, bytes).await?;
         self.metrics().time(Timed::Settle, started.elapsed());
         Ok(settled)
+    }
+
+    /// Has it noted who wanted to end leases that were lost, as far as that keeps nobody waiting.
+    pub fn note_refused(&self, refused: Vec<Refused>) {
+        if refused.is_empty() {
+            return;
+        }
+        let core = Arc::clone(&self.0.core);
+        let Ok(permit) = Arc::clone(&core.refusals).try_acquire_owned() else {
+            tracing::debug!(count = refused.len(), "refusals were not noted: there are too many");
+            return;
+        };
+        tokio::spawn(async move {
+            if let Err(error) = core.store.note_refused(refused).await {
+                tracing::debug!(%error, "refusals were not noted");
+            }
+            drop(permit);
+        });
     }
 
     /// Gives each lease a time of its own from now on. `None`: it is lost.
@@ -65,6 +83,15 @@ impl Verdict {
             Self::Ack { result } => result.as_ref().map_or(0, |result| result.len()),
             Self::Fail { message, .. } => message.len(),
             Self::Release | Self::Snooze(_) => 0,
+        }
+    }
+
+    /// The word for what a worker asks for.
+    pub(crate) const fn word(&self) -> &'static str {
+        match self {
+            Self::Ack { .. } => "ack",
+            Self::Fail { .. } => "fail",
+            Self::Release | Self::Snooze(_) => "release",
         }
     }
 

@@ -34,11 +34,13 @@ pub mod postgres;
 mod schedules;
 pub mod sqlite;
 mod standing;
+mod story;
 
 pub use alone::Alone;
 pub use guards::Decision;
 pub use schedules::{Fire, FireOutcome, PutSchedule, Schedule};
 pub use standing::{InLine, Limit, Paused, Standing};
+pub use story::{Event, Note, NoteKind, Refused, story};
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -119,6 +121,15 @@ pub trait Store: Send + Sync + 'static {
 
     /// A job and its attempts, oldest first, the last [`crate::limits::TIMELINE_MAX`] of them.
     async fn timeline(&self, id: JobId) -> Result<Option<(Job, Vec<Attempt>)>, Error>;
+
+    /// What happened to a job beside its leases, oldest first, the last [`limits::NOTES_MAX`] of
+    /// it. Empty, too, if there is no such job.
+    ///
+    /// [`limits::NOTES_MAX`]: crate::limits::NOTES_MAX
+    async fn notes(&self, id: JobId) -> Result<Vec<Note>, Error>;
+
+    /// Notes who wanted to end leases that were lost, where the job is still known.
+    async fn note_refused(&self, refused: Vec<Refused>) -> Result<(), Error>;
 
     /// A job and all that it waits for. `None`: there is no such job.
     async fn standing(&self, id: JobId) -> Result<Option<Standing>, Error>;
@@ -979,6 +990,22 @@ pub struct Edit {
 }
 
 impl Edit {
+    /// What it says of a job by itself, in words. `None`: nothing.
+    pub(crate) fn words(&self) -> Option<String> {
+        let when = |when: When| match when {
+            When::Now => "to run now".into(),
+            When::After(delay) => format!("to run in {} ms", delay.as_millis()),
+            When::At(at) => format!("to run at {at}"),
+        };
+        let said = [
+            self.priority.map(|priority| format!("priority {priority}")),
+            self.payload.as_ref().map(|it| format!("a payload of {} bytes", it.bytes.len())),
+            self.when.map(when),
+        ];
+        let said: Vec<String> = said.into_iter().flatten().collect();
+        (!said.is_empty()).then(|| said.join(", "))
+    }
+
     /// # Errors
     ///
     /// If there is nothing to change, or the time is too far away.

@@ -19,8 +19,8 @@ use crate::job::{
 use crate::limits;
 use crate::metrics::{Counted, LastMinute, Timed};
 use crate::store::{
-    Attempt, Decision, Edit, Extended, Fire, Job, JobFilter, JobPage, KeyLimit, KeyUse, LeasedJob,
-    Need, Pushed, Queue, Retry, Same, Schedule, Settled, Settlement, Verdict,
+    Attempt, Decision, Edit, Event, Extended, Fire, Job, JobFilter, JobPage, KeyLimit, KeyUse,
+    LeasedJob, Need, Pushed, Queue, Retry, Same, Schedule, Settled, Settlement, Verdict,
 };
 
 pub(super) fn millis(duration: Duration) -> u64 {
@@ -619,7 +619,7 @@ pub(super) fn job_page(page: JobPage) -> wire::JobPage {
     }
 }
 
-pub(super) fn timeline((of, attempts): (Job, Vec<Attempt>)) -> wire::Timeline {
+pub(super) fn timeline((of, attempts, events): (Job, Vec<Attempt>, Vec<Event>)) -> wire::Timeline {
     let attempt = |attempt: Attempt| wire::Attempt {
         delivery: attempt.delivery,
         attempt: attempt.attempt,
@@ -631,7 +631,28 @@ pub(super) fn timeline((of, attempts): (Job, Vec<Attempt>)) -> wire::Timeline {
         code: attempt.code,
         message: attempt.message,
     };
-    wire::Timeline { job: Some(job(of)), attempts: attempts.into_iter().map(attempt).collect() }
+    wire::Timeline {
+        job: Some(job(of)),
+        attempts: attempts.into_iter().map(attempt).collect(),
+        events: events.into_iter().map(event).collect(),
+    }
+}
+
+fn event(event: Event) -> wire::JobEvent {
+    wire::JobEvent {
+        at_ms: event.at.0,
+        kind: event.kind.into(),
+        delivery: event.delivery.unwrap_or(0),
+        attempt: event.attempt.unwrap_or(0),
+        node: event.node,
+        who: event.who,
+        ending: event.ending,
+        code: event.code,
+        message: event.message,
+        waited_ms: event.waited.map(millis),
+        ran_ms: event.ran.map(millis),
+        job: event.job.map_or(0, |id| id.0),
+    }
 }
 
 pub(super) fn explanation(explanation: Explanation) -> wire::Explanation {

@@ -17,7 +17,7 @@ use crate::job::{
     JobId, Lease, QueueName, ScheduleName, WorkerName, check_grace, check_lease, check_wait, cut,
 };
 use crate::limits;
-use crate::store::{Extension, Hold, Pausing, Progress, SessionId, Settlement};
+use crate::store::{Extension, Hold, Pausing, Progress, Refused, SessionId, Settled, Settlement};
 
 /// What an answer needs to know of its connection.
 #[derive(Clone)]
@@ -188,9 +188,16 @@ impl Asker {
     }
 
     async fn settle(&self, items: Vec<Result<Settlement, Error>>) -> Result<Answer, Error> {
-        let jobs = items.iter().filter_map(|item| item.as_ref().ok()).map(|item| item.lease.job);
-        let jobs = jobs.collect();
+        let good = || items.iter().filter_map(|item| item.as_ref().ok());
+        let leases: Vec<Lease> = good().map(|item| item.lease).collect();
+        let word = good().next().map_or("", |item| item.verdict.word());
         let settled = each(items, |items| self.broker.settle(items)).await?;
+        let good = settled.iter().filter_map(|settled| settled.as_ref().ok());
+        let lost = leases.iter().zip(good).filter(|(_, settled)| **settled == Settled::LeaseLost);
+        let refused =
+            lost.map(|(lease, _)| Refused { lease: *lease, who: self.who.clone(), what: word });
+        self.broker.note_refused(refused.collect());
+        let jobs = leases.iter().map(|lease| lease.job).collect();
         let results = settled.into_iter().map(convert::settle_result).collect();
         Ok(Answer { message: Message::Settled(wire::Settled { results }), settled: jobs })
     }

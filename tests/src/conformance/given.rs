@@ -9,8 +9,9 @@ use batonq_server::job::{
     WorkerName,
 };
 use batonq_server::store::{
-    Cancelled, Claim, Claimed, Counts, Destination, Duty, DutyReport, Effect, Hold, Job, LeasedJob,
-    Pushed, Queue, Retention, Retry, SessionId, Settled, Settlement, Standing, Store, Verdict,
+    Cancelled, Claim, Claimed, Counts, Destination, Duty, DutyReport, Effect, Event, Hold, Job,
+    LeasedJob, Pushed, Queue, Retention, Retry, SessionId, Settled, Settlement, Standing, Store,
+    Verdict, story,
 };
 use bytes::Bytes;
 
@@ -185,6 +186,19 @@ impl<M: Maker> Given<M> {
 
     pub(super) async fn standing(&self, id: JobId) -> Standing {
         self.store.standing(id).await.expect("it works").expect("the job is there")
+    }
+
+    /// What is noted of a job: what, and more of it.
+    pub(super) async fn noted(&self, id: JobId) -> Vec<(&'static str, String)> {
+        let notes = self.store.notes(id).await.expect("it works");
+        notes.into_iter().map(|note| (note.kind.name(), note.detail)).collect()
+    }
+
+    /// The story of a job: what happened, and when.
+    pub(super) async fn story(&self, id: JobId) -> Vec<Event> {
+        let told = self.store.timeline(id).await.expect("it works");
+        let (job, attempts) = told.expect("the job is there");
+        story(&job, &attempts, &self.store.notes(id).await.expect("it works"))
     }
 
     pub(super) async fn queue(&self) -> Queue {

@@ -14,6 +14,7 @@ mod guards;
 mod inspect;
 mod leases;
 mod needs;
+mod notes;
 mod people;
 mod push;
 mod settle;
@@ -60,6 +61,7 @@ pub fn all<M: Maker + 'static>() -> Vec<Rule> {
         people::rules::<M>(),
         inspect::rules::<M>(),
         standing::rules::<M>(),
+        notes::rules::<M>(),
     ]
     .concat()
 }

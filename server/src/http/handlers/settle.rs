@@ -12,7 +12,7 @@ use crate::http::model::lease::{
 use crate::http::model::lease_in;
 use crate::job::{JobId, Lease, check_lease, cut};
 use crate::limits;
-use crate::store::{Extension, Progress, Settled, Settlement, Verdict};
+use crate::store::{Extension, Progress, Refused, Settled, Settlement, Verdict};
 
 impl Call {
     /// The lease of a token, which must be for `job` if the request names one.
@@ -26,10 +26,25 @@ impl Call {
         }
     }
 
+    /// Has it noted that this client came too late for these of the leases.
+    fn note_refused<'a>(
+        &self,
+        leases: &[(Lease, &'static str)],
+        settled: impl Iterator<Item = &'a Settled>,
+    ) {
+        let lost =
+            leases.iter().zip(settled).filter(|(_, settled)| **settled == Settled::LeaseLost);
+        let refused =
+            lost.map(|((lease, what), _)| Refused { lease: *lease, who: self.who.clone(), what });
+        self.door.broker.note_refused(refused.collect());
+    }
+
     async fn settle(&self, token: &str, verdict: Verdict) -> Answered<DoneBody> {
         let job = self.job()?;
         let lease = self.lease(token, Some(job))?;
+        let word = verdict.word();
         let settled = self.door.broker.settle(vec![Settlement { lease, verdict }]).await?;
+        self.note_refused(&[(lease, word)], settled.iter());
         match settled.into_iter().next() {
             Some(Settled::Done(_) | Settled::Repeated) => ok(DONE),
             Some(Settled::LeaseLost) => Err(Error::LeaseLost),
@@ -52,7 +67,10 @@ impl Call {
         let id =
             |item: &Result<Settlement, Error>| item.as_ref().map_or(0, |item| item.lease.job.0);
         let ids: Vec<u64> = items.iter().map(id).collect();
+        let good = items.iter().filter_map(|item| item.as_ref().ok());
+        let leases: Vec<_> = good.map(|item| (item.lease, item.verdict.word())).collect();
         let settled = each(items, |items| self.door.broker.settle(items)).await?;
+        self.note_refused(&leases, settled.iter().filter_map(|settled| settled.as_ref().ok()));
         let results = ids.into_iter().zip(&settled);
         ok(SettledBody { results: results.map(|(id, one)| SettleResult::new(id, one)).collect() })
     }

@@ -10,7 +10,7 @@ use super::{bytes_out, millis, payload_out, time};
 use crate::broker::{BulkAction, BulkFilter, BulkRequest, Condition, Worker};
 use crate::job::{JobId, Reason, Settings, State, Timestamp};
 use crate::metrics::{Counted, LastMinute, Timed, WINDOW};
-use crate::store::{Attempt, Decision, Job, JobPage, KeyLimit, KeyUse, Queue};
+use crate::store::{Attempt, Decision, Event, Job, JobPage, KeyLimit, KeyUse, Queue};
 
 /// All that is known of a job.
 #[derive(Debug, Serialize, JsonSchema)]
@@ -215,6 +215,66 @@ pub(in crate::http) struct TimelineBody {
     job: JobBody,
     /// Oldest first, the last 256 of them.
     attempts: Vec<AttemptShown>,
+    /// All that happened, oldest first; of more than 256 leases, or as many other things, the last.
+    events: Vec<EventShown>,
+}
+
+/// One thing that happened to a job.
+#[derive(Debug, Serialize, JsonSchema)]
+struct EventShown {
+    at: String,
+    /// `pushed`, `unblocked`, `due`, `edited`, `moved`, `promoted`, `leased`, `lease_ended`,
+    /// `cancel_requested`, `cancel_acknowledged`, `cancel_forced`, `refused`, `ended`, `retried` or
+    /// `replayed`.
+    kind: &'static str,
+    /// The lease that it is about.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    delivery: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    attempt: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    node: Option<String>,
+    /// The worker of the lease, or who was refused.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    who: Option<String>,
+    /// How the lease ended, or the job.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ending: Option<String>,
+    /// The failure's word, or the reason of a death.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    code: Option<String>,
+    /// For people; a long one is cut.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    message: Option<String>,
+    /// How long a leased job had waited, if that is known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    waited_ms: Option<u64>,
+    /// How long a lease that ended had run.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ran_ms: Option<u64>,
+    /// The other job of a replay: the copy, or what this one is a copy of.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    job: Option<u64>,
+}
+
+impl From<Event> for EventShown {
+    fn from(event: Event) -> Self {
+        let text = |text: String| (!text.is_empty()).then_some(text);
+        Self {
+            at: time(event.at),
+            kind: event.kind,
+            delivery: event.delivery,
+            attempt: event.attempt,
+            node: text(event.node),
+            who: text(event.who),
+            ending: text(event.ending),
+            code: text(event.code),
+            message: text(event.message),
+            waited_ms: event.waited.map(millis),
+            ran_ms: event.ran.map(millis),
+            job: event.job.map(|id| id.0),
+        }
+    }
 }
 
 /// One lease and how it ended.
@@ -234,8 +294,8 @@ struct AttemptShown {
     message: Option<String>,
 }
 
-impl From<(Job, Vec<Attempt>)> for TimelineBody {
-    fn from((job, attempts): (Job, Vec<Attempt>)) -> Self {
+impl From<(Job, Vec<Attempt>, Vec<Event>)> for TimelineBody {
+    fn from((job, attempts, events): (Job, Vec<Attempt>, Vec<Event>)) -> Self {
         let text = |text: String| (!text.is_empty()).then_some(text);
         let shown = |attempt: Attempt| AttemptShown {
             delivery: attempt.delivery,
@@ -248,7 +308,11 @@ impl From<(Job, Vec<Attempt>)> for TimelineBody {
             code: text(attempt.code),
             message: text(attempt.message),
         };
-        Self { job: job.into(), attempts: attempts.into_iter().map(shown).collect() }
+        Self {
+            job: job.into(),
+            attempts: attempts.into_iter().map(shown).collect(),
+            events: events.into_iter().map(Into::into).collect(),
+        }
     }
 }
 

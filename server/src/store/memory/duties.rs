@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::{Model, Place, Record};
 use crate::job::{Ending, JobId, Lease, QueueName, Reason, State, Timestamp};
-use crate::store::{DUTY_ROWS_MAX, Destination, Duty, DutyReport, Effect};
+use crate::store::{DUTY_ROWS_MAX, Destination, Duty, DutyReport, Effect, NoteKind};
 
 impl Model {
     pub(super) fn run_duty(&mut self, duty: Duty) -> DutyReport {
@@ -60,7 +60,10 @@ impl Model {
         let lease = Lease { job: id, delivery: record.job.deliveries };
         let session = record.holding().and_then(|holding| holding.session);
         let effect = match duty {
-            Duty::Due => self.make_ready(id),
+            Duty::Due => {
+                self.note(id, NoteKind::Due, "");
+                self.make_ready(id)
+            }
             Duty::Expiry => {
                 report.lost.extend(session.map(|session| (session, lease)));
                 let is_held = session.is_some();

@@ -82,7 +82,8 @@ impl Model {
             options: new.options.clone(),
         };
         let blocked_by = BTreeSet::new();
-        self.jobs.insert(id, Record { job, place, blocked_by, attempts: Vec::new() });
+        self.jobs
+            .insert(id, Record { job, place, blocked_by, attempts: Vec::new(), notes: Vec::new() });
         self.take_keys(new, id);
         self.block(id);
         Pushed::Inserted { id, state: self.record(id).state(), run_at }

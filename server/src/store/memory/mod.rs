@@ -21,9 +21,9 @@ use parking_lot::Mutex;
 
 use super::{
     Attempt, Cancelled, Changed, Claim, Claimed, Counts, Decision, Duty, DutyReport, Edit, Effect,
-    Extended, Extension, Fire, Job, JobFilter, JobPage, KeyKind, KeyUse, Paused, Pausing, Progress,
-    Pushed, PutSchedule, Queue, Retention, Schedule, SchedulesWanted, SessionId, SettledAll,
-    Settlement, Standing, Store,
+    Extended, Extension, Fire, Job, JobFilter, JobPage, KeyKind, KeyUse, Note, NoteKind, Paused,
+    Pausing, Progress, Pushed, PutSchedule, Queue, Refused, Retention, Schedule, SchedulesWanted,
+    SessionId, SettledAll, Settlement, Standing, Store,
 };
 use crate::clock::Clock;
 use crate::error::Error;
@@ -32,6 +32,7 @@ use crate::job::{
     State, Timestamp, UniqueKey, WorkerName,
 };
 use crate::leader::Term;
+use crate::limits;
 
 /// A store that forgets everything when it is dropped.
 pub struct MemoryStore {
@@ -116,6 +117,7 @@ struct Record {
     /// The jobs that it still waits for.
     blocked_by: BTreeSet<JobId>,
     attempts: Vec<Attempt>,
+    notes: Vec<Note>,
 }
 
 #[derive(Clone, PartialEq)]
@@ -159,6 +161,17 @@ impl Record {
 
     fn is_live(&self) -> bool {
         self.place != Place::Finished
+    }
+
+    fn is_waiting(&self) -> bool {
+        matches!(self.place, Place::Blocked | Place::Scheduled(_) | Place::Ready(..))
+    }
+
+    fn keep(&mut self, note: Note) {
+        self.notes.push(note);
+        if self.notes.len() > limits::NOTES_MAX {
+            self.notes.remove(0);
+        }
     }
 
     fn shown(&self) -> Job {
@@ -208,6 +221,24 @@ impl Model {
 
     fn record(&mut self, id: JobId) -> &mut Record {
         self.jobs.get_mut(&id).expect("the caller has just seen it")
+    }
+
+    /// Notes what happens to a job.
+    fn note(&mut self, id: JobId, kind: NoteKind, detail: impl Into<String>) {
+        let at = self.now;
+        let record = self.record(id);
+        let delivery = record.job.deliveries + u32::from(record.is_waiting());
+        let (who, detail) = (String::new(), detail.into());
+        record.keep(Note { at, kind, delivery, who, detail });
+    }
+
+    fn note_refused(&mut self, refused: Refused) {
+        let Refused { lease, who, what } = refused;
+        let at = self.now;
+        if let Some(record) = self.jobs.get_mut(&lease.job) {
+            let (kind, delivery) = (NoteKind::Refused, lease.delivery);
+            record.keep(Note { at, kind, delivery, who, detail: what.into() });
+        }
     }
 
     fn counts(&self, queue: &QueueName) -> Counts {
@@ -285,6 +316,16 @@ impl Store for MemoryStore {
 
     async fn timeline(&self, id: JobId) -> Result<Option<(Job, Vec<Attempt>)>, Error> {
         self.transaction(|model| model.timeline(id))
+    }
+
+    async fn notes(&self, id: JobId) -> Result<Vec<Note>, Error> {
+        self.transaction(|model| {
+            model.jobs.get(&id).map(|record| record.notes.clone()).unwrap_or_default()
+        })
+    }
+
+    async fn note_refused(&self, refused: Vec<Refused>) -> Result<(), Error> {
+        self.transaction(|model| refused.into_iter().for_each(|one| model.note_refused(one)))
     }
 
     async fn standing(&self, id: JobId) -> Result<Option<Standing>, Error> {

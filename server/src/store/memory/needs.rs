@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use super::{Model, Place, Record};
 use crate::job::{JobId, Reason, State};
 use crate::limits;
-use crate::store::{Destination, Effect, Need, fate};
+use crate::store::{Destination, Effect, Need, NoteKind, fate};
 
 impl Model {
     /// A new job is held up by those that it waits for.
@@ -58,6 +58,8 @@ impl Model {
         if !record.blocked_by.is_empty() {
             return None;
         }
+        self.note(id, NoteKind::Unblocked, "");
+        let record = self.record(id);
         let Some(at) = record.job.run_at.filter(|at| *at > now) else {
             return Some(self.make_ready(id));
         };

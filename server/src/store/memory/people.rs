@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use super::{HeldKey, Model, Place, Record};
-use crate::job::{JobId, Lease, QueueName, State, UniqueHold};
+use crate::job::{JobId, Lease, QueueName, Reason, State, Timestamp, UniqueHold};
 use crate::limits;
 use crate::store::{
-    Attempt, Cancelled, Changed, Destination, Edit, Effect, Job, JobFilter, JobPage, KeyKind,
-    Paused, Pushed, Queue,
+    Attempt, Cancelled, Changed, Destination, Edit, Effect, Job, JobFilter, JobPage, KeyKind, Note,
+    NoteKind, Paused, Pushed, Queue,
 };
 
 impl Model {
@@ -84,12 +84,25 @@ impl Model {
             self.keys.insert((queue, KeyKind::Live, key), held);
         }
         let job = &mut self.record(id).job;
+        let died = (job.finished_at, job.reason);
         job.attempts = 0;
         job.crashes = 0;
         job.expires_at = None;
         job.finished_at = None;
         job.reason = None;
-        Changed::Done(self.make_ready(id))
+        self.note_death(id, died);
+        let effect = self.make_ready(id);
+        self.note(id, NoteKind::Retried, "");
+        Changed::Done(effect)
+    }
+
+    /// That a job died, since it is about to live again.
+    fn note_death(&mut self, id: JobId, (at, reason): (Option<Timestamp>, Option<Reason>)) {
+        let record = self.record(id);
+        let detail = reason.map(Reason::name).unwrap_or_default().into();
+        let (delivery, who) = (record.job.deliveries, String::new());
+        let at = at.unwrap_or_default();
+        record.keep(Note { at, kind: NoteKind::Died, delivery, who, detail });
     }
 
     pub(super) fn replay(&mut self, original: JobId, edit: Edit) -> Changed {
@@ -105,6 +118,7 @@ impl Model {
             Pushed::Replaced { .. } | Pushed::Refused(_) => Changed::NotFound,
             Pushed::Inserted { id, run_at, .. } => {
                 self.record(original).job.replayed_as = Some(id);
+                self.note(original, NoteKind::Replayed, id.to_string());
                 let to = run_at.map_or(Destination::Ready, Destination::Scheduled);
                 Changed::Done(Effect { job: id, queue, to })
             }
@@ -140,8 +154,10 @@ impl Model {
         let (since, planned) = record.job.cancel.unwrap_or((now, now + grace));
         let force_at = planned.min(now + grace);
         record.job.cancel = Some((since, force_at));
+        let asked = (NoteKind::CancelRequested, format!("forced at {}", now + grace));
         let session = record.holding().and_then(|holding| holding.session);
         let lease = Lease { job: id, delivery: record.job.deliveries };
+        self.note(id, asked.0, asked.1);
         Cancelled::Requested { lease, session, force_at }
     }
 
@@ -156,7 +172,11 @@ impl Model {
         {
             return Changed::Duplicate(holder);
         }
+        let words = edit.words();
         self.apply(id, edit);
+        if let Some(words) = words {
+            self.note(id, NoteKind::Edited, words);
+        }
         let record = self.record(id);
         let to = match record.place {
             Place::Ready(..) => Destination::Ready,
@@ -188,10 +208,12 @@ impl Model {
         let place = is_ready.then(|| self.next_number());
         let now = self.now;
         let record = self.record(id);
+        let detail = format!("from {} to {queue}", record.job.queue);
         record.job.queue = queue;
         if let Some(number) = place {
             record.place = Place::Ready(number, now);
         }
+        self.note(id, NoteKind::Moved, detail);
         Ok(())
     }
 
@@ -222,7 +244,10 @@ impl Model {
     pub(super) fn promote(&mut self, id: JobId) -> Changed {
         match self.jobs.get(&id).map(Record::state) {
             None => Changed::NotFound,
-            Some(State::Scheduled) => Changed::Done(self.make_ready(id)),
+            Some(State::Scheduled) => {
+                self.note(id, NoteKind::Promoted, "");
+                Changed::Done(self.make_ready(id))
+            }
             Some(state) => Changed::WrongState(state),
         }
     }

@@ -13,6 +13,7 @@ use tokio_postgres::Row;
 use super::lane::{Failure, Tx};
 use super::leases::{self, LiveRow};
 use super::needs::release_dependents;
+use super::notes::Noted;
 use super::row::{self, count, get, job_id, now};
 use super::settle::{Ended, end_badly, finish_waiting};
 use super::{PostgresStore, QueueId, retrying};
@@ -20,7 +21,9 @@ use crate::job::{Ending, JobId, Lease, Reason, Settings, State, Timestamp};
 use crate::leader::Term;
 use crate::store::columns::{parse_settings, sql_id, sql_millis};
 use crate::store::guards::DECISIONS_KEPT;
-use crate::store::{DUTY_ROWS_MAX, Destination, Duty, DutyReport, Effect, FIRES_KEPT, SessionId};
+use crate::store::{
+    DUTY_ROWS_MAX, Destination, Duty, DutyReport, Effect, FIRES_KEPT, NoteKind, SessionId,
+};
 
 /// How long until finished jobs are looked at again.
 const RETENTION_EVERY: Duration = Duration::from_secs(60);
@@ -303,6 +306,10 @@ pub(super) const FORGET: &str = "
         DELETE FROM attempt_log
         WHERE job_id = ANY($1::bigint[])
     ),
+    notes AS (
+        DELETE FROM job_note
+        WHERE job_id = ANY($1::bigint[])
+    ),
     progresses AS (
         DELETE FROM progress
         WHERE job_id = ANY($1::bigint[])
@@ -477,6 +484,7 @@ impl PostgresStore {
         let rows = tx.query(DUE, &[&rows_max()]).await?;
         let mut notes = Vec::new();
         let effects = self.effects(&rows, &mut notes).await?;
+        Noted::each(effects.iter().map(|effect| effect.job), NoteKind::Due).write(tx).await?;
         let sql = "SELECT run_at AS next FROM scheduled ORDER BY run_at, job_id LIMIT 1";
         let next = next(effects.len(), earliest(tx, sql).await?, now);
         let count = effects.len();

@@ -171,7 +171,7 @@ const STATE: &str = concat!(
     " FROM job j WHERE j.id = $1) l"
 );
 
-fn damaged(what: &str) -> Failure {
+pub(super) fn damaged(what: &str) -> Failure {
     Failure::NotDone(format!("the tables are damaged: {what}"))
 }
 

@@ -31,6 +31,7 @@ mod leases;
 pub mod migrate;
 mod needs;
 mod nodes;
+mod notes;
 mod people;
 mod prepare;
 mod presence;
@@ -63,9 +64,9 @@ use self::queues::Queues;
 use self::wake::Outbox;
 use super::{
     Attempt, Cancelled, Changed, Claim, Claimed, Decision, Destination, Duty, DutyReport, Edit,
-    Effect, Extended, Extension, Fire, Job, JobFilter, JobPage, KeyUse, News, Pausing, Progress,
-    Pushed, PutSchedule, Queue, Retention, Schedule, SchedulesWanted, SessionId, Settled,
-    SettledAll, Settlement, Standing, Store,
+    Effect, Extended, Extension, Fire, Job, JobFilter, JobPage, KeyUse, News, Note, Pausing,
+    Progress, Pushed, PutSchedule, Queue, Refused, Retention, Schedule, SchedulesWanted, SessionId,
+    Settled, SettledAll, Settlement, Standing, Store,
 };
 use crate::error::Error;
 use crate::job::{JobId, Lease, LeaseKey, NewJob, QueueName, ScheduleName, ScheduleSpec, Settings};
@@ -131,7 +132,7 @@ pub type Named = (&'static str, &'static str);
 pub fn hot_statements() -> (&'static str, Vec<Named>) {
     let parts =
         [push::HOT, claim::HOT, flow::HOT, settle::HOT, needs::HOT, leases::HOT, duties::HOT];
-    let all = [&parts.concat(), standing::HOT].concat();
+    let all = [&parts.concat(), standing::HOT, notes::HOT].concat();
     (lane::SETTINGS, all)
 }
 
@@ -323,6 +324,14 @@ impl Store for PostgresStore {
 
     async fn timeline(&self, id: JobId) -> Result<Option<(Job, Vec<Attempt>)>, Error> {
         Ok(self.find_timeline(id).await?)
+    }
+
+    async fn notes(&self, id: JobId) -> Result<Vec<Note>, Error> {
+        Ok(self.find_notes(id).await?)
+    }
+
+    async fn note_refused(&self, refused: Vec<Refused>) -> Result<(), Error> {
+        Ok(self.note_all_refused(&refused).await?)
     }
 
     async fn standing(&self, id: JobId) -> Result<Option<Standing>, Error> {

@@ -9,13 +9,14 @@ use std::collections::{HashMap, VecDeque};
 use tokio_postgres::Row;
 
 use super::lane::{Failure, Tx};
+use super::notes::Noted;
 use super::row::{self, get, job_id, now};
 use super::settle::{Note, finish_waiting};
 use super::{PostgresStore, QueueId};
 use crate::job::{Depends, JobId, Options, Reason, State, Timestamp};
 use crate::limits;
 use crate::store::columns::sql_id;
-use crate::store::{Destination, Effect, Need, fate};
+use crate::store::{Destination, Effect, Need, NoteKind, fate};
 
 /// Marks live jobs as waited for, in one order. What is not live any more is not answered.
 const WATCH: &str = "
@@ -290,6 +291,8 @@ impl Round<'_> {
             let (later, at_once): (Vec<&i64>, Vec<&i64>) = free.iter().partition(later);
             (later.into_iter().copied().collect(), at_once.into_iter().copied().collect())
         };
+        let jobs = free.iter().map(|id| JobId(id.cast_unsigned()));
+        Noted::each(jobs, NoteKind::Unblocked).write(tx).await?;
         let placed = tx.query(UNBLOCK_NOW, &[&at_once, &time.0]).await?;
         tx.query(UNBLOCK_LATER, &[&later]).await?;
         let placed: HashMap<JobId, &Row> =

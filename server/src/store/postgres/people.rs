@@ -9,12 +9,13 @@ use super::inspect::read_job;
 use super::lane::{Failure, Tx};
 use super::leases;
 use super::needs::release_dependents;
+use super::notes::Noted;
 use super::row::{self, count, get, job_id, now, time};
 use super::settle::finish_waiting;
 use super::{PostgresStore, QueueId, retrying};
 use crate::job::{JobId, Lease, QueueName, State, Timestamp, UniqueHold, When};
 use crate::store::columns::{sql_id, sql_millis};
-use crate::store::{Cancelled, Changed, Destination, Edit, Effect, Pausing, Pushed};
+use crate::store::{Cancelled, Changed, Destination, Edit, Effect, NoteKind, Pausing, Pushed};
 
 const PAUSE: &str = "
     UPDATE queue
@@ -28,7 +29,7 @@ const RESUME: &str = "
 
 /// Locks a finished job, so that nobody forgets or revives it meanwhile.
 const LOCK_FINISHED: &str = "
-    SELECT id, state, queue_id, priority, unique_key, options
+    SELECT id, state, queue_id, priority, unique_key, options, finished_at, reason
     FROM finished
     WHERE id = $1
     FOR UPDATE";
@@ -196,8 +197,13 @@ impl PostgresStore {
         if gate.is_some() {
             self.set_gated(&mut tx, vec![queue]).await?;
         }
-        let rows = tx.commit(&[(REVIVE, &[&id, &gate])]).await?;
-        let row = &rows[0][0];
+        let reason = get::<Option<String>>(&finished, "reason").unwrap_or_default();
+        let died = Noted::one(job, NoteKind::Died, reason);
+        died.at(time(&finished, "finished_at")).write(&mut tx).await?;
+        let rows = tx.query(REVIVE, &[&id, &gate]).await?;
+        let row = &rows[0];
+        Noted::one(job, NoteKind::Retried, "").write(&mut tx).await?;
+        tx.commit(&[]).await?;
         self.note_all(vec![(queue, get(row, "priority"), get(row, "place"))]);
         let queue = self.queues.name(&self.pool, queue).await?;
         Ok(Changed::Done(Effect { job, queue, to: Destination::Ready }))
@@ -242,6 +248,7 @@ impl PostgresStore {
             Pushed::Replaced { .. } | Pushed::Refused(_) => return Ok(Changed::NotFound),
             Pushed::Inserted { id, run_at, .. } => (id, run_at),
         };
+        Noted::one(original, NoteKind::Replayed, id.to_string()).write(&mut tx).await?;
         let sql = "UPDATE finished SET replayed_as = $2 WHERE id = $1";
         tx.commit(&[(sql, &[&sql_id(original), &sql_id(id)])]).await?;
         self.note_pushed(&copies, &queues, &pushed);
@@ -317,6 +324,8 @@ impl PostgresStore {
         }
         let rows = tx.query(REQUEST, &[&id, &delivery, &now.0, &(now + grace).0]).await?;
         let force_at = Timestamp(get(&rows[0], "force_at"));
+        let detail = format!("forced at {}", now + grace);
+        Noted::one(job, NoteKind::CancelRequested, detail).write(&mut tx).await?;
         tx.commit(&[]).await?;
         Ok(Cancelled::Requested { lease, session, force_at })
     }
@@ -346,6 +355,9 @@ impl PostgresStore {
         let Some(row) = self.apply(&mut tx, job, edit).await? else {
             return self.not_there(&mut tx, job).await;
         };
+        if let Some(words) = edit.words() {
+            Noted::one(job, NoteKind::Edited, words).write(&mut tx).await?;
+        }
         tx.commit(&[]).await?;
         let (queue, priority) = (get(&row, "queue_id"), get(&row, "priority"));
         let to = match (get(&row, "is_blocked"), time(&row, "run_at")) {
@@ -400,6 +412,9 @@ impl PostgresStore {
         tx.query(sql, &[&id]).await?;
         tx.query("UPDATE job SET queue_id = $2 WHERE id = $1", &[&id, &to]).await?;
         tx.query(RETURN, &[&id, &true]).await?;
+        let from = self.queues.name(&self.pool, get(row, "queue_id")).await?;
+        let to = self.queues.name(&self.pool, to).await?;
+        Noted::one(job, NoteKind::Moved, format!("from {from} to {to}")).write(tx).await?;
         Ok(None)
     }
 
@@ -448,6 +463,7 @@ impl PostgresStore {
         let Some(effect) = self.make_ready(&mut tx, job, &mut notes).await? else {
             return self.not_there(&mut tx, job).await;
         };
+        Noted::one(job, NoteKind::Promoted, "").write(&mut tx).await?;
         tx.commit(&[]).await?;
         self.note_all(notes);
         Ok(Changed::Done(effect))

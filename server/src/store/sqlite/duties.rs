@@ -8,7 +8,7 @@ use super::row::job_id;
 use super::tables::{QueueId, Tables};
 use crate::job::{Ending, JobId, Lease, Reason, State, Timestamp};
 use crate::store::columns::{sql_id, sql_millis};
-use crate::store::{DUTY_ROWS_MAX, Destination, Duty, DutyReport, Effect, SessionId};
+use crate::store::{DUTY_ROWS_MAX, Destination, Duty, DutyReport, Effect, NoteKind, SessionId};
 
 /// How long until finished jobs are looked at again.
 const RETENTION_EVERY: Duration = Duration::from_secs(60);
@@ -50,8 +50,11 @@ impl Tables {
         let sql =
             "SELECT job_id FROM scheduled WHERE run_at <= ?1 ORDER BY run_at, job_id LIMIT ?2";
         let due = self.all(sql, params![self.now.0, DUTY_ROWS_MAX], |row| row.get(0))?;
-        let effects: Vec<Effect> =
-            due.into_iter().map(|id| self.make_ready(id)).collect::<rusqlite::Result<_>>()?;
+        let mut effects = Vec::with_capacity(due.len());
+        for id in due {
+            self.note(JobId(i64::cast_unsigned(id)), NoteKind::Due, "")?;
+            effects.push(self.make_ready(id)?);
+        }
         let next = self.earliest("SELECT min(run_at) FROM scheduled")?;
         Ok(DutyReport { next: self.next(effects.len(), next), effects, lost: Vec::new() })
     }
@@ -264,6 +267,7 @@ impl Tables {
                 self.execute("DELETE FROM attempt_log WHERE job_id = ?1", [id])?;
             }
         }
+        self.execute("DELETE FROM job_note WHERE job_id = ?1", [id])?;
         let tags: Option<String> = tags;
         for tag in tags.iter().flat_map(|tags| tags.lines()) {
             let sql = "DELETE FROM job_tag WHERE tag = ?1 AND job_id = ?2";

@@ -20,6 +20,7 @@ mod guards;
 mod inspect;
 mod leases;
 mod needs;
+mod notes;
 mod people;
 mod push;
 mod row;
@@ -43,9 +44,9 @@ use self::tables::Tables;
 use self::writer::Writer;
 use super::{
     Attempt, Cancelled, Changed, Claim, Claimed, Decision, Duty, DutyReport, Edit, Effect,
-    Extended, Extension, Fire, Job, JobFilter, JobPage, KeyUse, Pausing, Progress, Pushed,
-    PutSchedule, Queue, Retention, Schedule, SchedulesWanted, SessionId, SettledAll, Settlement,
-    Standing, Store,
+    Extended, Extension, Fire, Job, JobFilter, JobPage, KeyUse, Note, Pausing, Progress, Pushed,
+    PutSchedule, Queue, Refused, Retention, Schedule, SchedulesWanted, SessionId, SettledAll,
+    Settlement, Standing, Store,
 };
 use crate::clock::Clock;
 use crate::error::Error;
@@ -266,6 +267,14 @@ impl Store for SqliteStore {
 
     async fn timeline(&self, id: JobId) -> Result<Option<(Job, Vec<Attempt>)>, Error> {
         self.writer.call(move |tables| tables.timeline(id)).await
+    }
+
+    async fn notes(&self, id: JobId) -> Result<Vec<Note>, Error> {
+        self.writer.call(move |tables| tables.notes(id)).await
+    }
+
+    async fn note_refused(&self, refused: Vec<Refused>) -> Result<(), Error> {
+        self.writer.call(move |tables| tables.note_refused(refused)).await
     }
 
     async fn standing(&self, id: JobId) -> Result<Option<Standing>, Error> {

@@ -9,7 +9,7 @@ use super::tables::{QueueId, Tables};
 use crate::job::{Depends, JobId, Reason, State};
 use crate::limits;
 use crate::store::columns::sql_id;
-use crate::store::{Destination, Effect, Need, fate};
+use crate::store::{Destination, Effect, Need, NoteKind, fate};
 
 impl Tables {
     /// A new job is held up by those that it waits for. The answer: blocked or dead, if it is.
@@ -94,6 +94,7 @@ impl Tables {
             return Ok(None);
         }
         self.execute("UPDATE job SET is_blocked = 0 WHERE id = ?1", [id])?;
+        self.note(job, NoteKind::Unblocked, "")?;
         *self.count(queue, State::Blocked) -= 1;
         let sql = "SELECT run_at FROM job WHERE id = ?1";
         let run_at = self.one(sql, [id], |row| row::time(row, 0))?.flatten();

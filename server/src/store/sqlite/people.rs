@@ -9,7 +9,7 @@ use super::tables::{QueueId, Tables};
 use crate::job::{JobId, Lease, QueueName, State, Timestamp, UniqueHold};
 use crate::store::columns::sql_id;
 use crate::store::{
-    Cancelled, Changed, Destination, Edit, Effect, KeyKind, Paused, Pausing, Pushed,
+    Cancelled, Changed, Destination, Edit, Effect, KeyKind, NoteKind, Paused, Pausing, Pushed,
 };
 
 const REVIVE: &str = "
@@ -62,11 +62,22 @@ impl Tables {
             self.take_key(queue, KeyKind::Live, &key, id, None)?;
         }
         let place = self.next_number()?;
+        self.note_death(job)?;
         self.execute(REVIVE, params![id, place, options.flow.gate().unwrap_or_default()])?;
         self.execute("DELETE FROM finished WHERE id = ?1", [id])?;
+        self.note(job, NoteKind::Retried, "")?;
         *self.count(queue, State::Dead) -= 1;
         self.insert_ready(queue, id)?;
         Ok(Changed::Done(self.effect(queue, job, Destination::Ready)))
+    }
+
+    /// That a job died, since it is about to live again.
+    fn note_death(&self, job: JobId) -> rusqlite::Result<()> {
+        let sql = "SELECT finished_at, coalesce(reason, '') FROM finished WHERE id = ?1";
+        let read = |row: &rusqlite::Row<'_>| Ok((Timestamp(row.get(0)?), row.get(1)?));
+        let died: Option<(Timestamp, String)> = self.one(sql, [sql_id(job)], read)?;
+        let Some((at, reason)) = died else { return Ok(()) };
+        self.insert_note(job, at, (NoteKind::Died, None), ("", &reason))
     }
 
     pub(super) fn replay(&mut self, original: JobId, edit: Edit) -> rusqlite::Result<Changed> {
@@ -82,6 +93,7 @@ impl Tables {
             Pushed::Inserted { id, run_at, .. } => {
                 let sql = "UPDATE finished SET replayed_as = ?2 WHERE id = ?1";
                 self.execute(sql, params![sql_id(original), sql_id(id)])?;
+                self.note(original, NoteKind::Replayed, id.to_string())?;
                 let to = run_at.map_or(Destination::Ready, Destination::Scheduled);
                 Ok(Changed::Done(Effect { job: id, queue, to }))
             }
@@ -129,6 +141,8 @@ impl Tables {
         let (Some(held), Some(force_at)) = (held, force_at) else { return Ok(Cancelled::NotFound) };
         let lease = Lease { job, delivery: held.delivery };
         let session = self.leases.row(held.row).session;
+        let detail = format!("forced at {}", self.now + grace);
+        self.note(job, NoteKind::CancelRequested, detail)?;
         Ok(Cancelled::Requested { lease, session, force_at })
     }
 
@@ -144,6 +158,9 @@ impl Tables {
             return Ok(Changed::Duplicate(holder));
         }
         self.apply(job, &edit)?;
+        if let Some(words) = edit.words() {
+            self.note(job, NoteKind::Edited, words)?;
+        }
         let id = sql_id(job);
         let queue = self.queue_of(id)?;
         let sql = "SELECT run_at FROM job WHERE id = ?1";
@@ -188,6 +205,8 @@ impl Tables {
         if state == State::Ready {
             self.join_line(to, id)?;
         }
+        let detail = format!("from {} to {name}", self.details(from).name);
+        self.note(job, NoteKind::Moved, detail)?;
         Ok(None)
     }
 
@@ -233,7 +252,10 @@ impl Tables {
 
     pub(super) fn promote(&mut self, job: JobId) -> rusqlite::Result<Changed> {
         match self.state(job)? {
-            Some(State::Scheduled) => Ok(Changed::Done(self.make_ready(sql_id(job))?)),
+            Some(State::Scheduled) => {
+                self.note(job, NoteKind::Promoted, "")?;
+                Ok(Changed::Done(self.make_ready(sql_id(job))?))
+            }
             Some(state) => Ok(Changed::WrongState(state)),
             None => Ok(Changed::NotFound),
         }
