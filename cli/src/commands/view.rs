@@ -529,7 +529,7 @@ impl From<KeyUse> for KeyRow {
 }
 
 impl Row for KeyRow {
-    const HEAD: &'static [&'static str] = &["KEY", "LIMIT", "WAITING", "HELD BY", "OPENS"];
+    const HEAD: &'static [&'static str] = &["KEY", "LIMIT", "WAITING", "HELD BY", "CLOSED UNTIL"];
 
     fn cells(&self) -> Vec<String> {
         let holders: Vec<String> = self.holders.iter().map(u64::to_string).collect();
@@ -538,7 +538,7 @@ impl Row for KeyRow {
             self.limit.clone(),
             self.waiting.to_string(),
             if holders.is_empty() { "-".into() } else { holders.join(" ") },
-            self.opens_at.clone().unwrap_or_else(|| "now".into()),
+            self.opens_at.clone().unwrap_or_else(|| "-".into()),
         ]
     }
 }
