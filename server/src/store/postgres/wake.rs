@@ -4,6 +4,9 @@
 //! was committed is gathered, and told in a transaction of its own, a hundred times a second at
 //! most. This makes other nodes faster and nothing else: what nobody tells is found by looking, a
 //! second later.
+//!
+//! The SQL functions of `0004_sql.sql` tell in the same form, as part of the transactions that call
+//! them.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
