@@ -578,9 +578,11 @@ impl<M: Maker> Run<M> {
         self.newest = page.jobs.first().map_or(self.newest, |job| self.newest.max(job.id.0));
         // Those that are forgotten must be so in both.
         for id in 1..=self.newest {
-            both!(self, what, |store| store.timeline(JobId(id)));
+            let told = both!(self, what, |store| store.timeline(JobId(id)));
             both!(self, what, |store| store.notes(JobId(id)));
-            both!(self, what, |store| store.standing(JobId(id)));
+            if told.is_some_and(|(job, _)| !job.state.is_final()) {
+                both!(self, what, |store| store.standing(JobId(id)));
+            }
         }
     }
 }
