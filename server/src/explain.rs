@@ -84,6 +84,31 @@ pub enum Code {
 }
 
 impl Code {
+    /// All of them, in their order.
+    pub const ALL: [Self; 21] = [
+        Self::Completed,
+        Self::Dead,
+        Self::Cancelled,
+        Self::Leased,
+        Self::CancelRequested,
+        Self::BlockedForever,
+        Self::TtlOver,
+        Self::QueuePaused,
+        Self::Blocked,
+        Self::Scheduled,
+        Self::NoLeader,
+        Self::QueueFull,
+        Self::KeyFull,
+        Self::QueueRate,
+        Self::KeyRate,
+        Self::NodesDraining,
+        Self::NoPuller,
+        Self::WorkersBusy,
+        Self::Behind,
+        Self::NodeDegraded,
+        Self::Next,
+    ];
+
     /// The word for it in answers.
     pub const fn name(self) -> &'static str {
         match self {
@@ -438,5 +463,151 @@ fn length(time: Duration) -> String {
         120..7200 => format!("{} min", seconds / 60),
         7200..172_800 => format!("{} h", seconds / 3600),
         _ => format!("{} days", seconds / 86_400),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::clock::ManualClock;
+    use crate::cluster::Pulled;
+    use crate::job::{NewJob, Payload, QueueName, Settings, When, WorkerName};
+    use crate::store::memory::MemoryStore;
+    use crate::store::{Claim, Hold, Pushed, Retention, Store};
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn queue() -> QueueName {
+        QueueName::parse("q").unwrap()
+    }
+
+    fn job() -> NewJob {
+        NewJob::new(queue(), Payload::new(Bytes::from_static(b"1")).unwrap())
+    }
+
+    struct Given {
+        store: MemoryStore,
+        clock: Arc<ManualClock>,
+        around: Surroundings,
+    }
+
+    impl Given {
+        /// One healthy node that leads, and through which somebody waits for a job.
+        fn new() -> Self {
+            let clock = ManualClock::new();
+            let store = MemoryStore::new("n", clock.clone(), Retention::default());
+            let last_at = Timestamp::default();
+            let pulled = Pulled { queue: queue(), now: 1, busy: 0, last_at };
+            let sight = Sight {
+                node: "n".into(),
+                state: NodeState::Active,
+                pulled: Some(pulled),
+                is_full: false,
+            };
+            let condition = Condition::Healthy;
+            let around = Surroundings { sights: vec![sight], leaderless_since: None, condition };
+            Self { store, clock, around }
+        }
+
+        async fn push(&self, job: NewJob) -> JobId {
+            let pushed = self.store.push(vec![job]).await.unwrap();
+            let Pushed::Inserted { id, .. } = pushed[0] else { panic!("{pushed:?}") };
+            id
+        }
+
+        async fn claim(&self) {
+            let claim = Claim {
+                queue: queue(),
+                count: 1,
+                bytes_max: usize::MAX,
+                worker: WorkerName::parse("w").unwrap(),
+                hold: Hold::Time(SECOND),
+            };
+            assert_eq!(self.store.claim(vec![claim]).await.unwrap().jobs[0].len(), 1);
+        }
+
+        async fn set(&self, settings: Settings) {
+            self.store.set_settings(queue(), settings).await.unwrap();
+        }
+
+        async fn codes(&self, id: JobId) -> Vec<Code> {
+            let standing = self.store.standing(id).await.unwrap().unwrap();
+            explain(standing, &self.around).causes.iter().map(|cause| cause.code).collect()
+        }
+    }
+
+    #[tokio::test]
+    async fn a_job_that_nothing_keeps_is_next() {
+        let given = Given::new();
+        let id = given.push(job()).await;
+        assert_eq!(given.codes(id).await, [Code::Next]);
+    }
+
+    #[tokio::test]
+    async fn what_only_a_leader_does_waits_for_one() {
+        let mut given = Given::new();
+        given.around.leaderless_since = Some(Timestamp::default());
+        let id = given.push(NewJob { when: When::After(SECOND), ..job() }).await;
+        assert_eq!(given.codes(id).await, [Code::Scheduled, Code::NoLeader]);
+        let ready = given.push(job()).await;
+        assert_eq!(given.codes(ready).await, [Code::Next]);
+    }
+
+    #[tokio::test]
+    async fn nodes_that_drain_give_out_nothing() {
+        let mut given = Given::new();
+        given.around.sights[0].state = NodeState::Draining;
+        let id = given.push(job()).await;
+        assert_eq!(given.codes(id).await, [Code::NodesDraining]);
+    }
+
+    #[tokio::test]
+    async fn a_node_without_its_store_says_so() {
+        let mut given = Given::new();
+        given.around.condition = Condition::Degraded("no disk".into());
+        let id = given.push(job()).await;
+        assert_eq!(given.codes(id).await, [Code::NodeDegraded]);
+    }
+
+    #[tokio::test]
+    async fn a_time_to_live_that_is_over_comes_first() {
+        let given = Given::new();
+        let id = given.push(NewJob { ttl: Some(SECOND), ..job() }).await;
+        given.clock.advance(SECOND);
+        assert_eq!(given.codes(id).await, [Code::TtlOver]);
+    }
+
+    #[tokio::test]
+    async fn limits_of_the_queue_are_told() {
+        let given = Given::new();
+        let rate = RateRule { limit: 1, per: 60 * SECOND, burst: Some(1) };
+        given.set(Settings { concurrency: Some(1), ..Settings::default() }).await;
+        given.push(job()).await;
+        let id = given.push(job()).await;
+        given.claim().await;
+        assert_eq!(given.codes(id).await, [Code::QueueFull]);
+        given.set(Settings { rate: Some(rate), ..Settings::default() }).await;
+        let last = given.push(job()).await;
+        given.claim().await;
+        assert_eq!(given.codes(last).await, [Code::QueueRate]);
+    }
+
+    #[tokio::test]
+    async fn a_leased_job_says_that_its_end_is_asked_for() {
+        let given = Given::new();
+        let id = given.push(job()).await;
+        given.claim().await;
+        assert_eq!(given.codes(id).await, [Code::Leased]);
+        given.store.cancel(id, SECOND).await.unwrap();
+        assert_eq!(given.codes(id).await, [Code::Leased, Code::CancelRequested]);
+    }
+
+    #[test]
+    fn codes_are_ranked_in_the_order_in_which_they_are_listed() {
+        assert!(Code::ALL.is_sorted());
     }
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use batonq_protocol::ErrorCode;
+use batonq_server::explain::Code;
 use batonq_server::job::{Guard, Reason};
 
 const PAGE: &str = include_str!("../../docs/codes.md");
@@ -60,6 +61,13 @@ fn the_page_has_every_error_code_with_its_meaning() {
         let again = if meaning.retryable { "yes" } else { "no" };
         assert_eq!(row[..3], [meaning.name, &meaning.http_status.to_string(), again]);
     }
+}
+
+#[test]
+fn the_page_has_every_cause_in_its_rank() {
+    let rows = table("What keeps a job from running");
+    let codes: Vec<&str> = rows.iter().map(|row| row[0]).collect();
+    assert_eq!(codes, Code::ALL.map(Code::name));
 }
 
 #[test]
