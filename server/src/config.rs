@@ -16,6 +16,7 @@ use sha2::{Digest, Sha256};
 use crate::access::Access;
 use crate::broker::Patience;
 use crate::leader::Profile;
+use crate::secrets::Keyring;
 use crate::store::Retention;
 use crate::store::postgres::{CONNECTIONS_MIN, Database, Dsn, Migrate};
 
@@ -59,6 +60,16 @@ pub const SETTINGS: &[Setting] = &[
         "Address to listen on: 127.0.0.1 without tokens, 0.0.0.0 with them",
     ),
     secret("tokens", "BATONQ_TOKENS", "TOKEN:ROLE[+ROLE…],… with produce, consume, observe, admin"),
+    secret(
+        "master_key",
+        "BATONQ_MASTER_KEY",
+        "64 hex digits (openssl rand -hex 32): the key of queues that are encrypted",
+    ),
+    secret(
+        "master_key_old",
+        "BATONQ_MASTER_KEY_OLD",
+        "KEY,… earlier master keys: what was sealed with them can still be read",
+    ),
     setting(
         "insecure",
         "BATONQ_INSECURE",
@@ -214,6 +225,8 @@ pub struct Config {
     pub http_port: Option<u16>,
     /// Who may do what.
     pub access: Access,
+    /// What encrypted queues are sealed with.
+    pub keys: Keyring,
     /// Where jobs are kept.
     pub store: StoreConfig,
     /// This node's name.
@@ -422,6 +435,7 @@ impl Config {
                 false => None,
             },
             access,
+            keys: keys(&values)?,
             store: store(&values)?,
             node_id: node_id(&values)?,
             node_host: values.text("node_host").map(Into::into),
@@ -469,6 +483,26 @@ impl Config {
         }
         Ok(text.trim_end().into())
     }
+}
+
+fn keys(values: &Values) -> Result<Keyring, ConfigError> {
+    let (newest, older) = match (values.get("master_key"), values.get("master_key_old")) {
+        (Some(newest), older) => (newest, older),
+        (None, None) => return Ok(Keyring::default()),
+        (None, Some(older)) => {
+            return Err(error(
+                &older.name,
+                "is set but BATONQ_MASTER_KEY is not: nothing could be sealed. Keep the newest \
+                 key in BATONQ_MASTER_KEY",
+            ));
+        }
+    };
+    let texts = older.map_or("", |older| &older.text).split(',').map(str::trim);
+    let texts = texts.filter(|text| !text.is_empty());
+    Keyring::parse(&newest.text, texts).map_err(|(place, refused)| match (place, older) {
+        (1.., Some(older)) => error(&older.name, format!("key {place} of it {refused}")),
+        _ => error(&newest.name, refused.to_string()),
+    })
 }
 
 fn store(values: &Values) -> Result<StoreConfig, ConfigError> {
@@ -550,8 +584,10 @@ fn database(values: &Values) -> Result<Database, ConfigError> {
 }
 
 /// What should be the same on all nodes; where it is not, they treat the same job differently.
-const SAME_EVERYWHERE: [&str; 10] = [
+const SAME_EVERYWHERE: [&str; 12] = [
     "tokens",
+    "master_key",
+    "master_key_old",
     "insecure",
     "heartbeat_interval",
     "heartbeat_timeout",
@@ -644,6 +680,8 @@ mod tests {
         pairs.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect()
     }
 
+    const KEY: &str = "5ca1ab1e000102030405060708090a0b0c0d0e0f101112131415161718191a1b";
+
     fn env(pairs: &[(&str, &str)]) -> Sources {
         Sources { env: map(pairs), ..Sources::default() }
     }
@@ -706,6 +744,13 @@ mod tests {
             (&[("HTTP", "yes")], "HTTP", "1 or 0"),
             (&[("BATONQ_KEEP_DEAD", "30")], "BATONQ_KEEP_DEAD", "unit"),
             (&[("BATONQ_TOKENS", "s3cret:root")], "BATONQ_TOKENS", "admin"),
+            (&[("BATONQ_MASTER_KEY", "s3cret")], "BATONQ_MASTER_KEY", "64 hex digits"),
+            (&[("BATONQ_MASTER_KEY_OLD", KEY)], "BATONQ_MASTER_KEY_OLD", "BATONQ_MASTER_KEY"),
+            (
+                &[("BATONQ_MASTER_KEY", KEY), ("BATONQ_MASTER_KEY_OLD", "s3cret")],
+                "BATONQ_MASTER_KEY_OLD",
+                "key 1 of it must be 64 hex digits",
+            ),
             (&[("BATONQ_BIND", "0.0.0.0")], "BATONQ_BIND", "BATONQ_TOKENS"),
             (&[("BATONQ_BIND", "here")], "BATONQ_BIND", "IP address"),
             (&[("NODE_ID", "a b")], "NODE_ID", "letters"),
@@ -715,7 +760,8 @@ mod tests {
             let refused = Config::load(&env(pairs)).unwrap_err();
             assert_eq!(refused.name, name);
             assert!(refused.detail.contains(part), "{refused}");
-            assert!(!refused.detail.contains("s3cret"), "{refused}");
+            let is_told = refused.detail.contains("s3cret") || refused.detail.contains(KEY);
+            assert!(!is_told, "{refused}");
         }
     }
 
@@ -737,6 +783,17 @@ mod tests {
         assert!(config.access.authenticate(Some("s3cret")).is_ok());
         let printed = Config::describe(&sources).unwrap();
         assert!(printed.contains("tokens=***") && !printed.contains("s3cret"), "{printed}");
+    }
+
+    #[test]
+    fn a_master_key_is_not_printed_and_makes_nodes_differ() {
+        let load = |pairs| Config::load(&env(pairs)).unwrap();
+        let (with, without) = (load(&[("BATONQ_MASTER_KEY", KEY)]), load(&[]));
+        assert!(with.keys.newest().is_some() && without.keys.newest().is_none());
+        assert_ne!(with.fingerprint, without.fingerprint);
+        let shown = format!("{with:?}");
+        let described = Config::describe(&env(&[("BATONQ_MASTER_KEY", KEY)])).unwrap();
+        assert!(!shown.contains("5ca1ab1e") && !described.contains("5ca1ab1e"));
     }
 
     #[test]

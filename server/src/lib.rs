@@ -36,3 +36,4 @@ pub mod error;
 pub mod leader;
 pub mod limits;
 pub mod metrics;
+pub mod secrets;

@@ -56,6 +56,13 @@ pub const DEPENDS_MAX: usize = 100;
 /// one is to be asked for.
 pub const NEED_BYTES_MAX: usize = 64 * 1024;
 
+/// The same as it is stored: sealed, it is a little longer.
+pub const NEED_STORED_BYTES_MAX: usize = NEED_BYTES_MAX + 128;
+
+/// Leases whose queues a node remembers for the sake of their results; what it has forgotten it asks
+/// the store for. A few MiB.
+pub const NOTED_LEASES_MAX: usize = 65_536;
+
 /// The length of a cron expression in bytes.
 pub const CRON_BYTES_MAX: usize = 256;
 

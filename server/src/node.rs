@@ -110,8 +110,15 @@ impl Node {
                 self::shared(*shared, &card, config.retention, (&requests, &demand), &phases)
             }
         };
-        let (broker, broker_loops) =
-            Broker::new(ground.store, ground.clock, config.patience, demand, &phases.loops);
+        let key = config.keys.newest().map(|key| key.to_string());
+        let (broker, broker_loops) = Broker::new(
+            ground.store,
+            ground.clock,
+            config.patience,
+            demand,
+            config.keys,
+            &phases.loops,
+        );
         let door = Door {
             broker: broker.clone(),
             access: Arc::new(config.access),
@@ -133,7 +140,7 @@ impl Node {
         }
         let http = http_address.map(|address| address.to_string());
         let node = &door.card.id;
-        tracing::info!(node, version = VERSION, tcp = %tcp_address, http, "started");
+        tracing::info!(node, version = VERSION, tcp = %tcp_address, http, key, "started");
         let drain_timeout = config.drain_timeout;
         Ok(Self { tcp_address, http_address, door, loops, phases, requests, drain_timeout })
     }

@@ -210,7 +210,7 @@ prop_compose! {
         queue in proptest::option::weighted(0.3, queue()),
     ) -> Edit {
         let payload = |size| Payload::new(Bytes::from(vec![b'2'; size])).expect("it is small");
-        Edit { priority, payload: size.map(payload), when, queue }
+        Edit { priority, payload: size.map(payload), when, queue, was: None }
     }
 }
 

@@ -38,12 +38,13 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("limits.rs", &[]),
     ("clock.rs", &["job"]),
     ("error.rs", &["job"]),
+    ("secrets.rs", &["job"]),
     ("leader.rs", &[]),
     ("cluster.rs", &["error", "job", "leader", "limits"]),
     ("metrics.rs", &["limits", "store"]),
     ("access.rs", &["error"]),
     ("group_commit.rs", &["error"]),
-    ("store/", &["clock", "cluster", "error", "job", "leader", "limits"]),
+    ("store/", &["clock", "cluster", "error", "job", "leader", "limits", "secrets"]),
     (
         "broker/",
         &[
@@ -55,13 +56,14 @@ const ARROWS: &[(&str, &[&str])] = &[
             "leader",
             "limits",
             "metrics",
+            "secrets",
             "store",
         ],
     ),
     ("explain.rs", &["broker", "cluster", "job", "limits", "store"]),
     ("duties/", &["broker", "cluster", "error", "leader", "store"]),
     ("door.rs", &["access", "broker", "cluster", "error", "explain", "job", "leader", "limits"]),
-    ("config.rs", &["access", "broker", "leader", "store"]),
+    ("config.rs", &["access", "broker", "leader", "secrets", "store"]),
     (
         "tcp/",
         &[

@@ -4,7 +4,7 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
-use batonq_client::{Cancelled, State};
+use batonq_client::{Cancelled, ErrorCode, State};
 use serde_json::json;
 
 use super::bulk::{self, Action, Which};
@@ -147,6 +147,10 @@ pub(crate) struct Settings {
 
     /// All settings, JSON, as {"concurrency":3}; not given: shows them
     settings: Option<String>,
+
+    /// Whether payloads and results are sealed before they are stored; other settings stay
+    #[arg(long, conflicts_with = "settings", value_name = "on|off", value_parser = ["on", "off"])]
+    encrypted: Option<String>,
 }
 
 impl Settings {
@@ -155,6 +159,16 @@ impl Settings {
         if let Some(settings) = &self.settings {
             let settings: serde_json::Value = serde_json::from_str(settings)
                 .map_err(|error| Failure::usage(format!("the settings are no JSON ({error})")))?;
+            client.set_settings(&self.queue, &settings).await?;
+        }
+        if let Some(encrypted) = &self.encrypted {
+            let settings = match client.queue(&self.queue).await {
+                Err(error) if error.code() == Some(ErrorCode::NotFound) => "{}".into(),
+                queue => queue?.settings,
+            };
+            let mut settings: serde_json::Value = serde_json::from_str(&settings)
+                .map_err(|error| Failure::usage(format!("the settings are no JSON ({error})")))?;
+            settings["encrypted"] = json!(encrypted == "on");
             client.set_settings(&self.queue, &settings).await?;
         }
         let queue = client.queue(&self.queue).await?;

@@ -8,6 +8,8 @@
 //!   themselves ([`crate::group_commit`]); so are claims.
 //! * [`pull`](Broker::pull) waits for a bell, not for a clock: waiting pulls cost nothing.
 //! * [`subscribe`](Broker::subscribe) is a pull that goes on as long as its worker has credit.
+//! * What belongs to encrypted queues is sealed on its way down and opened on its way up;
+//!   `sealing.rs` tells from when on.
 //! * Leases hang on sessions; `sessions.rs` tells when they end.
 
 mod alarms;
@@ -19,6 +21,7 @@ mod people;
 mod pull;
 mod push;
 mod schedules;
+mod sealing;
 mod sessions;
 mod settle;
 mod subscription;
@@ -47,6 +50,7 @@ use crate::job::{JobId, Lease, LeaseKey, NewJob, QueueName};
 use crate::leader::Term;
 use crate::limits;
 use crate::metrics::Metrics;
+use crate::secrets::Keyring;
 use crate::store::{
     Claim, Destination, Duty, Effect, LeasedJob, Pushed, SessionId, Settled, Settlement, Signal,
     Store,
@@ -78,6 +82,7 @@ struct Core {
     sessions: sessions::Sessions,
     metrics: Metrics,
     health: health::Monitor,
+    sealing: sealing::Sealing,
     draining: CancellationToken,
     started: Instant,
 }
@@ -99,6 +104,7 @@ impl Broker {
         clock: Arc<dyn Clock>,
         patience: Patience,
         demand: Demand,
+        keys: Keyring,
         stop: &CancellationToken,
     ) -> (Self, Vec<(&'static str, Loop)>) {
         let unopened = store.lease_key().err().map(|error| error.to_string());
@@ -114,6 +120,7 @@ impl Broker {
             sessions: sessions::Sessions::new(patience),
             metrics: Metrics::default(),
             health: health::Monitor::new(unopened),
+            sealing: sealing::Sealing::new(keys),
             draining: CancellationToken::new(),
             started: Instant::now(),
         });
@@ -187,6 +194,10 @@ impl Broker {
         resume: Option<SessionId>,
     ) -> Result<(Attendance, Option<Vec<Lease>>), Error> {
         let core = &self.0.core;
+        if core.sealing.knows_nothing() {
+            // For a subscription, which can not ask. What else is asked for asks again.
+            core.encrypted().await.ok();
+        }
         if let Some(id) = resume {
             let leases = core.store.adopt(id).await?;
             if core.sessions.knows(id) || !leases.is_empty() {

@@ -13,14 +13,19 @@ use crate::store::{
     KeyUse, Pausing, Queue, Standing, story,
 };
 
+/// How often a change is made anew because others have changed the same job meanwhile.
+const EDIT_TRIES: usize = 5;
+
 impl Broker {
     /// A job with its payload and result.
     ///
     /// # Errors
     ///
-    /// [`Error::NotFound`], or those of the store; likewise below.
+    /// [`Error::NotFound`], or those of the store; likewise below. [`Error::Unavailable`] too if
+    /// it is sealed with a key that this node does not have.
     pub async fn job(&self, id: JobId) -> Result<Job, Error> {
-        self.store().job(id).await?.ok_or_else(|| no_job(id))
+        let job = self.store().job(id).await?.ok_or_else(|| no_job(id))?;
+        self.0.core.sealing.open_job(job)
     }
 
     /// A job once it has ended, or as it is after `wait`, or when the node begins to drain.
@@ -94,6 +99,7 @@ impl Broker {
     /// Pushes a copy of an ended job, changed so; the effect is about the copy.
     pub async fn replay(&self, id: JobId, edit: Edit) -> Result<Effect, Error> {
         let edit = if edit == Edit::default() { edit } else { edit.check()? };
+        let edit = self.0.core.seal_edit(id, edit).await?;
         let changed = self.store().replay(id, edit).await?;
         self.conclude(id, changed, "only a job that has ended can be replayed")
     }
@@ -131,13 +137,31 @@ impl Broker {
 
     /// Changes a waiting job.
     pub async fn edit(&self, id: JobId, edit: Edit) -> Result<Effect, Error> {
-        let changed = self.store().edit(id, edit.check()?).await?;
-        self.conclude(id, changed, "only a job that waits can be changed")
+        let edit = edit.check()?;
+        for _ in 0..EDIT_TRIES {
+            let edit = self.0.core.seal_edit(id, edit.clone()).await?;
+            let changed = self.store().edit(id, edit).await?;
+            if changed != Changed::Outdated {
+                return self.conclude(id, changed, "only a job that waits can be changed");
+            }
+        }
+        self.conclude(id, Changed::Outdated, "")
     }
 
-    /// Sets all settings of a queue.
+    /// Sets all settings of a queue. If it is encrypted then, what is asked for after the answer
+    /// is sealed, on every node.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Invalid`] if it is to be encrypted and this node has no key.
     pub async fn set_settings(&self, name: QueueName, settings: Settings) -> Result<(), Error> {
-        self.store().set_settings(name.clone(), settings.check()?).await?;
+        let settings = settings.check()?;
+        let is_encrypted = settings.encrypted;
+        let change = self.store().set_settings(name.clone(), settings);
+        self.0.core.while_nobody_asks(is_encrypted, change).await?;
+        if is_encrypted {
+            self.renew_schedules(&name).await?;
+        }
         self.0.core.queue_bells.ring_all(&name);
         Ok(())
     }
@@ -175,6 +199,9 @@ impl Broker {
             Changed::Dropped => Err(Error::WrongState(format!(
                 "the payload of job {id} has been dropped: its queue keeps it less long"
             ))),
+            Changed::Outdated => {
+                Err(Error::Unavailable(format!("job {id} is being changed by others").into()))
+            }
             Changed::Duplicate(other) => {
                 Err(Error::Duplicate(format!("job {other} has the unique key of job {id} now")))
             }

@@ -63,20 +63,30 @@ impl Broker {
 
     /// Leases jobs that are ready now.
     pub(super) async fn claim(&self, pull: &Pull) -> Result<Vec<LeasedJob>, Error> {
-        let started = Instant::now();
-        let claim = Claim {
-            queue: pull.queue.clone(),
-            count: pull.count,
-            bytes_max: limits::ANSWER_BYTES_MAX,
-            worker: pull.worker.clone(),
-            hold: pull.hold,
-        };
-        let claimed = self.0.claims.submit(vec![claim], 0).await?;
-        let jobs = claimed.into_iter().next().unwrap_or_default();
-        if !jobs.is_empty() {
+        let core = &self.0.core;
+        let encrypted = core.encrypted().await?;
+        core.sealing.check_key(&pull.queue)?;
+        loop {
+            let started = Instant::now();
+            let claim = Claim {
+                queue: pull.queue.clone(),
+                count: pull.count,
+                bytes_max: limits::ANSWER_BYTES_MAX,
+                worker: pull.worker.clone(),
+                hold: pull.hold,
+            };
+            let claimed = self.0.claims.submit(vec![claim], 0).await?;
+            let claimed = claimed.into_iter().next().unwrap_or_default();
+            if claimed.is_empty() {
+                return Ok(claimed);
+            }
             self.metrics().time(Timed::Claim, started.elapsed());
+            // Nothing is awaited from here on, or the jobs would be forgotten with this future.
+            let jobs = core.open_leased(&encrypted, &pull.queue, claimed);
+            if !jobs.is_empty() {
+                return Ok(jobs);
+            }
         }
-        Ok(jobs)
     }
 
     /// Gives jobs back that could not be handed over. They are not charged for it.
@@ -88,8 +98,12 @@ impl Broker {
 }
 
 async fn take_back(core: Arc<Core>, leases: Vec<Lease>) {
-    let settlements: Vec<Settlement> =
-        leases.into_iter().map(|lease| Settlement { lease, verdict: Verdict::Release }).collect();
+    let release = |lease| Settlement { lease, verdict: Verdict::Release };
+    end(core, leases.into_iter().map(release).collect()).await;
+}
+
+/// Ends leases that their workers have not come to know of.
+pub(super) async fn end(core: Arc<Core>, settlements: Vec<Settlement>) {
     match core.store.settle(settlements).await {
         Ok(all) => core.announce(super::settle::effects(&all)),
         // Their leases will run out.

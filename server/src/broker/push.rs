@@ -23,8 +23,9 @@ impl Broker {
     ///
     /// [`Error::Overloaded`], or those of the store. Then no job of this call was stored, unless
     /// it is [`Error::OutcomeUnknown`].
-    pub async fn push(&self, jobs: Vec<NewJob>) -> Result<Vec<Result<Pushed, Error>>, Error> {
+    pub async fn push(&self, mut jobs: Vec<NewJob>) -> Result<Vec<Result<Pushed, Error>>, Error> {
         let started = Instant::now();
+        self.0.core.seal_jobs(&mut jobs).await?;
         let bytes = jobs.iter().map(|job| job.payload.bytes.len()).sum();
         let pushed = self.0.pushes.submit(jobs, bytes).await?;
         self.metrics().time(Timed::Push, started.elapsed());
@@ -42,7 +43,8 @@ impl Broker {
     ///
     /// [`Error::Invalid`] if they wait for each other in a ring; else as [`Broker::push`].
     pub async fn push_flow(&self, jobs: Vec<NewJob>) -> Result<Vec<Result<Pushed, Error>>, Error> {
-        let (places, jobs) = sorted(jobs)?;
+        let (places, mut jobs) = sorted(jobs)?;
+        self.0.core.seal_jobs(&mut jobs).await?;
         let pushed = self.0.core.push(jobs).await?;
         let mut answers: Vec<(usize, Pushed)> = places.into_iter().zip(pushed).collect();
         answers.sort_unstable_by_key(|(place, _)| *place);

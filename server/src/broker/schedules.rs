@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::Broker;
 use crate::error::Error;
-use crate::job::{ScheduleName, ScheduleSpec};
+use crate::job::{QueueName, ScheduleName, ScheduleSpec};
 use crate::limits;
 use crate::store::{Duty, Fire, Pausing, Pushed, PutSchedule, Schedule, SchedulesWanted};
 
@@ -19,7 +19,9 @@ impl Broker {
         name: ScheduleName,
         spec: ScheduleSpec,
     ) -> Result<bool, Error> {
-        let put = self.store().put_schedule(name, spec.check()?).await?;
+        let mut spec = spec.check()?;
+        self.0.core.seal_jobs(std::slice::from_mut(&mut spec.job)).await?;
+        let put = self.store().put_schedule(name, spec).await?;
         self.alarms().of(Duty::Cron).set(Duration::ZERO);
         match put {
             PutSchedule::Created => Ok(true),
@@ -31,19 +33,53 @@ impl Broker {
         }
     }
 
-    /// A page of schedules, by name.
+    /// A page of schedules, by name. The payload of one that is sealed with a key that this node
+    /// does not have is empty; likewise below.
     pub async fn schedules(
         &self,
         after: Option<ScheduleName>,
         limit: usize,
     ) -> Result<Vec<Schedule>, Error> {
-        self.store().schedules(SchedulesWanted::After(after, limit)).await
+        let mut schedules = self.store().schedules(SchedulesWanted::After(after, limit)).await?;
+        for schedule in &mut schedules {
+            self.open_schedule(schedule);
+        }
+        Ok(schedules)
     }
 
     /// One schedule.
     pub async fn schedule(&self, name: ScheduleName) -> Result<Schedule, Error> {
         let found = self.store().schedules(SchedulesWanted::One(name.clone())).await?;
-        found.into_iter().next().ok_or_else(|| no_schedule(&name))
+        let mut schedule = found.into_iter().next().ok_or_else(|| no_schedule(&name))?;
+        self.open_schedule(&mut schedule);
+        Ok(schedule)
+    }
+
+    /// False: its payload can not be read, and is empty.
+    fn open_schedule(&self, schedule: &mut Schedule) -> bool {
+        let opened = self.0.core.sealing.open_schedule(schedule);
+        if let Err(reason) = &opened {
+            tracing::warn!(schedule = %schedule.name, %reason, "payload can not be read");
+        }
+        opened.is_ok()
+    }
+
+    /// Stores the schedules of a queue once more, so that they are sealed, with the newest key.
+    pub(super) async fn renew_schedules(&self, queue: &QueueName) -> Result<(), Error> {
+        let mut after = None;
+        loop {
+            let wanted = SchedulesWanted::After(after, limits::PAGE_MAX);
+            let page = self.store().schedules(wanted).await?;
+            let Some(last) = page.last() else { return Ok(()) };
+            after = Some(last.name.clone());
+            for mut schedule in page.into_iter().filter(|it| it.spec.job.queue == *queue) {
+                let (name, is_open) = (schedule.name.clone(), self.open_schedule(&mut schedule));
+                // True: it has just been deleted.
+                if is_open && self.put_schedule(name.clone(), schedule.spec).await? {
+                    self.store().delete_schedule(name).await?;
+                }
+            }
+        }
     }
 
     /// Deletes a schedule and its history. Its jobs stay.

@@ -24,8 +24,9 @@ impl Broker {
     ///
     /// [`Error::Overloaded`], or those of the store. Then no lease has ended, unless it is
     /// [`Error::OutcomeUnknown`].
-    pub async fn settle(&self, settlements: Vec<Settlement>) -> Result<Vec<Settled>, Error> {
+    pub async fn settle(&self, mut settlements: Vec<Settlement>) -> Result<Vec<Settled>, Error> {
         let started = Instant::now();
+        self.0.core.seal_results(&mut settlements).await?;
         let bytes = settlements.iter().map(|settlement| settlement.verdict.bytes()).sum();
         let settled = self.0.settles.submit(settlements, bytes).await?;
         self.metrics().time(Timed::Settle, started.elapsed());

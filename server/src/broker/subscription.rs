@@ -9,6 +9,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::{Broker, Pull};
 use crate::cluster::Pulling;
+use crate::error::Error;
 use crate::job::{Lease, QueueName, WorkerName};
 use crate::limits;
 use crate::store::{Hold, LeasedJob, SessionId};
@@ -45,6 +46,10 @@ impl Broker {
     ///
     /// `number` names the subscription in its deliveries. A receiver that is closed ends the
     /// subscription; what it has not taken must be [taken back](Broker::take_back) by its owner.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Unavailable`] if the queue is encrypted and this node has no key.
     pub fn subscribe(
         &self,
         number: u64,
@@ -52,7 +57,8 @@ impl Broker {
         worker: WorkerName,
         session: SessionId,
         deliveries: mpsc::Sender<Delivery>,
-    ) -> Subscription {
+    ) -> Result<Subscription, Error> {
+        self.0.core.sealing.check_key(&queue)?;
         let credit = Arc::new(Semaphore::new(0));
         let stop = CancellationToken::new();
         let pull =
@@ -65,7 +71,7 @@ impl Broker {
             deliveries,
         };
         tokio::spawn(feed.run(pull));
-        Subscription { credit, _stop: stop.drop_guard() }
+        Ok(Subscription { credit, _stop: stop.drop_guard() })
     }
 }
 

@@ -56,6 +56,9 @@ pub struct Settings {
     #[schemars(with = "Option<u64>")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub keep_payload: Option<Duration>,
+    /// Payloads and results are sealed before they are stored. Needs BATONQ_MASTER_KEY.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub encrypted: bool,
 }
 
 /// The limits of one key.
@@ -138,6 +141,7 @@ mod tests {
             rate: Some(rate),
             keys: BTreeMap::from([("k".into(), KeyLimits { concurrency: Some(1), rate: None })]),
             keep_dead: Some(Duration::from_millis(1500)),
+            encrypted: true,
             ..Settings::default()
         };
         let text = serde_json::to_string(&settings).unwrap();

@@ -43,6 +43,12 @@ pub(super) fn parse_settings(text: &str) -> Result<Settings, serde_json::Error> 
     serde_json::from_str(text)
 }
 
+/// Whether settings of such a text, perhaps of a later version, say that the queue is encrypted.
+pub(super) fn are_encrypted(settings: &str) -> bool {
+    let settings: serde_json::Value = serde_json::from_str(settings).unwrap_or_default();
+    settings["encrypted"] == true
+}
+
 pub(super) fn json(value: &impl serde::Serialize) -> String {
     serde_json::to_string(value).expect("its keys are texts, and its numbers are finite")
 }

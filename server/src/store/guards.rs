@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::{Pushed, Refusal};
 use crate::job::{Fill, Guard, NewJob, QueueName, Settings, Timestamp};
+use crate::secrets::opened_bytes;
 
 /// How long it is remembered what was refused.
 pub(crate) const DECISIONS_KEPT: Duration = Duration::from_secs(7 * 24 * 3600);
@@ -52,7 +53,7 @@ pub(crate) fn judge(jobs: &[NewJob], guards: &mut BTreeMap<QueueName, (Settings,
             judged.refusals.push(None);
             continue;
         };
-        let breach = settings.admit(fill, job.payload.bytes.len() as u64).err();
+        let breach = settings.admit(fill, opened_bytes(&job.payload.bytes) as u64).err();
         match breach {
             None => *judged.taken.entry(job.queue.clone()).or_default() += 1,
             Some(breach) => {

@@ -71,6 +71,11 @@ pub trait Store: Send + Sync + 'static {
     /// [`Error::Unavailable`] as long as a shared store has not been reached.
     fn lease_key(&self) -> Result<LeaseKey, Error>;
 
+    /// Whether other nodes may use it too.
+    fn is_shared(&self) -> bool {
+        false
+    }
+
     /// Stores new jobs. Answer i is about job i.
     ///
     /// A job whose unique key belongs to another of its queue (also one earlier in this call) is
@@ -146,6 +151,12 @@ pub trait Store: Send + Sync + 'static {
     /// before, its rates and those of its keys begin anew: who raises a rate does not wait for what
     /// was used up under the old one.
     async fn set_settings(&self, queue: QueueName, settings: Settings) -> Result<(), Error>;
+
+    /// The queues whose settings say that they are encrypted.
+    async fn encrypted_queues(&self) -> Result<Vec<QueueName>, Error>;
+
+    /// The queue of each job. `None`: it has ended, or never was.
+    async fn queues_of(&self, jobs: Vec<JobId>) -> Result<Vec<Option<QueueName>>, Error>;
 
     /// The keys of a queue that jobs wait or work for, by kind and name; at most
     /// [`crate::limits::PAGE_MAX`]. Empty if there is no such queue.
@@ -410,7 +421,7 @@ pub struct Need {
     pub id: JobId,
     /// How it ended. `None`: nothing is known of it any more.
     pub state: Option<State>,
-    /// What came of it; left out if it is larger than [`crate::limits::NEED_BYTES_MAX`].
+    /// What came of it; left out if it is larger than [`crate::limits::NEED_STORED_BYTES_MAX`].
     pub result: Option<Bytes>,
 }
 
@@ -987,6 +998,8 @@ pub struct Edit {
     pub when: Option<When>,
     /// Another queue, made if there is none. The job stands behind those that are in line there.
     pub queue: Option<QueueName>,
+    /// Nothing is changed unless the job has this queue and this payload.
+    pub was: Option<(QueueName, Payload)>,
 }
 
 impl Edit {
@@ -1063,4 +1076,6 @@ pub enum Changed {
     Duplicate(JobId),
     /// Its payload has been dropped.
     Dropped,
+    /// It is not any more what the change was made for.
+    Outdated,
 }

@@ -281,7 +281,7 @@ impl Connection {
         let Asker { broker, worker, session, .. } = &*self.asker;
         let deliveries = self.deliveries.0.clone();
         let subscription =
-            broker.subscribe(request_id, queue, worker.clone(), *session, deliveries);
+            broker.subscribe(request_id, queue, worker.clone(), *session, deliveries)?;
         subscription.add_credit(subscribe.credit);
         place.insert(subscription);
         self.say(request_id, Message::Done(Done {}));

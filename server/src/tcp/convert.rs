@@ -143,7 +143,8 @@ pub(super) fn edit(edit: wire::EditJob) -> Result<(JobId, Edit), Error> {
         None => None,
     };
     let queue = queue_filter(&edit.queue)?;
-    Ok((JobId(edit.id), Edit { priority: edit.priority, payload, when, queue }))
+    let id = JobId(edit.id);
+    Ok((id, Edit { priority: edit.priority, payload, when, queue, was: None }))
 }
 
 fn when(delay_ms: Option<u64>, run_at_ms: Option<i64>) -> Result<Option<When>, Error> {

@@ -158,6 +158,27 @@ rules! {
         assert_eq!(given.state(second).await, State::Ready);
     }
 
+    async fn an_edit_that_was_made_for_something_else_changes_nothing(given: Given<M>) {
+        let payload = |text: &'static str| Payload::new(Bytes::from_static(text.as_bytes())).unwrap();
+        let id = given.push(NewJob { payload: payload("1"), ..job() }).await;
+        let typed = payload("1").with_content_type("text/plain").unwrap();
+        for was in [
+            (queue(), payload("2")),
+            (queue(), typed.clone()),
+            (named("other"), payload("1")),
+        ] {
+            let edit = Edit { payload: Some(payload("3")), was: Some(was), ..Edit::default() };
+            let edit = Edit { queue: Some(named("elsewhere")), ..edit };
+            assert_eq!(given.store.edit(id, edit).await.unwrap(), Changed::Outdated);
+        }
+        assert_eq!(given.job(id).await.payload, Some(payload("1")));
+        let was = Some((queue(), payload("1")));
+        let edit = Edit { payload: Some(typed), was, priority: Some(3), ..Edit::default() };
+        assert!(matches!(given.store.edit(id, edit).await.unwrap(), Changed::Done(_)));
+        let claimed = given.claim(1).await;
+        assert_eq!((claimed.jobs(), claimed[0].priority), (vec![id], 3));
+    }
+
     async fn a_leased_or_ended_job_is_not_changed(given: Given<M>) {
         let id = given.push(job()).await;
         let lease = given.lease().await;

@@ -1,6 +1,8 @@
 //! What people change.
 
-use batonq_server::job::{JobId, NewJob, Payload, State, Tag, When};
+use std::collections::BTreeMap;
+
+use batonq_server::job::{JobId, KeyLimits, NewJob, Payload, Settings, State, Tag, When};
 use batonq_server::store::{CRASHES_MAX, Cancelled, Changed, Destination, Duty, Edit, Pausing};
 use bytes::Bytes;
 
@@ -49,6 +51,7 @@ rules! {
             payload: Some(payload.clone()),
             when: Some(When::After(SECOND)),
             queue: Some(named("other")),
+            ..Edit::default()
         };
         let Changed::Done(effect) = given.store.replay(original, edit).await.unwrap() else {
             panic!()
@@ -102,6 +105,21 @@ rules! {
         assert_eq!(given.queue().await.paused_at, Some(since));
         given.store.set_paused(queue(), Pausing::Resume, "ada".into()).await.unwrap();
         assert_eq!(given.queue().await.paused_at, None);
+    }
+
+    async fn encrypted_queues_and_the_queues_of_jobs_are_told(given: Given<M>) {
+        assert_eq!(given.store.encrypted_queues().await.unwrap(), []);
+        let id = given.push(job()).await;
+        let leased = given.lease().await;
+        let keys = BTreeMap::from([("\"encrypted\":true".to_owned(), KeyLimits::default())]);
+        let open = Settings { keys, ..Settings::default() };
+        given.store.set_settings(queue(), open.clone()).await.unwrap();
+        let encrypted = Settings { encrypted: true, ..open };
+        given.store.set_settings(named("secret"), encrypted).await.unwrap();
+        assert_eq!(given.store.encrypted_queues().await.unwrap(), [named("secret")]);
+        let ended = given.dead_job(NewJob { queue: queue(), ..job() }).await;
+        let queues = given.store.queues_of(vec![ended, id, JobId(99)]).await.unwrap();
+        assert_eq!((leased.job, queues), (id, vec![None, Some(queue()), None]));
     }
 
     async fn nothing_is_done_to_a_job_that_never_was(given: Given<M>) {

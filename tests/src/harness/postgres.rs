@@ -269,6 +269,20 @@ impl Postgres {
         self.dir.path().join("data")
     }
 
+    /// All that is in it, as `pg_dump` writes it; bytes that are text as text.
+    ///
+    /// # Panics
+    ///
+    /// If it can not be dumped.
+    pub fn dump(&self) -> String {
+        let mut dump = program("pg_dump");
+        dump.args(["-h", "127.0.0.1", "-p", &self.port.to_string(), "-U", "postgres"]);
+        dump.arg("postgres").env("PGOPTIONS", "-c bytea_output=escape");
+        let out = dump.stdout(Stdio::piped()).stderr(Stdio::piped()).output().expect("it runs");
+        assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+        String::from_utf8_lossy(&out.stdout).into_owned()
+    }
+
     /// From now on nodes in network namespaces of this machine may connect.
     pub fn trust_namespaces(&self) {
         self.add_rule("host all all 10.0.0.0/8 trust\n");

@@ -251,6 +251,13 @@ impl Server {
         self.builder.clone().start()
     }
 
+    /// Starts it again on the same files, on other ports, with this in its environment too.
+    #[must_use]
+    pub fn restart_with(mut self, env: &[(&str, &str)]) -> Self {
+        self.builder.env.extend(env.iter().map(|(name, value)| ((*name).into(), (*value).into())));
+        self.restart()
+    }
+
     /// Starts it again in place, with the settings it had, after it has ended.
     pub fn resume(&mut self) {
         *self = self.builder.clone().start();

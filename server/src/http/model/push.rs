@@ -407,6 +407,7 @@ impl EditBody {
             payload,
             when: when(self.delay_ms, self.run_at.as_deref())?,
             queue: self.queue.as_deref().map(QueueName::parse).transpose()?,
+            was: None,
         })
     }
 }

@@ -422,6 +422,20 @@ impl Store for MemoryStore {
         })
     }
 
+    async fn encrypted_queues(&self) -> Result<Vec<QueueName>, Error> {
+        self.transaction(|model| {
+            let encrypted = model.settings.iter().filter(|(_, settings)| settings.encrypted);
+            encrypted.map(|(name, _)| name.clone()).collect()
+        })
+    }
+
+    async fn queues_of(&self, jobs: Vec<JobId>) -> Result<Vec<Option<QueueName>>, Error> {
+        self.transaction(|model| {
+            let live = |id| model.jobs.get(id).filter(|record| record.is_live());
+            jobs.iter().map(|id| live(id).map(|record| record.job.queue.clone())).collect()
+        })
+    }
+
     async fn key_uses(&self, queue: QueueName) -> Result<Vec<KeyUse>, Error> {
         self.transaction(|model| model.key_uses(&queue))
     }

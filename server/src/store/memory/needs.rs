@@ -74,7 +74,7 @@ impl Model {
         let known = |id: JobId| {
             let record = self.jobs.get(&id);
             let result = record.and_then(|record| record.job.result.clone());
-            let result = result.filter(|result| result.len() <= limits::NEED_BYTES_MAX);
+            let result = result.filter(|result| result.len() <= limits::NEED_STORED_BYTES_MAX);
             Need { id, state: record.map(Record::state), result }
         };
         on.into_iter().map(known).collect()

@@ -167,6 +167,12 @@ impl Model {
             Some(State::Blocked | State::Scheduled | State::Ready) => {}
             Some(state) => return Changed::WrongState(state),
         }
+        let job = &self.record(id).job;
+        if let Some((queue, payload)) = &edit.was
+            && (job.queue != *queue || job.payload.as_ref() != Some(payload))
+        {
+            return Changed::Outdated;
+        }
         if let Some(queue) = edit.queue.clone()
             && let Err(holder) = self.move_to(id, queue)
         {

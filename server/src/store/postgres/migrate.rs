@@ -66,6 +66,13 @@ pub const MIGRATIONS: &[Migration] = &[
         serves_from: 2,
         sql: include_str!("migrations/0006_events_of_jobs.sql"),
     },
+    Migration {
+        version: 7,
+        name: "encrypted",
+        // Earlier ones would give out what is sealed.
+        serves_from: 7,
+        sql: include_str!("migrations/0007_encrypted.sql"),
+    },
 ];
 
 /// The version that this program works with.

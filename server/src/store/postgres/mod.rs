@@ -132,7 +132,7 @@ pub type Named = (&'static str, &'static str);
 pub fn hot_statements() -> (&'static str, Vec<Named>) {
     let parts =
         [push::HOT, claim::HOT, flow::HOT, settle::HOT, needs::HOT, leases::HOT, duties::HOT];
-    let all = [&parts.concat(), standing::HOT, notes::HOT].concat();
+    let all = [&parts.concat(), standing::HOT, notes::HOT, queues::HOT].concat();
     (lane::SETTINGS, all)
 }
 
@@ -265,6 +265,10 @@ impl Store for PostgresStore {
     fn lease_key(&self) -> Result<LeaseKey, Error> {
         let closed = || Error::Unavailable("the database has not been reached yet".into());
         self.lease_key.get().copied().ok_or_else(closed)
+    }
+
+    fn is_shared(&self) -> bool {
+        true
     }
 
     async fn push(&self, jobs: Vec<NewJob>) -> Result<Vec<Pushed>, Error> {
@@ -421,6 +425,14 @@ impl Store for PostgresStore {
 
     async fn set_settings(&self, queue: QueueName, settings: Settings) -> Result<(), Error> {
         Ok(self.set_queue_settings(&queue, &settings).await?)
+    }
+
+    async fn encrypted_queues(&self) -> Result<Vec<QueueName>, Error> {
+        Ok(self.find_encrypted().await?)
+    }
+
+    async fn queues_of(&self, jobs: Vec<JobId>) -> Result<Vec<Option<QueueName>>, Error> {
+        Ok(self.find_queues_of(&jobs).await?)
     }
 
     async fn key_uses(&self, queue: QueueName) -> Result<Vec<KeyUse>, Error> {

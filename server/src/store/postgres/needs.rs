@@ -317,7 +317,7 @@ impl Round<'_> {
 /// What is known of the jobs that others waited for.
 pub(super) async fn needs(store: &PostgresStore, depends: &Depends) -> Result<Vec<Need>, Failure> {
     let ids: Vec<i64> = depends.on.iter().map(|id| sql_id(*id)).collect();
-    let bytes_max = i32::try_from(limits::NEED_BYTES_MAX).unwrap_or(i32::MAX);
+    let bytes_max = i32::try_from(limits::NEED_STORED_BYTES_MAX).unwrap_or(i32::MAX);
     let rows = store.pool.read((NEEDS, &[&ids, &bytes_max])).await?;
     let rows: HashMap<JobId, &Row> = rows.iter().map(|row| (job_id(row, "id"), row)).collect();
     let mut needs = Vec::with_capacity(ids.len());

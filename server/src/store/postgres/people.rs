@@ -13,7 +13,7 @@ use super::notes::Noted;
 use super::row::{self, count, get, job_id, now, time};
 use super::settle::finish_waiting;
 use super::{PostgresStore, QueueId, retrying};
-use crate::job::{JobId, Lease, QueueName, State, Timestamp, UniqueHold, When};
+use crate::job::{JobId, Lease, Payload, QueueName, State, Timestamp, UniqueHold, When};
 use crate::store::columns::{sql_id, sql_millis};
 use crate::store::{Cancelled, Changed, Destination, Edit, Effect, NoteKind, Pausing, Pushed};
 
@@ -84,6 +84,12 @@ const REQUEST: &str = "
         END,
         delivery = excluded.delivery
     RETURNING force_at";
+
+const IS_STILL: &str = "
+    SELECT id
+    FROM job
+    WHERE id = $1 AND queue_id = $2 AND payload = $3 AND content_type IS NOT DISTINCT FROM $4
+    FOR UPDATE";
 
 /// is_due: it was scheduled and is so no more. It gets a new place then.
 const RESCHEDULE: &str = "
@@ -340,6 +346,11 @@ impl PostgresStore {
             Some(State::Blocked | State::Scheduled | State::Ready) => {}
             other => return Ok(other.map_or(Changed::NotFound, Changed::WrongState)),
         }
+        if let Some((queue, payload)) = &edit.was
+            && !self.is_still(&mut tx, job, queue, payload).await?
+        {
+            return Ok(Changed::Outdated);
+        }
         let queue = match &edit.queue {
             None => None,
             Some(name) => {
@@ -370,6 +381,25 @@ impl PostgresStore {
         };
         let queue = self.queues.name(&self.pool, queue).await?;
         Ok(Changed::Done(Effect { job, queue, to }))
+    }
+
+    /// Locks a waiting job, and says whether it has this queue and this payload.
+    async fn is_still(
+        &self,
+        tx: &mut Tx<'_>,
+        job: JobId,
+        queue: &QueueName,
+        was: &Payload,
+    ) -> Result<bool, Failure> {
+        let id = sql_id(job);
+        if tx.query(LEAVE_PLACES, &[&vec![id]]).await?.is_empty() {
+            return Ok(false);
+        }
+        let ids = self.queues.find_all(&self.pool, std::iter::once(queue)).await?;
+        let (queue, content_type) = (ids.get(queue), was.content_type.as_deref());
+        let rows = tx.query(IS_STILL, &[&id, &queue, &&was.bytes[..], &content_type]).await?;
+        tx.query(RETURN, &[&id, &false]).await?;
+        Ok(!rows.is_empty())
     }
 
     /// Moves a waiting job with the key that it has as long as it lives. Its other keys stay

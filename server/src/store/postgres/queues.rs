@@ -6,10 +6,11 @@ use std::collections::HashMap;
 use parking_lot::RwLock;
 use tokio_postgres::Row;
 
-use super::QueueId;
 use super::lane::{Failure, Pool};
-use super::row::{get, parsed};
-use crate::job::QueueName;
+use super::row::{get, job_id, parsed};
+use super::{PostgresStore, QueueId};
+use crate::job::{JobId, QueueName};
+use crate::store::columns::{are_encrypted, sql_id};
 
 const FIND: &str = "SELECT id, name FROM queue WHERE name = ANY($1::text[])";
 
@@ -18,6 +19,44 @@ const MAKE: &str = "
     SELECT name FROM unnest($1::text[]) AS u (name)
     ORDER BY name
     ON CONFLICT DO NOTHING";
+
+/// The settings are read, too: a key may have that name.
+const ENCRYPTED: &str = "SELECT name, settings FROM queue WHERE settings LIKE '%encrypted%'";
+
+const OF_JOBS: &str = "
+    SELECT u.id, j.queue_id
+    FROM unnest($1::bigint[]) AS u (id)
+    CROSS JOIN LATERAL (
+        SELECT queue_id FROM job WHERE id = u.id OFFSET 0
+    ) j";
+
+/// For the test of their plans.
+pub(super) const HOT: &[super::Named] = &[("queues::OF_JOBS", OF_JOBS)];
+
+impl PostgresStore {
+    pub(super) async fn find_encrypted(&self) -> Result<Vec<QueueName>, Failure> {
+        let mut found = Vec::new();
+        for row in self.pool.read((ENCRYPTED, &[])).await? {
+            if are_encrypted(get(&row, "settings")) {
+                found.extend(parsed(&row, "name", QueueName::parse)?);
+            }
+        }
+        Ok(found)
+    }
+
+    pub(super) async fn find_queues_of(
+        &self,
+        jobs: &[JobId],
+    ) -> Result<Vec<Option<QueueName>>, Failure> {
+        let ids: Vec<i64> = jobs.iter().map(|job| sql_id(*job)).collect();
+        let mut queues = HashMap::new();
+        for row in self.pool.read((OF_JOBS, &[&ids])).await? {
+            let queue = self.queues.name(&self.pool, get(&row, "queue_id")).await?;
+            queues.insert(job_id(&row, "id"), queue);
+        }
+        Ok(jobs.iter().map(|job| queues.get(job).cloned()).collect())
+    }
+}
 
 #[derive(Debug, Default)]
 pub(super) struct Queues(RwLock<Known>);

@@ -181,6 +181,21 @@ impl Tables {
             oldest_ready: oldest.map(|at| self.now.since(Timestamp(at))),
         })
     }
+
+    pub(super) fn encrypted_queues(&self) -> Vec<QueueName> {
+        let queues = self.queue_ids().into_iter();
+        let encrypted = queues.filter(|(_, id)| self.details(*id).settings.encrypted);
+        encrypted.map(|(name, _)| name.clone()).collect()
+    }
+
+    pub(super) fn queues_of(&self, jobs: &[JobId]) -> rusqlite::Result<Vec<Option<QueueName>>> {
+        let sql = "SELECT queue_id FROM job WHERE id = ?1";
+        let queue_of = |job: &JobId| {
+            let queue = self.one(sql, [sql_id(*job)], |row| row.get(0))?;
+            Ok(queue.map(|queue| self.details(queue).name.clone()))
+        };
+        jobs.iter().map(queue_of).collect()
+    }
 }
 
 /// Lists jobs. On a connection of its own, since it may have to read a lot.

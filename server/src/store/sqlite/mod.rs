@@ -354,6 +354,14 @@ impl Store for SqliteStore {
         self.writer.call(move |tables| tables.set_settings(&queue, settings)).await
     }
 
+    async fn encrypted_queues(&self) -> Result<Vec<QueueName>, Error> {
+        self.writer.call(|tables| Ok(tables.encrypted_queues())).await
+    }
+
+    async fn queues_of(&self, jobs: Vec<JobId>) -> Result<Vec<Option<QueueName>>, Error> {
+        self.writer.call(move |tables| tables.queues_of(&jobs)).await
+    }
+
     async fn key_uses(&self, queue: QueueName) -> Result<Vec<KeyUse>, Error> {
         self.writer.call(move |tables| tables.key_uses(&queue)).await
     }

@@ -116,7 +116,7 @@ impl Tables {
                 let result = has_result.then(|| row::bytes(row, 1)).transpose()?;
                 Ok(Need { id: *id, state, result })
             };
-            let need = self.one(sql, params![sql_id(*id), limits::NEED_BYTES_MAX], read)?;
+            let need = self.one(sql, params![sql_id(*id), limits::NEED_STORED_BYTES_MAX], read)?;
             let need = need.unwrap_or(Need { id: *id, state: None, result: None });
             // A job that went round again after it had failed.
             let live = || self.state(*id);

@@ -6,7 +6,7 @@ use rusqlite::params;
 
 use super::row;
 use super::tables::{QueueId, Tables};
-use crate::job::{JobId, Lease, QueueName, State, Timestamp, UniqueHold};
+use crate::job::{JobId, Lease, Payload, QueueName, State, Timestamp, UniqueHold};
 use crate::store::columns::sql_id;
 use crate::store::{
     Cancelled, Changed, Destination, Edit, Effect, KeyKind, NoteKind, Paused, Pausing, Pushed,
@@ -152,6 +152,11 @@ impl Tables {
             Some(State::Blocked | State::Scheduled | State::Ready) => {}
             Some(state) => return Ok(Changed::WrongState(state)),
         }
+        if let Some((queue, payload)) = &edit.was
+            && !self.is_still(job, queue, payload)?
+        {
+            return Ok(Changed::Outdated);
+        }
         if let Some(queue) = &edit.queue
             && let Some(holder) = self.move_to(job, queue)?
         {
@@ -171,6 +176,14 @@ impl Tables {
             _ => Destination::Blocked,
         };
         Ok(Changed::Done(self.effect(queue, job, to)))
+    }
+
+    fn is_still(&self, job: JobId, queue: &QueueName, was: &Payload) -> rusqlite::Result<bool> {
+        let sql = "SELECT payload = ?2 AND content_type IS ?3 FROM job WHERE id = ?1";
+        let (id, content_type) = (sql_id(job), was.content_type.as_deref());
+        let values = params![id, &was.bytes[..], content_type];
+        let is_same = self.one(sql, values, |row| row.get(0))?.unwrap_or(false);
+        Ok(is_same && self.find_queue(queue) == Some(self.queue_of(id)?))
     }
 
     /// Moves a job with the key that it has as long as it lives. Its other keys stay behind. The
