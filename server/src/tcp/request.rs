@@ -247,6 +247,13 @@ impl Asker {
                 let explanation = self.door.explain(JobId(explain.id)).await?;
                 Message::Explanation(convert::explanation(explanation))
             }
+            message => self.list(message).await?,
+        })
+    }
+
+    async fn list(&self, message: Message) -> Result<Message, Error> {
+        let broker = &self.broker;
+        Ok(match message {
             Message::ListQueues(list) => {
                 let queues = match convert::queue_filter(&list.queue)? {
                     Some(name) => vec![broker.queue(name).await?],

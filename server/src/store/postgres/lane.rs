@@ -342,6 +342,9 @@ impl Lane {
     }
 }
 
+/// How often something is read again whose connection was lost.
+const READ_TRIES: u32 = 3;
+
 /// Connections for what is not the hot path.
 #[derive(Debug, Clone)]
 pub(super) struct Pool {
@@ -361,8 +364,12 @@ impl bb8::ManageConnection for Manager {
         self.0.connect("pool", "").await
     }
 
-    async fn is_valid(&self, _: &mut Conn) -> Result<(), Failure> {
-        Ok(())
+    /// Known without asking the database: one that was closed while nobody used it.
+    async fn is_valid(&self, conn: &mut Conn) -> Result<(), Failure> {
+        match conn.is_closed() {
+            true => Err(Failure::NotDone("postgres: connection closed".into())),
+            false => Ok(()),
+        }
     }
 
     fn has_broken(&self, conn: &mut Conn) -> bool {
@@ -376,7 +383,7 @@ impl Pool {
         let builder = bb8::Pool::builder()
             .max_size(connections_max)
             .min_idle(0)
-            .test_on_check_out(false)
+            .test_on_check_out(true)
             .retry_connection(false)
             .idle_timeout(Duration::from_secs(60))
             .connection_timeout(CALL_MAX);
@@ -410,10 +417,18 @@ impl Pool {
         Ok(Tx { home: Home::Pool(Box::new(conn)), has_begun: false })
     }
 
-    /// Does one statement that changes nothing.
+    /// Does one statement that changes nothing: on another connection, if one breaks on the way.
     pub(super) async fn read(&self, call: Call<'_>) -> Result<Vec<Row>, Failure> {
-        let mut tx = self.begin().await?;
-        tx.conn()?.once(call).await
+        let mut tries = 0;
+        loop {
+            let mut tx = self.begin().await?;
+            let conn = tx.conn()?;
+            match conn.once(call).await {
+                Err(_) if conn.is_closed() && tries < READ_TRIES => tries += 1,
+                Err(Failure::InDoubt(text)) => return Err(Failure::NotDone(text)),
+                done => return done,
+            }
+        }
     }
 }
 
