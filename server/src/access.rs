@@ -54,6 +54,9 @@ pub enum Operation {
     ListWorkers,
     GetStats,
     GetMetrics,
+    ListenEvents,
+    ListWebhooks,
+    ChangeWebhook,
     PauseQueue,
     ResumeQueue,
     RetryJob,
@@ -99,6 +102,7 @@ impl Operation {
             | Self::ListWorkers
             | Self::GetStats
             | Self::GetMetrics
+            | Self::ListenEvents
             | Self::GetCluster => Some(&[Observe, Admin]),
             Self::PauseQueue
             | Self::ResumeQueue
@@ -112,6 +116,8 @@ impl Operation {
             | Self::Bulk
             | Self::SetSettings
             | Self::ChangeSchedule
+            | Self::ListWebhooks
+            | Self::ChangeWebhook
             | Self::DrainNode => Some(&[Admin]),
         }
     }
@@ -131,6 +137,9 @@ impl Operation {
             Self::ListWorkers => "list workers",
             Self::GetStats => "get stats",
             Self::GetMetrics => "get metrics",
+            Self::ListenEvents => "listen to events",
+            Self::ListWebhooks => "list webhooks",
+            Self::ChangeWebhook => "change webhook",
             Self::PauseQueue => "pause queue",
             Self::ResumeQueue => "resume queue",
             Self::RetryJob => "retry job",

@@ -19,6 +19,7 @@ use crate::leader::Profile;
 use crate::secrets::Keyring;
 use crate::store::Retention;
 use crate::store::postgres::{CONNECTIONS_MIN, Database, Dsn, Migrate};
+use crate::webhooks::Reach;
 
 /// One setting.
 #[derive(Debug)]
@@ -169,6 +170,12 @@ pub const SETTINGS: &[Setting] = &[
     ),
     setting("keep_dead", "BATONQ_KEEP_DEAD", Some("30d"), "How long dead jobs are kept"),
     setting(
+        "webhooks_insecure",
+        "BATONQ_WEBHOOKS_INSECURE",
+        Some("0"),
+        "1: webhooks may lead to http:// and to private addresses; for development",
+    ),
+    setting(
         "drain_timeout",
         "BATONQ_DRAIN_TIMEOUT",
         Some("30s"),
@@ -239,6 +246,8 @@ pub struct Config {
     pub patience: Patience,
     /// How long finished jobs are kept.
     pub retention: Retention,
+    /// Where webhooks may lead.
+    pub reach: Reach,
     /// How long stopping may take.
     pub drain_timeout: Duration,
     /// A filter for the log.
@@ -449,6 +458,10 @@ impl Config {
                     "a number",
                 )?,
                 dead: values.duration("keep_dead")?,
+            },
+            reach: match values.switch("webhooks_insecure")? {
+                true => Reach::Anywhere,
+                false => Reach::Public,
             },
             drain_timeout: values.duration("drain_timeout")?,
             log: values.parse("log", |text| Some(text.into()), "a filter")?,

@@ -18,6 +18,7 @@ use crate::explain::{Explanation, Surroundings, explain};
 use crate::job::{JobId, Timestamp};
 use crate::leader::Leadership;
 use crate::limits;
+use crate::webhooks::Reach;
 
 /// Shared by the transports of a node. Cheap to clone.
 #[derive(Clone)]
@@ -32,6 +33,8 @@ pub struct Door {
     pub registry: Arc<dyn Registry>,
     /// Whether this node leads.
     pub leadership: Leadership,
+    /// Where webhooks may lead.
+    pub reach: Reach,
     /// A permit for each connection, over all transports.
     pub connections: Arc<Semaphore>,
     /// Cancelled: accept nobody any more, finish what was asked for, close.

@@ -24,6 +24,7 @@ pub mod explain;
 pub mod broker;
 mod duties;
 pub mod group_commit;
+pub mod webhooks;
 
 pub mod store;
 

@@ -139,6 +139,28 @@ pub const CREDIT_MAX: u32 = 10_000;
 /// Subscriptions of one connection.
 pub const SUBSCRIPTIONS_MAX: usize = 100;
 
+/// Streams of events at once on a node: each reads for itself.
+pub const EVENT_STREAMS_MAX: usize = 256;
+
+/// Events that a stream reads at once; each may have a message of
+/// [`ERROR_MESSAGE_BYTES_MAX`].
+pub const EVENTS_PAGE: usize = 200;
+
+/// The length of a webhook's name in bytes: it is part of the key of each delivery.
+pub const WEBHOOK_NAME_BYTES: RangeInclusive<usize> = 1..=128;
+
+/// Webhooks of a cluster: the leader reads the events for each of them.
+pub const WEBHOOKS_MAX: usize = 100;
+
+/// The length of a webhook's address in bytes.
+pub const URL_BYTES_MAX: usize = 2048;
+
+/// The length of a webhook's secret in bytes: a shorter one could be guessed.
+pub const SECRET_BYTES: RangeInclusive<usize> = 16..=256;
+
+/// Queues, or kinds of events, that one webhook names.
+pub const WEBHOOK_FILTER_MAX: usize = 100;
+
 /// Connections of both transports together.
 pub const CONNECTIONS_MAX: usize = 10_000;
 

@@ -30,6 +30,7 @@ use crate::leader::Leadership;
 use crate::store::postgres::{self, Election, Identity, PostgresStore, Presence};
 use crate::store::sqlite::{OpenError, Options, SqliteStore};
 use crate::store::{Alone, Retention, Signal, Store};
+use crate::webhooks::Courier;
 use crate::{http, limits, tcp};
 
 /// A running node. To be [stopped](Node::stop); dropping it cuts everything off.
@@ -125,6 +126,7 @@ impl Node {
             card: Arc::new(card),
             registry: ground.registry,
             leadership: ground.leadership,
+            reach: config.reach,
             connections: Arc::new(Semaphore::new(limits::CONNECTIONS_MAX)),
             stop: CancellationToken::new(),
             tasks: TaskTracker::new(),
@@ -133,6 +135,8 @@ impl Node {
         ground.loops.into_iter().for_each(|run| drop(loops.spawn(run)));
         broker_loops.into_iter().for_each(|(name, run)| drop(loops.spawn(named(name, run))));
         spawn_duties(&mut loops, &door, &phases);
+        let courier = Courier::new(door.broker.clone(), door.leadership.clone(), door.reach);
+        loops.spawn(named("webhooks", Box::pin(courier.run(phases.loops.clone()))));
         spawn_listeners(&mut loops, &door, ground.signals, &requests, &phases);
         door.tasks.spawn(tcp::serve(listener, door.clone()));
         if let Some(listener) = http_listener {

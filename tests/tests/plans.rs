@@ -10,7 +10,7 @@ use batonq_tests::harness::Postgres;
 use tokio_postgres::{Client, SimpleQueryMessage};
 
 /// Tables that grow with the jobs. `lease` has a row for each claim that is being worked on.
-const LARGE: [&str; 13] = [
+const LARGE: [&str; 14] = [
     "job",
     "ready",
     "scheduled",
@@ -23,6 +23,7 @@ const LARGE: [&str; 13] = [
     "slot",
     "turn",
     "cancel",
+    "event",
     "job_note",
 ];
 

@@ -62,8 +62,12 @@ const ARROWS: &[(&str, &[&str])] = &[
     ),
     ("explain.rs", &["broker", "cluster", "job", "limits", "store"]),
     ("duties/", &["broker", "cluster", "error", "leader", "store"]),
-    ("door.rs", &["access", "broker", "cluster", "error", "explain", "job", "leader", "limits"]),
-    ("config.rs", &["access", "broker", "leader", "secrets", "store"]),
+    ("webhooks/", &["broker", "error", "job", "leader", "limits", "store"]),
+    (
+        "door.rs",
+        &["access", "broker", "cluster", "error", "explain", "job", "leader", "limits", "webhooks"],
+    ),
+    ("config.rs", &["access", "broker", "leader", "secrets", "store", "webhooks"]),
     (
         "tcp/",
         &[
@@ -75,7 +79,7 @@ const ARROWS: &[(&str, &[&str])] = &[
         "http/",
         &[
             "access", "broker", "cluster", "door", "error", "explain", "job", "limits", "metrics",
-            "store",
+            "store", "webhooks",
         ],
     ),
 ];

@@ -15,6 +15,7 @@
 mod alarms;
 mod bells;
 mod bulk;
+mod events;
 mod gates;
 mod health;
 mod people;
@@ -24,21 +25,26 @@ mod schedules;
 mod sealing;
 mod sessions;
 mod settle;
+mod shown;
 mod subscription;
 mod upkeep;
+mod webhooks;
 
 pub(crate) use alarms::Alarms;
 pub use bulk::{BulkAction, BulkDone, BulkFilter, BulkRequest, reason_in, state_in};
+pub use events::{EventFilter, Listener, Told};
 pub use health::{Condition, Health};
 pub use pull::Pull;
 pub use sessions::{Attendance, Notice, Patience, Visitor, Worker};
+pub use shown::ShownEvent;
 pub use subscription::{Delivery, Subscription};
+pub(crate) use webhooks::{Letter, Outcome};
 
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 
-use tokio::sync::Semaphore;
+use tokio::sync::{Notify, Semaphore};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -51,6 +57,7 @@ use crate::leader::Term;
 use crate::limits;
 use crate::metrics::Metrics;
 use crate::secrets::Keyring;
+use crate::store::events::is_internal;
 use crate::store::{
     Claim, Destination, Duty, Effect, LeasedJob, Pushed, SessionId, Settled, Settlement, Signal,
     Store,
@@ -79,6 +86,9 @@ struct Core {
     /// Permits to note who was refused.
     refusals: Arc<Semaphore>,
     alarms: Alarms,
+    listening: events::Listening,
+    /// Somebody has changed a webhook here.
+    webhooks_changed: Notify,
     sessions: sessions::Sessions,
     metrics: Metrics,
     health: health::Monitor,
@@ -117,6 +127,8 @@ impl Broker {
             demand,
             refusals: Arc::new(Semaphore::new(limits::REFUSALS_NOTED_MAX)),
             alarms: Alarms::default(),
+            listening: events::Listening::default(),
+            webhooks_changed: Notify::new(),
             sessions: sessions::Sessions::new(patience),
             metrics: Metrics::default(),
             health: health::Monitor::new(unopened),
@@ -136,6 +148,7 @@ impl Broker {
             ("renewal", upkeep::renewal(Arc::clone(&core), stop.clone())),
             ("health", upkeep::health(Arc::clone(&core), stop.clone())),
             ("gates", upkeep::gates(Arc::clone(&core), stop.clone())),
+            ("events", events::follow(Arc::clone(&core), stop.clone())),
             ("poll", upkeep::poll(Arc::clone(&core), stop.clone())),
         ];
         (Self(Arc::new(Parts { core, pushes, claims, settles })), loops)
@@ -259,6 +272,22 @@ impl Broker {
         core.sessions.tell_all(&Notice::GoAway);
         core.queue_bells.ring_everywhere();
         core.ending_bells.ring_everywhere();
+    }
+
+    /// Waits until the node gives out nothing more.
+    pub async fn draining(&self) {
+        self.0.core.draining.cancelled().await;
+    }
+
+    /// # Errors
+    ///
+    /// [`Error::Invalid`] for a queue that is batonq's own: clients neither push to it nor pull
+    /// from it.
+    pub fn check_public(queue: &QueueName) -> Result<(), Error> {
+        match is_internal(queue) {
+            true => Err(Error::invalid("queue", "names that begin with batonq. are batonq's own")),
+            false => Ok(()),
+        }
     }
 
     fn is_draining(&self) -> bool {

@@ -40,6 +40,7 @@ impl Broker {
     ///
     /// [`Error::Unavailable`] if the node drains, [`Error::Overloaded`], or those of the store.
     pub async fn pull(&self, pull: Pull) -> Result<Vec<LeasedJob>, Error> {
+        Self::check_public(&pull.queue)?;
         if self.is_draining() {
             return Err(Error::Unavailable("the node is about to stop: pull elsewhere".into()));
         }

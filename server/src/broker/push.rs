@@ -24,6 +24,7 @@ impl Broker {
     /// [`Error::Overloaded`], or those of the store. Then no job of this call was stored, unless
     /// it is [`Error::OutcomeUnknown`].
     pub async fn push(&self, mut jobs: Vec<NewJob>) -> Result<Vec<Result<Pushed, Error>>, Error> {
+        jobs.iter().try_for_each(|job| Self::check_public(&job.queue))?;
         let started = Instant::now();
         self.0.core.seal_jobs(&mut jobs).await?;
         let bytes = jobs.iter().map(|job| job.payload.bytes.len()).sum();
@@ -43,6 +44,7 @@ impl Broker {
     ///
     /// [`Error::Invalid`] if they wait for each other in a ring; else as [`Broker::push`].
     pub async fn push_flow(&self, jobs: Vec<NewJob>) -> Result<Vec<Result<Pushed, Error>>, Error> {
+        jobs.iter().try_for_each(|job| Self::check_public(&job.queue))?;
         let (places, mut jobs) = sorted(jobs)?;
         self.0.core.seal_jobs(&mut jobs).await?;
         let pushed = self.0.core.push(jobs).await?;
@@ -118,7 +120,7 @@ pub(super) fn committer(core: &Arc<Core>, budget: Budget) -> (Committer<NewJob, 
 }
 
 impl Core {
-    async fn push(&self, jobs: Vec<NewJob>) -> Result<Vec<Pushed>, Error> {
+    pub(super) async fn push(&self, jobs: Vec<NewJob>) -> Result<Vec<Pushed>, Error> {
         let queues: Vec<QueueName> = jobs.iter().map(|job| job.queue.clone()).collect();
         let soonest_ttl = jobs.iter().filter_map(|job| job.ttl).min();
         self.metrics.batch(Timed::Push, jobs.len());

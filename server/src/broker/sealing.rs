@@ -48,10 +48,10 @@ use tokio::time::Instant;
 
 use super::Core;
 use crate::error::Error;
-use crate::job::{FailureCode, JobId, Lease, NewJob, Payload, QueueName};
+use crate::job::{FailureCode, JobId, Lease, NewJob, Payload, QueueName, WebhookName};
 use crate::limits;
 use crate::secrets::{Context, Keyring, Unreadable, is_sealed, plain};
-use crate::store::{Edit, Job, LeasedJob, Retry, Schedule, Settlement, Verdict};
+use crate::store::{Edit, Job, LeasedJob, Retry, Schedule, Secret, Settlement, Verdict};
 
 /// How long the names of encrypted queues in a shared store are trusted.
 const TRUSTED: Duration = Duration::from_secs(1);
@@ -87,6 +87,28 @@ impl Sealing {
             asking: tokio::sync::Mutex::default(),
             leased: Mutex::default(),
         }
+    }
+
+    /// What is to be stored of a webhook's secret: sealed, if there is a key.
+    pub(super) fn seal_secret(&self, webhook: &WebhookName, secret: &Secret) -> Secret {
+        let context = format!("webhook:{webhook}");
+        let sealed = self.keys.seal(secret.bytes(), Context::Secret(&context));
+        Secret::new(sealed.unwrap_or_else(|| plain(secret.bytes().to_vec().into())).to_vec().into())
+    }
+
+    /// The secret that was stored so.
+    ///
+    /// # Errors
+    ///
+    /// See [`Unreadable`].
+    pub(super) fn open_secret(
+        &self,
+        webhook: &WebhookName,
+        stored: &Secret,
+    ) -> Result<Secret, Unreadable> {
+        let context = format!("webhook:{webhook}");
+        let opened = self.keys.open(stored.bytes().to_vec().into(), Context::Secret(&context))?;
+        Ok(Secret::new(opened.to_vec().into()))
     }
 
     /// Whether the names were never asked for, or may have changed here.

@@ -6,6 +6,7 @@
 
 mod body;
 mod handlers;
+mod live;
 mod model;
 mod openapi;
 mod problem;

@@ -2,8 +2,6 @@
 
 use std::time::Duration;
 
-use bytes::Bytes;
-use http_body_util::Full;
 use hyper::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER};
 use hyper::{Response, StatusCode};
 use schemars::JsonSchema;
@@ -12,6 +10,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 
+use super::live::{self, Body};
 use crate::error::Error;
 
 /// What an answer says that is none.
@@ -53,9 +52,9 @@ impl Problem {
         Self { status: status.as_u16(), ..self }
     }
 
-    pub(super) fn respond(&self) -> Response<Full<Bytes>> {
+    pub(super) fn respond(&self) -> Response<Body> {
         let body = serde_json::to_vec(self).unwrap_or_default();
-        let mut response = Response::new(Full::new(body.into()));
+        let mut response = Response::new(live::whole(body));
         *response.status_mut() =
             StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let headers = response.headers_mut();

@@ -2,11 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use crate::broker::{Broker, reason_in, state_in};
+use crate::broker::{Broker, EventFilter, reason_in, state_in};
 use crate::error::Error;
 use crate::job::{JobId, QueueName, ScheduleName, Tag};
 use crate::limits;
-use crate::store::JobFilter;
+use crate::store::{EventId, EventKind, JobFilter};
 
 /// The parameters of a query, each at most once.
 #[derive(Debug, Default)]
@@ -76,6 +76,26 @@ impl Query {
         Ok((after, self.limit()?))
     }
 
+    /// The events that are asked for, and after which number. A client that comes back says that
+    /// in a header, too; the header is newer.
+    pub(super) fn events(
+        &self,
+        last_event_id: Option<&str>,
+    ) -> Result<(EventFilter, Option<EventId>), Error> {
+        let kinds = self.text("kind").unwrap_or_default().split(',');
+        let kinds = kinds.filter(|kind| !kind.is_empty()).map(|kind| event_kind(kind, "kind"));
+        let filter = EventFilter {
+            queue: self.text("queue").map(QueueName::parse).transpose()?,
+            kinds: kinds.collect::<Result<_, _>>()?,
+            job: self.number("job")?.map(JobId),
+        };
+        let after = self.number("after")?;
+        let last = last_event_id.filter(|id| !id.is_empty()).map(|id| {
+            id.parse().map_err(|_| Error::invalid("last-event-id", "must be a whole number from 0"))
+        });
+        Ok((filter, last.transpose()?.or(after)))
+    }
+
     /// The jobs that are asked for.
     pub(super) fn filter(&self, broker: &Broker) -> Result<JobFilter, Error> {
         let ago = |age: Option<u64>| age.map(|age| broker.ago(age));
@@ -97,6 +117,12 @@ impl Query {
             ..JobFilter::default()
         })
     }
+}
+
+pub(super) fn event_kind(name: &str, field: &'static str) -> Result<EventKind, Error> {
+    let names: Vec<&str> = EventKind::ALL.iter().map(|kind| kind.name()).collect();
+    let unknown = || Error::invalid(field, format!("must be among {}", names.join(", ")));
+    EventKind::parse(name).ok_or_else(unknown)
 }
 
 pub(super) fn page_limit(limit: Option<u64>, default: usize) -> Result<usize, Error> {

@@ -4,19 +4,19 @@ use std::future::Future;
 use std::pin::Pin;
 
 use bytes::Bytes;
-use http_body_util::Full;
 use hyper::header::{CONTENT_TYPE, HeaderValue};
 use hyper::{Method, Response};
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::handlers::{Answered, Call, cluster, cron, jobs, look, settle};
+use super::handlers::{Answered, Call, cluster, cron, events, jobs, look, settle, webhooks};
+use super::live::{self, Body};
 use super::{body, openapi};
 use crate::access::Operation;
 use crate::error::Error;
 
-type Served = Pin<Box<dyn Future<Output = Result<Response<Full<Bytes>>, Error>> + Send>>;
+type Served = Pin<Box<dyn Future<Output = Result<Response<Body>, Error>> + Send>>;
 type SchemaOf = fn(&mut SchemaGenerator) -> Schema;
 
 /// One route.
@@ -73,8 +73,8 @@ where
     }
 }
 
-fn text(body: impl Into<Bytes>, content_type: &'static str) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::new(body.into()));
+fn text(body: impl Into<Bytes>, content_type: &'static str) -> Response<Body> {
+    let mut response = Response::new(live::whole(body));
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
     response
 }
@@ -104,6 +104,8 @@ pub(super) fn all() -> Vec<Route> {
     let mut routes = producing_and_consuming();
     routes.extend(changing());
     routes.extend(looking());
+    routes.push(listening());
+    routes.extend(telling());
     routes.extend(scheduling());
     routes.extend(about_the_cluster());
     routes.extend(seen_from_outside());
@@ -152,7 +154,7 @@ fn changing() -> Vec<Route> {
             serve: Box::new(|call, _| {
                 Box::pin(async {
                     jobs::delete(call).await?;
-                    Ok(Response::default())
+                    Ok(Response::new(live::whole("")))
                 })
             }),
             ..route(
@@ -207,6 +209,49 @@ fn looking() -> Vec<Route> {
     ]
 }
 
+fn listening() -> Route {
+    Route {
+        query: &["queue", "kind", "job", "after"],
+        response: None,
+        serve: Box::new(|call, _| Box::pin(events::listen(call))),
+        ..route(
+            get("/v1/events"),
+            Operation::ListenEvents,
+            "What happens, as it happens",
+            look::live,
+        )
+    }
+}
+
+fn telling() -> Vec<Route> {
+    use Operation::{ChangeWebhook, ListWebhooks};
+    vec![
+        route(
+            (Method::PUT, "/v1/webhooks/{name}"),
+            ChangeWebhook,
+            "Make or change a webhook",
+            webhooks::put,
+        ),
+        route(get("/v1/webhooks/{name}"), ListWebhooks, "A webhook", webhooks::one),
+        route(get("/v1/webhooks"), ListWebhooks, "All webhooks", webhooks::list),
+        Route {
+            response: None,
+            serve: Box::new(|call, _| {
+                Box::pin(async {
+                    webhooks::delete(call).await?;
+                    Ok(Response::new(live::whole("")))
+                })
+            }),
+            ..route(
+                (Method::DELETE, "/v1/webhooks/{name}"),
+                ChangeWebhook,
+                "Delete a webhook",
+                look::live,
+            )
+        },
+    ]
+}
+
 fn scheduling() -> Vec<Route> {
     use Operation::{ChangeSchedule, ListSchedules};
     let with = |route: Route, query| Route { query, ..route };
@@ -223,7 +268,7 @@ fn scheduling() -> Vec<Route> {
             serve: Box::new(|call, _| {
                 Box::pin(async {
                     cron::delete(call).await?;
-                    Ok(Response::default())
+                    Ok(Response::new(live::whole("")))
                 })
             }),
             ..route(
@@ -260,7 +305,7 @@ fn about_the_cluster() -> Vec<Route> {
             serve: Box::new(|call, _| {
                 Box::pin(async {
                     cluster::drain(call).await?;
-                    Ok(Response::default())
+                    Ok(Response::new(live::whole("")))
                 })
             }),
             ..route(post("/cluster/nodes/{id}/drain"), DrainNode, "Have a node leave", look::live)

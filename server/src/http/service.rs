@@ -4,9 +4,7 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
 
-use bytes::Bytes;
 use futures_util::FutureExt;
-use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::header::{
     ALLOW, AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue,
@@ -18,6 +16,7 @@ use tracing::Instrument;
 
 use super::body;
 use super::handlers::Call;
+use super::live::Body;
 use super::problem::Problem;
 use super::query::Query;
 use super::routes::{self, Route};
@@ -26,6 +25,7 @@ use crate::error::Error;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const API_KEY: HeaderName = HeaderName::from_static("x-api-key");
+const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 const REQUEST_ID_BYTES_MAX: usize = 128;
 
 /// Serves requests by the table of routes.
@@ -34,7 +34,7 @@ pub(super) struct Service {
     router: matchit::Router<HashMap<Method, Route>>,
 }
 
-type Answer = Response<Full<Bytes>>;
+type Answer = Response<Body>;
 
 impl Service {
     pub(super) fn new(door: Door) -> Self {
@@ -124,13 +124,15 @@ impl Service {
         let query = Query::parse(query, route.query).map_err(problem)?;
         let path = decode(names).map_err(problem)?;
         let is_json = is_json(headers);
+        let last_event_id = headers.get(LAST_EVENT_ID);
+        let last_event_id = last_event_id.map(|id| String::from_utf8_lossy(id.as_bytes()).into());
         let body = body::read(request.into_body()).await.map_err(problem)?;
         if !body.is_empty() && !is_json {
             // A page of another site can make a browser post, but not with this type.
             let error = Error::invalid("content-type", "must be application/json");
             return Err(Problem::new(&error).with_status(StatusCode::UNSUPPORTED_MEDIA_TYPE));
         }
-        let call = Call { door: self.door.clone(), who, path, query };
+        let call = Call { door: self.door.clone(), who, path, query, last_event_id };
         (route.serve)(call, body).await.map_err(problem)
     }
 }

@@ -88,6 +88,17 @@ name!(
 );
 
 name!(
+    /// The name of a webhook.
+    WebhookName, "name", |text| {
+        check_length(text, &limits::WEBHOOK_NAME_BYTES)?;
+        match text.bytes().find(|byte| !byte.is_ascii_alphanumeric() && !b"._:-".contains(byte)) {
+            Some(_) => Err("only A-Z a-z 0-9 . _ : - are allowed".into()),
+            None => Ok(()),
+        }
+    }
+);
+
+name!(
     /// A word to find jobs by.
     Tag, "tags", |text| {
         check_length(text, &limits::TAG_BYTES)?;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::job::{Backoff, JobId, Options, Settings, Tag};
-use crate::store::KeyKind;
+use crate::store::{KeyKind, Secret};
 
 pub(super) fn sql_id(id: JobId) -> i64 {
     id.0.cast_signed()
@@ -90,6 +90,16 @@ pub(super) fn parse_backoff(text: &str) -> Result<Backoff, std::num::ParseFloatE
         ("fixed", [delay]) => Backoff::Fixed(millis(delay)),
         _ => Backoff::List(numbers.iter().map(millis).collect()),
     })
+}
+
+/// A webhook's secret as it is stored: this and [`parse_secret`] are the only ways in and out.
+pub(super) fn sql_secret(secret: &Secret) -> &[u8] {
+    secret.bytes()
+}
+
+/// The secret of such bytes.
+pub(super) fn parse_secret(bytes: &[u8]) -> Secret {
+    Secret::new(bytes.into())
 }
 
 #[cfg(test)]

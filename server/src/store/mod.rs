@@ -28,6 +28,7 @@
 
 mod alone;
 mod columns;
+pub mod events;
 mod guards;
 pub mod memory;
 pub mod postgres;
@@ -35,12 +36,15 @@ mod schedules;
 pub mod sqlite;
 mod standing;
 mod story;
+mod webhooks;
 
 pub use alone::Alone;
+pub use events::{Detail, EventId, EventKind, EventPage, EventsWanted, Watching};
 pub use guards::Decision;
 pub use schedules::{Fire, FireOutcome, PutSchedule, Schedule};
 pub use standing::{InLine, Limit, Paused, Standing};
 pub use story::{Event, Note, NoteKind, Refused, story};
+pub use webhooks::{PutWebhook, Secret, Webhook, WebhookSpec};
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -53,7 +57,7 @@ use crate::job::{
     self, Admission, Backoff, Breach, Concurrency, Depends, FailureCode, Flow, FlowKey,
     InvalidField, JobId, Lease, LeaseKey, NewJob, OnFailure, Options, Payload, QueueName, Rate,
     RateRule, Reason, ScheduleName, ScheduleSpec, Settings, State, Tag, Timestamp, UniqueHold,
-    UniqueKey, When, WorkerName,
+    UniqueKey, WebhookName, When, WorkerName,
 };
 use crate::leader::Term;
 
@@ -191,6 +195,35 @@ pub trait Store: Send + Sync + 'static {
     /// What became of the latest slots of a schedule, newest first; at most `limit`. `None`: there
     /// is no such schedule.
     async fn fires(&self, name: ScheduleName, limit: usize) -> Result<Option<Vec<Fire>>, Error>;
+
+    /// Has what happens in a queue (`None`: in all) recorded for so long from now on; see
+    /// [`events`]. A queue that does not exist can be watched.
+    async fn watch(&self, queue: Option<QueueName>, hold: Duration) -> Result<Watching, Error>;
+
+    /// All events up to this number have been recorded: none of them can appear later.
+    async fn event_head(&self) -> Result<EventId, Error>;
+
+    /// Recorded events by number.
+    async fn events(&self, wanted: EventsWanted) -> Result<EventPage, Error>;
+
+    /// Makes a webhook, or changes the one of this name; without a secret, that stays. A new one
+    /// hears what happens from now on.
+    async fn put_webhook(
+        &self,
+        name: WebhookName,
+        spec: WebhookSpec,
+        secret: Option<Secret>,
+    ) -> Result<PutWebhook, Error>;
+
+    /// All webhooks, by name.
+    async fn webhooks(&self) -> Result<Vec<Webhook>, Error>;
+
+    /// Deletes a webhook. False: there is none.
+    async fn delete_webhook(&self, name: WebhookName) -> Result<bool, Error>;
+
+    /// Deliveries of all events up to a number have been pushed: a webhook needs them no more.
+    /// Going back changes nothing.
+    async fn advance_webhook(&self, name: WebhookName, seen: EventId) -> Result<(), Error>;
 
     /// Deletes a job that has ended, with its history. The effect says how it had ended.
     async fn delete(&self, id: JobId) -> Result<Changed, Error>;

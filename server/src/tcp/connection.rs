@@ -26,7 +26,7 @@ use super::convert;
 use super::handshake::Guest;
 use super::request::{self, Answer, Asker};
 use crate::access::Operation;
-use crate::broker::{Attendance, Delivery, Notice, Subscription};
+use crate::broker::{Attendance, Broker, Delivery, Notice, Subscription};
 use crate::door::Door;
 use crate::error::Error;
 use crate::job::{JobId, Lease, QueueName};
@@ -278,6 +278,7 @@ impl Connection {
         let Entry::Vacant(place) = self.subscriptions.entry(request_id) else {
             return Err(Error::invalid("request_id", "is the id of another subscription"));
         };
+        Broker::check_public(&queue)?;
         let Asker { broker, worker, session, .. } = &*self.asker;
         let deliveries = self.deliveries.0.clone();
         let subscription =

@@ -8,6 +8,7 @@ mod claim;
 mod cron;
 mod durable;
 mod duties;
+mod events;
 mod flow;
 mod given;
 mod guards;
@@ -20,6 +21,7 @@ mod push;
 mod settle;
 mod standing;
 mod unique;
+mod webhooks;
 
 pub use given::Given;
 
@@ -58,8 +60,10 @@ pub fn all<M: Maker + 'static>() -> Vec<Rule> {
         leases::rules::<M>(),
         duties::rules::<M>(),
         durable::rules::<M>(),
+        events::rules::<M>(),
         people::rules::<M>(),
         inspect::rules::<M>(),
+        webhooks::rules::<M>(),
         standing::rules::<M>(),
         notes::rules::<M>(),
     ]

@@ -90,6 +90,28 @@ impl Http {
         self.send(Method::POST, path, Some(body.into()), &[json]).await
     }
 
+    /// A stream of events, from a number on if there is one.
+    ///
+    /// # Errors
+    ///
+    /// If it is refused or nobody is there.
+    pub async fn listen(&self, path: &str, after: Option<u64>) -> Result<super::Live, String> {
+        let stream = TcpStream::connect(self.address).await.map_err(|error| error.to_string())?;
+        let handshake = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await;
+        let (mut sender, connection) = handshake.map_err(|error| error.to_string())?;
+        tokio::spawn(connection);
+        let mut request = Request::builder().uri(path).header("host", "batonq");
+        if let Some(after) = after {
+            request = request.header("last-event-id", after);
+        }
+        let request = request.body(Full::<Bytes>::default()).expect("a valid request");
+        let reply = sender.send_request(request).await.map_err(|error| error.to_string())?;
+        match reply.status().as_u16() {
+            200 => Ok(super::Live::new(reply.into_body(), sender)),
+            status => Err(format!("refused: {status}")),
+        }
+    }
+
     /// Any request.
     ///
     /// # Panics

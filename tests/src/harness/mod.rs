@@ -6,20 +6,24 @@
 
 pub mod cluster;
 mod http;
+mod live;
 mod namespace;
 mod nginx;
 mod pooler;
 mod postgres;
 mod proxy;
+mod receiver;
 mod server;
 mod wire;
 
 pub use cluster::Cluster;
 pub use http::{Http, Reply};
+pub use live::{Live, Seen};
 pub use nginx::Nginx;
 pub use pooler::Pooler;
 pub use postgres::{Postgres, free_port};
 pub use proxy::{Cut, Proxy};
+pub use receiver::{Received, Receiver};
 pub use server::{Server, ServerBuilder, batonq, free_text};
 pub use wire::{Wire, frame, hello};
 

@@ -2,9 +2,11 @@
 
 pub(super) mod cluster;
 pub(super) mod cron;
+pub(super) mod events;
 pub(super) mod jobs;
 pub(super) mod look;
 pub(super) mod settle;
+pub(super) mod webhooks;
 
 use hyper::StatusCode;
 
@@ -22,6 +24,8 @@ pub(super) struct Call {
     /// Names and values from the path, decoded.
     pub(super) path: Vec<(String, String)>,
     pub(super) query: Query,
+    /// The last event that a client has seen that comes back.
+    pub(super) last_event_id: Option<String>,
 }
 
 impl Call {

@@ -6,6 +6,7 @@ pub(super) mod explain;
 pub(super) mod lease;
 pub(super) mod look;
 pub(super) mod push;
+pub(super) mod webhook;
 
 use std::time::Duration;
 

@@ -96,6 +96,7 @@ impl Model {
     fn retention(&mut self) -> DutyReport {
         let now = self.now;
         self.forget_fires();
+        self.forget_events();
         self.forget_decisions();
         self.keys.retain(|_, held| held.until.is_none_or(|until| until > now));
         let queues: Vec<QueueName> = self.queues.keys().cloned().collect();

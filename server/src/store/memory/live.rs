@@ -9,9 +9,9 @@ use crate::job::{
 };
 use crate::limits;
 use crate::store::{
-    Attempt, CRASHES_MAX, Claim, Claimed, Destination, Edit, Effect, Extended, Extension, Hold,
-    Job, KeyKind, LeasedJob, Progress, Pushed, Refusal, SESSION_LEASE, Same, SessionId, Settled,
-    Settlement, Verdict, ending_of, verdict_of,
+    Attempt, CRASHES_MAX, Claim, Claimed, Destination, Detail, Edit, Effect, EventKind, Extended,
+    Extension, Hold, Job, KeyKind, LeasedJob, Progress, Pushed, Refusal, SESSION_LEASE, Same,
+    SessionId, Settled, Settlement, Verdict, ending_of, verdict_of,
 };
 
 impl Model {
@@ -85,6 +85,7 @@ impl Model {
         self.jobs
             .insert(id, Record { job, place, blocked_by, attempts: Vec::new(), notes: Vec::new() });
         self.take_keys(new, id);
+        self.tell(EventKind::Pushed, id, Detail::default());
         self.block(id);
         Pushed::Inserted { id, state: self.record(id).state(), run_at }
     }
@@ -232,6 +233,11 @@ impl Model {
         record.job.deliveries += 1;
         record.job.progress = None;
         let job = &record.job;
+        let leased = Detail {
+            number: Some(job.deliveries),
+            word: Some(claim.worker.as_str().into()),
+            message: None,
+        };
         record.attempts.push(Attempt {
             delivery: job.deliveries,
             attempt: job.attempts + 1,
@@ -243,7 +249,7 @@ impl Model {
             code: String::new(),
             message: String::new(),
         });
-        LeasedJob {
+        let job = LeasedJob {
             lease: Lease { job: id, delivery: job.deliveries },
             payload: job.payload.clone().expect("a record has its payload"),
             attempt: job.attempts + 1,
@@ -254,7 +260,9 @@ impl Model {
             timeout: job.timeout,
             tags: job.tags.clone(),
             needs,
-        }
+        };
+        self.tell(EventKind::Leased, id, leased);
+        job
     }
 
     /// The live lease, if it is this one.
@@ -321,7 +329,12 @@ impl Model {
         let charges = Charges { attempts: job.attempts, crashes: job.crashes };
         let (next, charges) = job::after(ending, charges, &rules, now, chance);
         (job.attempts, job.crashes) = (charges.attempts, charges.crashes);
-        let queue = job.queue.clone();
+        let (queue, delivery) = (job.queue.clone(), job.deliveries);
+        if ending != Ending::Completed {
+            let detail = Detail::of_failure(delivery, code, message);
+            self.tell(EventKind::of_ending(ending), id, detail);
+        }
+        let record = self.record(id);
         let to = match next {
             Next::Completed => return self.finish(id, State::Completed, None),
             Next::Dead(reason) => return self.finish(id, State::Dead, Some(reason)),
@@ -352,6 +365,8 @@ impl Model {
         record.job.reason = reason;
         record.job.finished_at = Some(now);
         let queue = record.job.queue.clone();
+        let detail = Detail::of_end(record.job.deliveries, reason);
+        self.tell(EventKind::of_end(state), id, detail);
         self.keys.retain(|(_, kind, _), held| held.job != id || !kind.ends_with_job());
         Effect { job: id, queue, to: Destination::Finished(state) }
     }
@@ -373,7 +388,8 @@ impl Model {
     pub(super) fn progress(&mut self, lease: Lease, progress: Progress) -> bool {
         let is_held = self.held(lease).is_some();
         if is_held {
-            self.record(lease.job).job.progress = Some(progress);
+            self.record(lease.job).job.progress = Some(progress.clone());
+            self.tell(EventKind::Progress, lease.job, Detail::of_progress(&progress));
         }
         is_held
     }

@@ -4,6 +4,7 @@
 //! Everything is in one place, `Model`, behind one lock: a call is a transaction by itself.
 
 mod duties;
+mod events;
 mod flow;
 mod guards;
 mod live;
@@ -11,6 +12,7 @@ mod needs;
 mod people;
 mod schedules;
 mod standing;
+mod webhooks;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -21,15 +23,16 @@ use parking_lot::Mutex;
 
 use super::{
     Attempt, Cancelled, Changed, Claim, Claimed, Counts, Decision, Duty, DutyReport, Edit, Effect,
-    Extended, Extension, Fire, Job, JobFilter, JobPage, KeyKind, KeyUse, Note, NoteKind, Paused,
-    Pausing, Progress, Pushed, PutSchedule, Queue, Refused, Retention, Schedule, SchedulesWanted,
-    SessionId, SettledAll, Settlement, Standing, Store,
+    EventId, EventKind, EventPage, EventsWanted, Extended, Extension, Fire, Job, JobFilter,
+    JobPage, KeyKind, KeyUse, Note, NoteKind, Paused, Pausing, Progress, Pushed, PutSchedule,
+    PutWebhook, Queue, Refused, Retention, Schedule, SchedulesWanted, Secret, SessionId,
+    SettledAll, Settlement, Standing, Store, Watching, Webhook, WebhookSpec,
 };
 use crate::clock::Clock;
 use crate::error::Error;
 use crate::job::{
     Bucket, Guard, JobId, Lease, LeaseKey, NewJob, QueueName, ScheduleName, ScheduleSpec, Settings,
-    State, Timestamp, UniqueKey, WorkerName,
+    State, Timestamp, UniqueKey, WebhookName, WorkerName,
 };
 use crate::leader::Term;
 use crate::limits;
@@ -65,6 +68,8 @@ impl MemoryStore {
             taken: BTreeMap::new(),
             decisions: BTreeMap::new(),
             ended: Vec::new(),
+            telling: events::Telling::default(),
+            webhooks: BTreeMap::new(),
         };
         Self { model: Mutex::new(model), clock, lease_key: LeaseKey(rand::random()) }
     }
@@ -98,6 +103,8 @@ struct Model {
     decisions: BTreeMap<(QueueName, Timestamp, Guard), Decision>,
     /// Jobs that ended in this call, for those that wait for them.
     ended: Vec<(JobId, State)>,
+    telling: events::Telling,
+    webhooks: BTreeMap<WebhookName, Webhook>,
 }
 
 /// A key that a job has.
@@ -344,10 +351,16 @@ impl Store for MemoryStore {
     ) -> Result<(), Error> {
         self.transaction(|model| {
             let since = model.now;
-            let paused = model.queues.entry(queue).or_default();
+            let paused = model.queues.entry(queue.clone()).or_default();
+            let was_paused = paused.is_some();
             match pausing {
                 Pausing::Pause => drop(paused.get_or_insert(Paused { since, by })),
                 Pausing::Resume => *paused = None,
+            }
+            match (pausing, was_paused) {
+                (Pausing::Pause, false) => model.tell_queue(EventKind::Paused, &queue),
+                (Pausing::Resume, true) => model.tell_queue(EventKind::Resumed, &queue),
+                _ => {}
             }
         })
     }
@@ -418,6 +431,7 @@ impl Store for MemoryStore {
             if before.unwrap_or_default() != settings {
                 // See `Store::set_settings`.
                 model.buckets.retain(|(of, _), _| *of != queue);
+                model.tell_queue(EventKind::Settings, &queue);
             }
         })
     }
@@ -442,6 +456,39 @@ impl Store for MemoryStore {
 
     async fn promote(&self, id: JobId) -> Result<Changed, Error> {
         self.transaction(|model| model.promote(id))
+    }
+
+    async fn watch(&self, queue: Option<QueueName>, hold: Duration) -> Result<Watching, Error> {
+        self.transaction(|model| model.watch(queue.as_ref(), hold))
+    }
+
+    async fn put_webhook(
+        &self,
+        name: WebhookName,
+        spec: WebhookSpec,
+        secret: Option<Secret>,
+    ) -> Result<PutWebhook, Error> {
+        self.transaction(|model| model.put_webhook(name, spec, secret))
+    }
+
+    async fn webhooks(&self) -> Result<Vec<Webhook>, Error> {
+        self.transaction(|model| model.webhooks.values().cloned().collect())
+    }
+
+    async fn delete_webhook(&self, name: WebhookName) -> Result<bool, Error> {
+        self.transaction(|model| model.delete_webhook(&name))
+    }
+
+    async fn advance_webhook(&self, name: WebhookName, seen: EventId) -> Result<(), Error> {
+        self.transaction(|model| model.advance_webhook(&name, seen))
+    }
+
+    async fn event_head(&self) -> Result<EventId, Error> {
+        self.transaction(|model| model.telling.last)
+    }
+
+    async fn events(&self, wanted: EventsWanted) -> Result<EventPage, Error> {
+        self.transaction(|model| model.events(&wanted))
     }
 
     async fn check(&self) -> Result<(), Error> {

@@ -6,8 +6,8 @@ use super::{HeldKey, Model, Place, Record};
 use crate::job::{JobId, Lease, QueueName, Reason, State, Timestamp, UniqueHold};
 use crate::limits;
 use crate::store::{
-    Attempt, Cancelled, Changed, Destination, Edit, Effect, Job, JobFilter, JobPage, KeyKind, Note,
-    NoteKind, Paused, Pushed, Queue,
+    Attempt, Cancelled, Changed, Destination, Detail, Edit, Effect, EventKind, Job, JobFilter,
+    JobPage, KeyKind, Note, NoteKind, Paused, Pushed, Queue,
 };
 
 impl Model {
@@ -90,6 +90,7 @@ impl Model {
         job.expires_at = None;
         job.finished_at = None;
         job.reason = None;
+        self.tell(EventKind::Pushed, id, Detail::default());
         self.note_death(id, died);
         let effect = self.make_ready(id);
         self.note(id, NoteKind::Retried, "");

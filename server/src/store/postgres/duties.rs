@@ -624,6 +624,7 @@ impl PostgresStore {
     async fn retention(&self, tx: &mut Tx<'_>, now: Timestamp) -> Result<Part, Failure> {
         let done = self.forget_finished(tx, now).await?;
         tx.query(FORGET_KEYS, &[&now.0, &rows_max()]).await?;
+        let events = self.forget_events(tx, now).await?;
         let old = |keep| now.0.saturating_sub(sql_millis(keep));
         tx.query(FORGET_FIRES, &[&old(FIRES_KEPT), &rows_max()]).await?;
         tx.query(FORGET_DECISIONS, &[&old(DECISIONS_KEPT), &rows_max()]).await?;
@@ -631,7 +632,7 @@ impl PostgresStore {
         tx.query(FORGET_AUDIT, &[&old(AUDIT_KEPT), &rows_max()]).await?;
         let sql = "SELECT 1 FROM finished LIMIT 1";
         let is_some_left = !tx.query(sql, &[]).await?.is_empty();
-        let next = match done >= rows_max() {
+        let next = match done >= rows_max() || events >= rows_max() {
             true => Some(Duration::ZERO),
             false => is_some_left.then_some(RETENTION_EVERY),
         };

@@ -245,9 +245,10 @@ pub(super) const DELETE_IF_FREE: &str = "
 
 const INSERT: &str = "
     INSERT INTO lease (
-        id, node, incarnation, worker, session, started_at, expires_at, job_ids, deliveries
+        id, node, incarnation, worker, session, started_at, expires_at, job_ids, deliveries,
+        is_moved
     )
-    VALUES ($1, $2, $3, $4, NULL, $5, $6, ARRAY[$7::bigint], ARRAY[$8::integer])";
+    VALUES ($1, $2, $3, $4, NULL, $5, $6, ARRAY[$7::bigint], ARRAY[$8::integer], true)";
 
 const REWRITE: &str = "UPDATE lease SET job_ids = $2, deliveries = $3 WHERE id = $1";
 

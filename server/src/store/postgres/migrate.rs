@@ -73,6 +73,12 @@ pub const MIGRATIONS: &[Migration] = &[
         serves_from: 7,
         sql: include_str!("migrations/0007_encrypted.sql"),
     },
+    Migration {
+        version: 8,
+        name: "events",
+        serves_from: 7,
+        sql: include_str!("migrations/0008_events.sql"),
+    },
 ];
 
 /// The version that this program works with.

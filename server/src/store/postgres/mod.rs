@@ -23,6 +23,7 @@ mod cursors;
 mod dsn;
 mod duties;
 mod election;
+mod events;
 mod flow;
 mod guards;
 mod inspect;
@@ -42,6 +43,7 @@ mod schedules;
 mod settle;
 mod standing;
 mod wake;
+mod webhooks;
 
 pub use dsn::Dsn;
 pub use election::Election;
@@ -57,6 +59,7 @@ use parking_lot::{Mutex, RwLock};
 use tokio::sync::watch;
 
 use self::cursors::Cursors;
+use self::events::Tail;
 use self::guards::Guarded;
 use self::lane::{Connector, Lane, Pool};
 use self::leases::Memory;
@@ -64,12 +67,15 @@ use self::queues::Queues;
 use self::wake::Outbox;
 use super::{
     Attempt, Cancelled, Changed, Claim, Claimed, Decision, Destination, Duty, DutyReport, Edit,
-    Effect, Extended, Extension, Fire, Job, JobFilter, JobPage, KeyUse, News, Note, Pausing,
-    Progress, Pushed, PutSchedule, Queue, Refused, Retention, Schedule, SchedulesWanted, SessionId,
-    Settled, SettledAll, Settlement, Standing, Store,
+    Effect, EventId, EventPage, EventsWanted, Extended, Extension, Fire, Job, JobFilter, JobPage,
+    KeyUse, News, Note, Pausing, Progress, Pushed, PutSchedule, PutWebhook, Queue, Refused,
+    Retention, Schedule, SchedulesWanted, Secret, SessionId, Settled, SettledAll, Settlement,
+    Standing, Store, Watching, Webhook, WebhookSpec,
 };
 use crate::error::Error;
-use crate::job::{JobId, Lease, LeaseKey, NewJob, QueueName, ScheduleName, ScheduleSpec, Settings};
+use crate::job::{
+    JobId, Lease, LeaseKey, NewJob, QueueName, ScheduleName, ScheduleSpec, Settings, WebhookName,
+};
 use crate::leader::Term;
 
 /// A queue's key in the tables.
@@ -132,7 +138,7 @@ pub type Named = (&'static str, &'static str);
 pub fn hot_statements() -> (&'static str, Vec<Named>) {
     let parts =
         [push::HOT, claim::HOT, flow::HOT, settle::HOT, needs::HOT, leases::HOT, duties::HOT];
-    let all = [&parts.concat(), standing::HOT, notes::HOT, queues::HOT].concat();
+    let all = [&parts.concat(), standing::HOT, notes::HOT, queues::HOT, events::HOT].concat();
     (lane::SETTINGS, all)
 }
 
@@ -162,6 +168,7 @@ pub struct PostgresStore {
     guarded: Guarded,
     leases: Memory,
     outbox: Outbox,
+    tail: Mutex<Tail>,
     /// Finished jobs that are too many, by queue, as far as they have been counted.
     excess: Mutex<duties::Excess>,
 }
@@ -196,6 +203,7 @@ impl PostgresStore {
             guarded: Guarded::default(),
             leases: Memory::default(),
             outbox: Outbox::default(),
+            tail: Mutex::default(),
             excess: Mutex::default(),
         })
     }
@@ -441,6 +449,39 @@ impl Store for PostgresStore {
 
     async fn promote(&self, id: JobId) -> Result<Changed, Error> {
         Ok(self.promote_job(id).await?)
+    }
+
+    async fn watch(&self, queue: Option<QueueName>, hold: Duration) -> Result<Watching, Error> {
+        Ok(self.watch_queue(queue.as_ref(), hold).await?)
+    }
+
+    async fn put_webhook(
+        &self,
+        name: WebhookName,
+        spec: WebhookSpec,
+        secret: Option<Secret>,
+    ) -> Result<PutWebhook, Error> {
+        Ok(self.put_hook(name, spec, secret).await?)
+    }
+
+    async fn webhooks(&self) -> Result<Vec<Webhook>, Error> {
+        Ok(self.list_hooks().await?)
+    }
+
+    async fn delete_webhook(&self, name: WebhookName) -> Result<bool, Error> {
+        Ok(self.delete_hook(&name).await?)
+    }
+
+    async fn advance_webhook(&self, name: WebhookName, seen: EventId) -> Result<(), Error> {
+        Ok(self.advance_hook(&name, seen).await?)
+    }
+
+    async fn event_head(&self) -> Result<EventId, Error> {
+        Ok(self.find_head().await?)
+    }
+
+    async fn events(&self, wanted: EventsWanted) -> Result<EventPage, Error> {
+        Ok(self.read_events(&wanted).await?)
     }
 
     async fn poll(&self, queues: Vec<QueueName>, jobs: Vec<JobId>) -> Result<News, Error> {

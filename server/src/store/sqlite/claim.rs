@@ -113,6 +113,7 @@ impl Tables {
         let mut taken = Vec::with_capacity(jobs.len());
         for found in &jobs {
             self.begin_attempt(found)?;
+            self.tell_leased(queue, found.job.lease, &claim.worker)?;
             let key = found.options.flow.concurrency.as_ref().map(|it| it.key.clone());
             let plain = !found.is_special && found.job.timeout.is_none() && key.is_none();
             taken.push(Taken { lease: found.job.lease, queue, plain, key });

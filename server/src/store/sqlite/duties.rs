@@ -180,6 +180,7 @@ impl Tables {
 
     fn retention(&mut self) -> rusqlite::Result<DutyReport> {
         self.forget_fires()?;
+        let events = self.forget_events()?;
         let sql = "DELETE FROM unique_key WHERE (queue_id, kind, key) IN (
                        SELECT queue_id, kind, key FROM unique_key
                        WHERE expires_at <= ?1 ORDER BY expires_at LIMIT ?2
@@ -193,7 +194,7 @@ impl Tables {
             done += self.drop_payloads(queue, DUTY_ROWS_MAX - done)?;
         }
         let is_some_left = self.one("SELECT 1 FROM finished LIMIT 1", [], |_| Ok(()))?.is_some();
-        let next = match done >= DUTY_ROWS_MAX {
+        let next = match done >= DUTY_ROWS_MAX || events >= DUTY_ROWS_MAX {
             true => Some(Duration::ZERO),
             false => is_some_left.then_some(RETENTION_EVERY),
         };

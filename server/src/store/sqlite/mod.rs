@@ -15,6 +15,7 @@
 
 mod claim;
 mod duties;
+mod events;
 mod flow;
 mod guards;
 mod inspect;
@@ -28,12 +29,14 @@ mod schedules;
 mod settle;
 mod standing;
 mod tables;
+mod webhooks;
 mod writer;
 
 use std::fs::{File, TryLockError};
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -43,23 +46,27 @@ use rusqlite::{Connection, OpenFlags, params};
 use self::tables::Tables;
 use self::writer::Writer;
 use super::{
-    Attempt, Cancelled, Changed, Claim, Claimed, Decision, Duty, DutyReport, Edit, Effect,
-    Extended, Extension, Fire, Job, JobFilter, JobPage, KeyUse, Note, Pausing, Progress, Pushed,
-    PutSchedule, Queue, Refused, Retention, Schedule, SchedulesWanted, SessionId, SettledAll,
-    Settlement, Standing, Store,
+    Attempt, Cancelled, Changed, Claim, Claimed, Decision, Duty, DutyReport, Edit, Effect, EventId,
+    EventPage, EventsWanted, Extended, Extension, Fire, Job, JobFilter, JobPage, KeyUse, Note,
+    Pausing, Progress, Pushed, PutSchedule, PutWebhook, Queue, Refused, Retention, Schedule,
+    SchedulesWanted, Secret, SessionId, SettledAll, Settlement, Standing, Store, Watching, Webhook,
+    WebhookSpec,
 };
 use crate::clock::Clock;
 use crate::error::Error;
-use crate::job::{JobId, Lease, LeaseKey, NewJob, QueueName, ScheduleName, ScheduleSpec, Settings};
+use crate::job::{
+    JobId, Lease, LeaseKey, NewJob, QueueName, ScheduleName, ScheduleSpec, Settings, WebhookName,
+};
 use crate::leader::Term;
 
 /// What makes each version of the tables from the one before. Never changed once released.
-const MIGRATIONS: [&str; 5] = [
+const MIGRATIONS: [&str; 6] = [
     include_str!("0001_first.sql"),
     include_str!("0002_options.sql"),
     include_str!("0003_cron.sql"),
     include_str!("0004_guards.sql"),
     include_str!("0005_events_of_jobs.sql"),
+    include_str!("0006_events.sql"),
 ];
 
 /// The version of the tables.
@@ -119,6 +126,8 @@ pub struct SqliteStore {
     writer: Writer,
     reader: Arc<Mutex<Connection>>,
     lease_key: LeaseKey,
+    /// The highest number of an event that has been committed.
+    last_event: Arc<AtomicU64>,
     _lock: File,
 }
 
@@ -145,10 +154,12 @@ impl SqliteStore {
         let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let reader = Connection::open_with_flags(&file, flags)?;
         let tables = Tables::new(conn, &options.node, options.clock, options.retention)?;
+        let last_event = Arc::clone(&tables.telling.head);
         Ok(Self {
             writer: Writer::start(tables).map_err(io(&file))?,
             reader: Arc::new(Mutex::new(reader)),
             lease_key: LeaseKey(key),
+            last_event,
             _lock: lock,
         })
     }
@@ -368,6 +379,39 @@ impl Store for SqliteStore {
 
     async fn promote(&self, id: JobId) -> Result<Changed, Error> {
         self.writer.call(move |tables| tables.promote(id)).await
+    }
+
+    async fn watch(&self, queue: Option<QueueName>, hold: Duration) -> Result<Watching, Error> {
+        self.writer.call(move |tables| tables.watch_queue(queue.as_ref(), hold)).await
+    }
+
+    async fn put_webhook(
+        &self,
+        name: WebhookName,
+        spec: WebhookSpec,
+        secret: Option<Secret>,
+    ) -> Result<PutWebhook, Error> {
+        self.writer.call(move |tables| tables.put_webhook(name, spec, secret)).await
+    }
+
+    async fn webhooks(&self) -> Result<Vec<Webhook>, Error> {
+        self.writer.call(|tables| tables.webhooks()).await
+    }
+
+    async fn delete_webhook(&self, name: WebhookName) -> Result<bool, Error> {
+        self.writer.call(move |tables| tables.delete_webhook(&name)).await
+    }
+
+    async fn advance_webhook(&self, name: WebhookName, seen: EventId) -> Result<(), Error> {
+        self.writer.call(move |tables| tables.advance_webhook(&name, seen)).await
+    }
+
+    async fn event_head(&self) -> Result<EventId, Error> {
+        Ok(self.last_event.load(Ordering::Acquire))
+    }
+
+    async fn events(&self, wanted: EventsWanted) -> Result<EventPage, Error> {
+        self.writer.call(move |tables| tables.events(&wanted)).await
     }
 
     async fn check(&self) -> Result<(), Error> {

@@ -9,7 +9,8 @@ use super::tables::{QueueId, Tables};
 use crate::job::{JobId, Lease, Payload, QueueName, State, Timestamp, UniqueHold};
 use crate::store::columns::sql_id;
 use crate::store::{
-    Cancelled, Changed, Destination, Edit, Effect, KeyKind, NoteKind, Paused, Pausing, Pushed,
+    Cancelled, Changed, Destination, Detail, Edit, Effect, EventKind, KeyKind, NoteKind, Paused,
+    Pausing, Pushed,
 };
 
 const REVIVE: &str = "
@@ -67,6 +68,7 @@ impl Tables {
         self.execute("DELETE FROM finished WHERE id = ?1", [id])?;
         self.note(job, NoteKind::Retried, "")?;
         *self.count(queue, State::Dead) -= 1;
+        self.tell(EventKind::Pushed, queue, Some(id), &Detail::default())?;
         self.insert_ready(queue, id)?;
         Ok(Changed::Done(self.effect(queue, job, Destination::Ready)))
     }

@@ -7,7 +7,7 @@ use super::tables::{QueueId, Tables};
 use crate::job::{JobId, NewJob, State, Timestamp, UniqueHold, When};
 use crate::limits;
 use crate::store::columns::{sql_backoff, sql_id, sql_kind, sql_millis, sql_options, sql_tags};
-use crate::store::{Edit, KeyKind, Pushed, Refusal, Same};
+use crate::store::{Detail, Edit, EventKind, KeyKind, Pushed, Refusal, Same};
 
 const INSERT_JOB: &str = "
     INSERT INTO job (
@@ -84,6 +84,7 @@ impl Tables {
             ],
         )?;
         self.insert_extras(queue, number, job, expires_at)?;
+        self.tell(EventKind::Pushed, queue, Some(number), &Detail::default())?;
         let id = JobId(number.cast_unsigned());
         let state = match self.block(queue, id, &job.options.depends)? {
             Some(state) => state,

@@ -9,8 +9,8 @@ use super::tables::{QueueId, Tables};
 use crate::job::{self, Charges, Ending, JobId, Lease, Next, Reason, Rules, State, Timestamp};
 use crate::store::columns::sql_id;
 use crate::store::{
-    CRASHES_MAX, Destination, EVEN_CHANCE, Effect, Progress, Settled, SettledAll, Settlement,
-    Verdict, ending_of, verdict_of,
+    CRASHES_MAX, Destination, Detail, EVEN_CHANCE, Effect, EventKind, Progress, Settled,
+    SettledAll, Settlement, Verdict, ending_of, verdict_of,
 };
 
 const INSERT_FINISHED: &str = "
@@ -136,6 +136,8 @@ impl Tables {
             self.ended.push((lease.job, State::Completed));
         }
         self.execute("DELETE FROM job WHERE id = ?1", [id])?;
+        let detail = Detail::of_end(lease.delivery, None);
+        self.tell(EventKind::Completed, held.queue, Some(id), &detail)?;
         self.drop_lease(lease.job)?;
         self.moved(held.queue, State::Leased, State::Completed);
         Ok(self.effect(held.queue, lease.job, Destination::Finished(State::Completed)))
@@ -161,6 +163,8 @@ impl Tables {
                 end.message,
             ],
         )?;
+        let detail = Detail::of_failure(lease.delivery, end.code, end.message);
+        self.tell(EventKind::of_ending(end.ending), held.queue, Some(id), &detail)?;
         self.end_attempt(id, by.started_at)?;
         self.drop_lease(lease.job)?;
         *self.count(held.queue, State::Leased) -= 1;
@@ -319,7 +323,8 @@ impl Tables {
         self.execute("DELETE FROM job WHERE id = ?1", [id])?;
         *self.count(queue, state) += 1;
         self.ended.push((JobId(id.cast_unsigned()), state));
-        Ok(())
+        let detail = Detail::of_end(deliveries, reason);
+        self.tell(EventKind::of_end(state), queue, Some(id), &detail)
     }
 
     pub(super) fn effect(&self, queue: QueueId, job: JobId, to: Destination) -> Effect {
@@ -335,6 +340,9 @@ impl Tables {
             "INSERT OR REPLACE INTO progress (job_id, percent, message) VALUES (?1, ?2, ?3)",
             params![sql_id(lease.job), progress.percent, progress.message],
         )?;
+        let queue = self.queue_of(sql_id(lease.job))?;
+        let detail = Detail::of_progress(&progress);
+        self.tell(EventKind::Progress, queue, Some(sql_id(lease.job)), &detail)?;
         Ok(true)
     }
 }

@@ -7,11 +7,12 @@ use std::sync::Arc;
 
 use rusqlite::{Connection, OptionalExtension, params};
 
+use super::events::Telling;
 use super::leases::LeaseIndex;
 use crate::clock::Clock;
 use crate::job::{JobId, QueueName, Settings, State, Timestamp};
 use crate::store::columns::{parse_settings, sql_settings};
-use crate::store::{Counts, Paused, Retention};
+use crate::store::{Counts, Detail, EventKind, Paused, Retention};
 
 /// Numbers are taken from the table in blocks: a crash skips the rest of one.
 const NUMBERS_BLOCK: i64 = 1000;
@@ -31,6 +32,7 @@ pub(super) struct Tables {
     pub(super) has_guards: bool,
     /// Jobs that ended in this call, for those that wait for them.
     pub(super) ended: Vec<(JobId, State)>,
+    pub(super) telling: Telling,
     /// The next number, and the first that is not ours to use yet.
     numbers: (i64, i64),
     /// The memory may not be what the tables say.
@@ -79,6 +81,7 @@ impl Tables {
             leases: LeaseIndex::default(),
             has_guards: false,
             ended: Vec::new(),
+            telling: Telling::default(),
             numbers: (0, 0),
             stale: true,
         };
@@ -96,7 +99,9 @@ impl Tables {
     }
 
     pub(super) fn commit(&mut self) -> rusqlite::Result<()> {
-        self.execute("COMMIT", [])
+        self.execute("COMMIT", [])?;
+        self.telling.committed();
+        Ok(())
     }
 
     pub(super) fn roll_back(&mut self) {
@@ -120,6 +125,7 @@ impl Tables {
         self.numbers = (next, next);
         self.reload_queues()?;
         self.leases = LeaseIndex::load(&self.conn)?;
+        self.reload_events()?;
         let held: Vec<QueueId> = self.leases.queues().collect();
         for queue in held {
             *self.count(queue, State::Leased) += 1;
@@ -241,10 +247,12 @@ impl Tables {
         let (since, by) = paused.as_ref().map(|paused| (paused.since.0, &paused.by)).unzip();
         let sql = "UPDATE queue SET paused_at = ?2, paused_by = ?3 WHERE id = ?1";
         self.execute(sql, params![id, since, by])?;
+        let is_paused = paused.is_some();
         if let Some(details) = self.details.get_mut(&id) {
             details.paused = paused;
         }
-        Ok(())
+        let kind = if is_paused { EventKind::Paused } else { EventKind::Resumed };
+        self.tell(kind, id, None, &Detail::default())
     }
 
     pub(super) fn set_settings(
@@ -255,6 +263,9 @@ impl Tables {
         let id = self.queue(name)?;
         let sql = "UPDATE queue SET settings = ?2 WHERE id = ?1";
         self.execute(sql, params![id, sql_settings(&settings)])?;
+        if self.details(id).settings != settings {
+            self.tell(EventKind::Settings, id, None, &Detail::default())?;
+        }
         if let Some(details) = self.details.get_mut(&id)
             && details.settings != settings
         {
