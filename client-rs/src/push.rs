@@ -171,6 +171,16 @@ impl NewJob {
         self
     }
 
+    /// So many jobs of its rate may start at once after a rest; 1 spreads them evenly. Unset: a
+    /// quarter of the limit. Without a [`rate`](Self::rate) it does nothing.
+    #[must_use]
+    pub fn burst(mut self, burst: u32) -> Self {
+        if let Some(rate) = &mut self.wire.rate {
+            rate.burst = Some(burst);
+        }
+        self
+    }
+
     /// Only after this job has been completed; a job may wait for several.
     #[must_use]
     pub fn after(mut self, job: impl Into<JobId>) -> Self {

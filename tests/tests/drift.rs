@@ -5,11 +5,12 @@ use batonq_tests::harness::Postgres;
 use batonq_tests::stores::{Maker, Shared, Sqlite};
 use proptest::test_runner::{Config, TestRunner};
 
-/// Sequences for each store: some seconds.
+/// Sequences for each store: some seconds. With `BATONQ_LONG=1` twenty times as many.
 const CASES: u32 = 150;
 
 fn drift<M: Maker>() {
-    let config = Config { cases: CASES, failure_persistence: None, ..Config::default() };
+    let times = if std::env::var_os("BATONQ_LONG").is_some() { 20 } else { 1 };
+    let config = Config { cases: CASES * times, failure_persistence: None, ..Config::default() };
     let steps = proptest::collection::vec(drift::step(), 1..60);
     let run = |steps| {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();

@@ -340,3 +340,26 @@ fn the_bench_prints_one_line_and_counts_each_job() {
         assert!(out.contains(" p50_ms=") && out.contains(" p99_ms="), "{out}");
     }
 }
+
+#[test]
+fn a_flow_is_pushed_as_a_whole_and_a_job_snoozed() {
+    let server = Server::start();
+    let file = server.dir().join("flow.json");
+    let of = |last: &str| {
+        format!(
+            r#"{{"jobs":[{{"ref":"a","queue":"q","payload":1}},
+                 {{"queue":"q","payload":2,"depends_on":["{last}"],"on_failure":"ignore"}}]}}"#
+        )
+    };
+    std::fs::write(&file, of("b")).unwrap();
+    let path = file.to_str().unwrap();
+    let (code, _, err) = run(&server, &["flow", path]);
+    assert_eq!((code, err.contains("\"b\"")), (2, true), "{err}");
+    std::fs::write(&file, of("a")).unwrap();
+    assert_eq!(json(&server, &["flow", path])["ids"], serde_json::json!([1, 2]));
+    assert_eq!(json(&server, &["jobs", "get", "2"])["state"], "blocked");
+    let pulled = json(&server, &["pull", "q", "--lease", "60s"]);
+    let lease = pulled[0]["lease"].as_str().expect("a lease");
+    assert_eq!(run(&server, &["release", lease, "--delay", "1h"]).0, 0);
+    assert_eq!(json(&server, &["jobs", "get", "1"])["state"], "scheduled");
+}

@@ -5,6 +5,7 @@ mod bulk;
 mod change;
 mod cron;
 mod demo;
+mod flow;
 mod look;
 mod migrate;
 mod pull;
@@ -30,6 +31,8 @@ pub(crate) enum Command {
     Demo(demo::Demo),
     /// Push jobs
     Push(Box<push::Push>),
+    /// Push jobs that wait for each other: all of them, or none
+    Flow(flow::Flow),
     /// Lease jobs and print them
     Pull(pull::Pull),
     /// Work on jobs with a command
@@ -102,6 +105,7 @@ impl Command {
             Self::Serve(serve) => serve.run().await,
             Self::Demo(demo) => demo.run().await,
             Self::Push(push) => push.run(shared).await,
+            Self::Flow(flow) => flow.run(shared).await,
             Self::Pull(pull) => pull.run(shared).await,
             Self::Work(work) => work.run(shared).await,
             Self::Ack(ack) => ack.run(shared).await,

@@ -9,6 +9,7 @@ use batonq_client::{Backoff, Client, NewJob, Outcome};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::json;
 
+use super::flow::Policy;
 use super::view;
 use crate::Shared;
 use crate::exit::Failure;
@@ -102,9 +103,17 @@ struct Options {
     #[arg(long, value_parser = parse_rate, value_name = "KEY=N/TIME")]
     rate: Option<(String, u32, Duration)>,
 
+    /// With --rate: so many at once after a rest, instead of a quarter
+    #[arg(long, requires = "rate", value_name = "N")]
+    burst: Option<u32>,
+
     /// Only after this job has been completed; may be repeated
     #[arg(long, value_name = "ID")]
     after: Vec<u64>,
+
+    /// With --after: what becomes of it if one of those dies or is cancelled
+    #[arg(long, requires = "after", value_name = "POLICY")]
+    on_failure: Option<Policy>,
 
     /// A word to find the job by; may be repeated
     #[arg(long, value_name = "TAG")]
@@ -144,6 +153,12 @@ impl Options {
         }
         if let Some((key, limit, per)) = &self.rate {
             job = job.rate(key, *limit, *per);
+        }
+        if let Some(burst) = self.burst {
+            job = job.burst(burst);
+        }
+        if let Some(policy) = self.on_failure {
+            job = job.on_failure(policy.into());
         }
         job = self.after.iter().fold(job, |job, id| job.after(*id));
         self.tag.iter().fold(job, NewJob::tag)

@@ -50,6 +50,10 @@ pub(crate) struct Fail {
 pub(crate) struct Release {
     /// The lease, as `pull` printed it
     lease: String,
+
+    /// Not before this time from now
+    #[arg(long, value_parser = parse_duration, value_name = "TIME")]
+    delay: Option<Duration>,
 }
 
 fn done(shared: &Shared, sentence: &str) -> Result<ExitCode, Failure> {
@@ -85,7 +89,11 @@ impl Fail {
 impl Release {
     pub(crate) async fn run(self, shared: &Shared) -> Result<ExitCode, Failure> {
         let lease = parse_lease(&self.lease)?;
-        shared.connect("batonq release").await?.release(lease).await?;
+        let client = shared.connect("batonq release").await?;
+        match self.delay {
+            Some(delay) => client.snooze(lease, delay).await?,
+            None => client.release(lease).await?,
+        }
         done(shared, "released")
     }
 }

@@ -210,6 +210,8 @@ pub(super) fn job_value(job: &JobDetail) -> Value {
             }))),
         ),
         ("depends_on", json!((!job.depends_on.is_empty()).then_some(&job.depends_on))),
+        ("unique_window_ms", json!(job.unique_window_ms)),
+        ("unique_debounce", json!(job.unique_debounce.then_some(true))),
         ("idempotency_key", json!(text_or_none(&job.idempotency_key))),
         ("cancel_force_at", json!(job.cancel_force_at_ms.map(time))),
         ("replay_of", json!(id(job.replay_of))),
