@@ -753,6 +753,9 @@ pub struct ListJobs {
     /// Instead of newest first.
     #[prost(bool, tag = "9")]
     pub oldest_first: bool,
+    /// Of payloads; empty: any.
+    #[prost(string, tag = "10")]
+    pub content_type: ::prost::alloc::string::String,
 }
 /// By id.
 #[derive(Clone, PartialEq, ::prost::Message)]

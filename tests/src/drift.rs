@@ -297,6 +297,10 @@ prop_compose! {
         state in proptest::option::of(proptest::sample::select(&State::ALL[..])),
         tag in proptest::option::weighted(0.3, Just(Tag::parse("t").expect("a tag"))),
         reason in proptest::option::weighted(0.2, proptest::sample::select(&Reason::ALL[..])),
+        content_type in proptest::option::weighted(0.1, prop_oneof![
+            Just("application/json"),
+            Just("text/plain"),
+        ]),
         (from, to) in (
             proptest::option::weighted(0.2, 0..60_i64),
             proptest::option::weighted(0.2, 0..60_i64),
@@ -315,6 +319,7 @@ prop_compose! {
             state,
             tag,
             reason,
+            content_type: content_type.map(str::to_owned),
             created_from: from.map(second),
             created_to: to.map(second),
             is_replayed,

@@ -82,6 +82,10 @@ pub(crate) struct Which {
     #[arg(long)]
     tag: Option<String>,
 
+    /// With payloads of this content type
+    #[arg(long, value_name = "TYPE")]
+    r#type: Option<String>,
+
     /// Dead for this reason, as POISON
     #[arg(long)]
     reason: Option<String>,
@@ -109,6 +113,7 @@ impl Which {
         let texts = [
             ("queue", self.queue.as_deref()),
             ("tag", self.tag.as_deref()),
+            ("type", self.r#type.as_deref()),
             ("reason", self.reason.as_deref()),
             ("state", state),
         ];

@@ -58,6 +58,10 @@ pub(crate) struct Filter {
     #[arg(long)]
     tag: Option<String>,
 
+    /// With payloads of this content type
+    #[arg(long, value_name = "TYPE")]
+    r#type: Option<String>,
+
     /// Dead for this reason, as POISON
     #[arg(long)]
     pub(super) reason: Option<String>,
@@ -112,6 +116,7 @@ impl Filter {
             older_than_ms: self.older_than.map_or(0, millis),
             newer_than_ms: self.newer_than.map_or(0, millis),
             oldest_first: self.oldest_first,
+            content_type: self.r#type.unwrap_or_default(),
         };
         let page = client.jobs(filter).await?;
         let rows: Vec<JobRow> = page.jobs.into_iter().map(Into::into).collect();

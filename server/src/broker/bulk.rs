@@ -97,6 +97,8 @@ pub struct BulkFilter {
     pub state: Option<String>,
     /// With this tag.
     pub tag: Option<String>,
+    /// With payloads of this content type.
+    pub r#type: Option<String>,
     /// Dead for this reason.
     pub reason: Option<String>,
     /// Pushed at least so long ago.
@@ -131,6 +133,7 @@ impl BulkFilter {
             queue: text(self.queue).as_deref().map(QueueName::parse).transpose()?,
             state: text(self.state).as_deref().map(state_in).transpose()?,
             tag: text(self.tag).as_deref().map(Tag::parse).transpose()?,
+            content_type: text(self.r#type),
             reason: text(self.reason).as_deref().map(reason_in).transpose()?,
             created_to: self.older_than_ms.map(|age| broker.ago(age)),
             created_from: self.newer_than_ms.map(|age| broker.ago(age)),

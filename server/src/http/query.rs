@@ -109,6 +109,7 @@ impl Query {
             state: self.text("state").map(state_in).transpose()?,
             tag: self.text("tag").map(Tag::parse).transpose()?,
             reason: self.text("reason").map(reason_in).transpose()?,
+            content_type: self.text("type").map(str::to_owned),
             created_to: ago(self.number("older_than_ms")?),
             created_from: ago(self.number("newer_than_ms")?),
             oldest_first,

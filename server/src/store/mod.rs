@@ -864,6 +864,8 @@ pub struct JobFilter {
     pub state: Option<State>,
     /// With this tag.
     pub tag: Option<Tag>,
+    /// With payloads of this content type.
+    pub content_type: Option<String>,
     /// Dead for this reason.
     pub reason: Option<Reason>,
     /// Pushed at this time or later.

@@ -237,6 +237,7 @@ pub(super) fn job_filter(broker: &Broker, filter: wire::ListJobs) -> Result<JobF
         state,
         tag: (!filter.tag.is_empty()).then(|| Tag::parse(&filter.tag)).transpose()?,
         reason: (!filter.reason.is_empty()).then(|| reason_in(&filter.reason)).transpose()?,
+        content_type: (!filter.content_type.is_empty()).then_some(filter.content_type),
         created_to: ago(filter.older_than_ms),
         created_from: ago(filter.newer_than_ms),
         oldest_first: filter.oldest_first,

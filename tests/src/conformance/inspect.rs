@@ -1,8 +1,10 @@
 //! What can be seen.
 
-use batonq_server::job::{JobId, NewJob, Reason, State, Tag};
+use batonq_server::job::{JobId, NewJob, Payload, Reason, State, Tag};
 use batonq_server::limits::TIMELINE_MAX;
 use batonq_server::store::{Counts, Duty, JobFilter, Pausing, Progress, Verdict};
+
+use bytes::Bytes;
 
 use super::given::{SECOND, ack, fail, in_time, job, named};
 use super::rules;
@@ -13,6 +15,27 @@ fn filter() -> JobFilter {
 }
 
 rules! {
+    async fn jobs_are_listed_by_the_type_of_their_payloads(given: Given<M>) {
+        let json = given.push(job()).await;
+        let text = Payload::new(Bytes::from_static(b"hi")).unwrap();
+        let text = text.with_content_type("text/plain").unwrap();
+        let text = given.push(NewJob { payload: text, ..job() }).await;
+        let listed = async |content_type: &str| {
+            let content_type = Some(content_type.to_owned());
+            let page = given.store.jobs(JobFilter { content_type, limit: 9, ..JobFilter::default() });
+            page.await.unwrap().jobs.iter().map(|job| job.id).collect::<Vec<_>>()
+        };
+        for _ in 0..2 {
+            assert_eq!(listed("application/json").await, [json]);
+            assert_eq!(listed("text/plain").await, [text]);
+            assert_eq!(listed("text/html").await, []);
+            // Once they have ended, too.
+            for leased in given.claim(2).await {
+                given.end(leased.lease, ack()).await;
+            }
+        }
+    }
+
     async fn a_timeline_tells_every_lease_and_how_it_ended(given: Given<M>) {
         let id = given.push(job()).await;
         let started = given.now();

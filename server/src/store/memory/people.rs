@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{HeldKey, Model, Place, Record};
-use crate::job::{JobId, Lease, QueueName, Reason, State, Timestamp, UniqueHold};
+use crate::job::{JobId, Lease, Payload, QueueName, Reason, State, Timestamp, UniqueHold};
 use crate::limits;
 use crate::store::{
     Attempt, Cancelled, Changed, Destination, Detail, Edit, Effect, EventKind, Job, JobFilter,
@@ -18,6 +18,11 @@ impl Model {
                 && filter.state.is_none_or(|state| record.state() == state)
                 && filter.tag.as_ref().is_none_or(|tag| job.tags.contains(tag))
                 && filter.reason.is_none_or(|reason| job.reason == Some(reason))
+                && filter.content_type.as_deref().is_none_or(|wanted| {
+                    let payload = job.payload.as_ref();
+                    let found = payload.and_then(|payload| payload.content_type.as_deref());
+                    found.unwrap_or(Payload::JSON) == wanted
+                })
                 && filter.created_from.is_none_or(|from| job.created_at >= from)
                 && filter.created_to.is_none_or(|to| job.created_at < to)
                 && filter.is_replayed.is_none_or(|is| job.replayed_as.is_some() == is)

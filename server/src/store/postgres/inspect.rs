@@ -6,7 +6,9 @@ use tokio_postgres::types::ToSql;
 use super::lane::{Failure, Tx};
 use super::row::{self, count, get, job_id, maybe_job_id, parsed, time};
 use super::{PostgresStore, QueueId};
-use crate::job::{Ending, JobId, QueueName, Reason, State, Timestamp, UniqueKey, WorkerName};
+use crate::job::{
+    Ending, JobId, Payload, QueueName, Reason, State, Timestamp, UniqueKey, WorkerName,
+};
 use crate::limits;
 use crate::store::columns::{parse_backoff, parse_settings, parse_tags, sql_id};
 use crate::store::{Attempt, Counts, Job, JobFilter, JobPage, Progress, Queue};
@@ -358,12 +360,13 @@ impl PostgresStore {
         };
         let first = if filter.oldest_first { 0 } else { i64::MAX };
         let cursor = filter.cursor.map_or(first, sql_id);
+        let content_type = filter.content_type.as_deref();
         let (from, to) = (filter.created_from.map(|at| at.0), filter.created_to.map(|at| at.0));
         let limit = i64::try_from(filter.limit + 1).unwrap_or(i64::MAX);
         let tag = filter.tag.as_ref().map(|tag| tag.as_str());
         let (state, reason) = (filter.state.map(State::name), filter.reason.map(Reason::name));
-        let params: [&(dyn ToSql + Sync); 8] =
-            [&cursor, &limit, &queue, &tag, &state, &reason, &from, &to];
+        let params: [&(dyn ToSql + Sync); 9] =
+            [&cursor, &limit, &queue, &tag, &state, &reason, &from, &to, &content_type];
         let mut tx = self.pool.begin().await?;
         let rows = tx.query_text(&sql, &params).await?;
         tx.commit(&[]).await?;
@@ -406,13 +409,13 @@ fn list_sql(filter: &JobFilter) -> String {
     format!(
         "SELECT *
          FROM (
-             (SELECT * FROM (SELECT {} FROM job j) j WHERE {live} ORDER BY id {order} LIMIT $2)
+             (SELECT * FROM (SELECT {}, j.content_type FROM job j) j WHERE {live} ORDER BY id {order} LIMIT $2)
              UNION ALL
-             (SELECT * FROM (SELECT {} FROM finished j) j WHERE {finished}
+             (SELECT * FROM (SELECT {}, j.content_type FROM finished j) j WHERE {finished}
               ORDER BY id {order} LIMIT $2)
          ) a
-         WHERE ($3::bigint, $4::text, $5::text, $6::text, $7::bigint, $8::bigint)
-         IS NOT DISTINCT FROM ($3, $4, $5, $6, $7, $8)
+         WHERE ($3::bigint, $4::text, $5::text, $6::text, $7::bigint, $8::bigint, $9::text)
+         IS NOT DISTINCT FROM ($3, $4, $5, $6, $7, $8, $9)
          ORDER BY id {order}
          LIMIT $2::bigint",
         live_columns!(),
@@ -443,6 +446,12 @@ fn conditions(filter: &JobFilter, is_live: bool) -> String {
     }
     if filter.is_live.is_some_and(|wanted| wanted != is_live) {
         conditions.push("FALSE");
+    }
+    match filter.content_type.as_deref() {
+        // It is not written down of most jobs.
+        Some(Payload::JSON) => conditions.push("j.content_type IS NULL"),
+        Some(_) => conditions.push("j.content_type = $9"),
+        None => {}
     }
     if filter.created_from.is_some() {
         conditions.push("j.created_at >= $7");

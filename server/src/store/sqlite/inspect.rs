@@ -5,7 +5,7 @@ use rusqlite::{Connection, Row, params};
 
 use super::row;
 use super::tables::{QueueId, Tables};
-use crate::job::{JobId, QueueName, Reason, State, Timestamp, UniqueKey, WorkerName};
+use crate::job::{JobId, Payload, QueueName, Reason, State, Timestamp, UniqueKey, WorkerName};
 use crate::limits;
 use crate::store::columns::sql_id;
 use crate::store::{Attempt, Job, JobFilter, JobPage, Progress, Queue};
@@ -213,7 +213,8 @@ pub(super) fn list(conn: &Connection, filter: &JobFilter) -> rusqlite::Result<Jo
     let (state, reason) = (filter.state.map(State::name), filter.reason.map(Reason::name));
     let (from, to) = (filter.created_from.map(|at| at.0), filter.created_to.map(|at| at.0));
     let limit = filter.limit + 1;
-    let all: [(&str, &dyn ToSql); 8] = [
+    let content_type = filter.content_type.as_deref();
+    let all: [(&str, &dyn ToSql); 9] = [
         (":cursor", &cursor),
         (":queue", &queue),
         (":tag", &tag),
@@ -221,6 +222,7 @@ pub(super) fn list(conn: &Connection, filter: &JobFilter) -> rusqlite::Result<Jo
         (":reason", &reason),
         (":from", &from),
         (":to", &to),
+        (":type", &content_type),
         (":limit", &limit),
     ];
     let mut statement = conn.prepare_cached(&sql)?;
@@ -261,6 +263,12 @@ fn conditions(filter: &JobFilter, is_live: bool) -> String {
     }
     if filter.is_live.is_some_and(|wanted| wanted != is_live) {
         conditions.push("FALSE");
+    }
+    match filter.content_type.as_deref() {
+        // It is not written down of most jobs.
+        Some(Payload::JSON) => conditions.push("j.content_type IS NULL"),
+        Some(_) => conditions.push("j.content_type = :type"),
+        None => {}
     }
     if filter.created_from.is_some() {
         conditions.push("j.created_at >= :from");
