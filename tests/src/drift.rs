@@ -196,7 +196,7 @@ fn flow() -> impl Strategy<Value = Vec<NewJob>> {
     proptest::collection::vec(job, 2..5).prop_map(|jobs| {
         let earlier = |(place, (job, waits_for)): (usize, (NewJob, Vec<usize>))| {
             let waits_for = waits_for.into_iter().filter(|need| *need < place).collect();
-            NewJob { waits_for, ..job }
+            NewJob { waits_for, is_part: true, ..job }
         };
         jobs.into_iter().enumerate().map(earlier).collect()
     })

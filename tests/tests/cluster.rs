@@ -2,7 +2,7 @@
 
 use batonq_client::{NewJob, PullOptions};
 use batonq_tests::harness::cluster::{ack, pull, push};
-use batonq_tests::harness::{Cluster, SOON, eventually};
+use batonq_tests::harness::{Cluster, Http, SOON, eventually};
 use serde_json::{Value, json};
 
 async fn job(cluster: &Cluster, place: usize, id: u64) -> Value {
@@ -233,4 +233,22 @@ async fn the_password_comes_from_a_file_and_is_nowhere_to_be_read() {
     batonq_tests::harness::cluster::is_ready(&node).await;
     push(&node.http(), "q", json!(1)).await;
     assert!(!node.log().contains("s3cret-7531"));
+}
+
+#[tokio::test]
+async fn jobs_that_are_pushed_at_once_through_two_nodes_wait_for_the_same_job() {
+    let cluster = Cluster::of(2).await;
+    let nodes = [cluster.http(0), cluster.http(1)];
+    for round in 0..25 {
+        let parent = push(&nodes[0], "parents", json!(round)).await;
+        let child = async |http: &Http| {
+            let body = json!({ "payload": 1, "depends_on": [parent] });
+            http.post("/v1/queues/children/jobs", body).await.json()
+        };
+        let four = [child(&nodes[0]), child(&nodes[1]), child(&nodes[0]), child(&nodes[1])];
+        for pushed in futures_util::future::join_all(four).await {
+            assert_eq!(pushed["state"], "blocked", "round {round}: {pushed}");
+        }
+    }
+    assert!(pull(&nodes[1], "children", 1, 0).await.is_empty());
 }

@@ -21,10 +21,15 @@ impl Broker {
     ///
     /// # Errors
     ///
-    /// [`Error::Overloaded`], or those of the store. Then no job of this call was stored, unless
-    /// it is [`Error::OutcomeUnknown`].
+    /// [`Error::Invalid`] if a job waits for another one of the call: that is
+    /// [`Broker::push_flow`]'s. [`Error::Overloaded`], or those of the store. Then no job of this
+    /// call was stored, unless it is [`Error::OutcomeUnknown`].
     pub async fn push(&self, mut jobs: Vec<NewJob>) -> Result<Vec<Result<Pushed, Error>>, Error> {
         jobs.iter().try_for_each(|job| Self::check_public(&job.queue))?;
+        // Places mean nothing beside the jobs of others.
+        if jobs.iter().any(|job| !job.waits_for.is_empty()) {
+            return Err(Error::invalid("depends_on_items", "is for the jobs of a flow"));
+        }
         let started = Instant::now();
         self.0.core.seal_jobs(&mut jobs).await?;
         let bytes = jobs.iter().map(|job| job.payload.bytes.len()).sum();
@@ -42,15 +47,16 @@ impl Broker {
     ///
     /// # Errors
     ///
-    /// [`Error::Invalid`] if they wait for each other in a ring; else as [`Broker::push`].
-    pub async fn push_flow(&self, jobs: Vec<NewJob>) -> Result<Vec<Result<Pushed, Error>>, Error> {
+    /// [`Error::Invalid`] if they wait for each other in a ring; why one of them is refused; else
+    /// as [`Broker::push`].
+    pub async fn push_flow(&self, jobs: Vec<NewJob>) -> Result<Vec<Pushed>, Error> {
         jobs.iter().try_for_each(|job| Self::check_public(&job.queue))?;
         let (places, mut jobs) = sorted(jobs)?;
         self.0.core.seal_jobs(&mut jobs).await?;
         let pushed = self.0.core.push(jobs).await?;
         let mut answers: Vec<(usize, Pushed)> = places.into_iter().zip(pushed).collect();
         answers.sort_unstable_by_key(|(place, _)| *place);
-        Ok(answers.into_iter().map(|(_, pushed)| accepted(pushed)).collect())
+        answers.into_iter().map(|(_, pushed)| accepted(pushed)).collect()
     }
 }
 
@@ -102,6 +108,7 @@ fn sorted(mut jobs: Vec<NewJob>) -> Result<(Vec<usize>, Vec<NewJob>), Error> {
         left = others;
     }
     for job in &mut jobs {
+        job.is_part = true;
         job.waits_for = job.waits_for.iter().filter_map(|need| new_place[*need]).collect();
     }
     let mut jobs: Vec<Option<NewJob>> = jobs.into_iter().map(Some).collect();

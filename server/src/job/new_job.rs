@@ -51,6 +51,8 @@ pub struct NewJob {
     pub options: Options,
     /// Jobs of the same call that it waits for, by their places.
     pub waits_for: Vec<usize>,
+    /// Whether the jobs of its call are stored together or, if one is refused, not at all.
+    pub is_part: bool,
 }
 
 impl NewJob {
@@ -70,6 +72,7 @@ impl NewJob {
             replay_of: None,
             options: Options::default(),
             waits_for: Vec::new(),
+            is_part: false,
         }
     }
 

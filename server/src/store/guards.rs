@@ -64,7 +64,7 @@ pub(crate) fn judge(jobs: &[NewJob], guards: &mut BTreeMap<QueueName, (Settings,
         judged.refusals.push(breach.map(Refusal::Guard));
     }
     let first = judged.refusals.iter().flatten().next().copied();
-    if first.is_some() && jobs.iter().any(|job| !job.waits_for.is_empty()) {
+    if first.is_some() && jobs.iter().any(|job| job.is_part) {
         judged.refusals.fill(first);
         judged.taken.clear();
     }

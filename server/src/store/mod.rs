@@ -727,6 +727,7 @@ impl Job {
             replay_of: Some(self.id),
             options,
             waits_for: Vec::new(),
+            is_part: false,
         })
     }
 }

@@ -73,6 +73,7 @@ pub(super) fn new_job(job: wire::NewJob) -> Result<NewJob, Error> {
         tags: job.tags.iter().map(|tag| Tag::parse(tag)).collect::<Result<_, _>>()?,
         replay_of: None,
         waits_for: job.depends_on_items.iter().map(|place| *place as usize).collect(),
+        is_part: false,
         options: Options {
             hold: job.unique.map_or(Ok(UniqueHold::Live), |unique| hold(&unique))?,
             idempotency: key(&job.idempotency_key, "idempotency_key", UniqueKey::parse)?,

@@ -77,11 +77,19 @@ rules! {
 
     async fn jobs_that_wait_for_each_other_are_taken_together_or_not_at_all(given: Given<M>) {
         set(&given, Settings { depth_max: Some(1), pushes_per_minute: Some(9), ..<_>::default() }).await;
-        let second = NewJob { waits_for: vec![0], ..job() };
+        let second = NewJob { waits_for: vec![0], is_part: true, ..job() };
         let pushed = given.store.push(vec![job(), second]).await.unwrap();
         assert_eq!(pushed, [refused(Guard::Depth, 1), refused(Guard::Depth, 1)]);
         assert_eq!(given.counts().await.ready, 0);
         given.push(job()).await;
+    }
+
+    async fn a_flow_whose_jobs_do_not_wait_is_taken_as_a_whole_too(given: Given<M>) {
+        set(&given, Settings { payload_bytes_max: Some(5), ..<_>::default() }).await;
+        let part = |bytes| NewJob { is_part: true, ..sized(bytes) };
+        let pushed = given.store.push(vec![part(1), part(6)]).await.unwrap();
+        assert_eq!(pushed, [refused(Guard::PayloadBytes, 5); 2]);
+        assert_eq!(given.counts().await.ready, 0);
     }
 
     async fn what_is_refused_is_noted_by_the_minute(given: Given<M>) {

@@ -127,7 +127,7 @@ rules! {
 
     async fn a_flow_is_stored_as_a_whole_or_not_at_all(given: Given<M>) {
         let child = job();
-        let parent = NewJob { waits_for: vec![0, 1], ..job() };
+        let parent = NewJob { waits_for: vec![0, 1], is_part: true, ..job() };
         let flow = vec![child.clone(), child.clone(), parent.clone()];
         let pushed = given.store.push(flow).await.unwrap();
         let id = pushed[2].id().unwrap();

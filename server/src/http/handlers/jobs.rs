@@ -47,7 +47,8 @@ pub(in crate::http) async fn push_batch(call: Call, batch: BatchBody) -> Answere
 pub(in crate::http) async fn push_flow(call: Call, flow: FlowBody) -> Answered<BatchPushedBody> {
     check_batch("jobs", flow.jobs.len())?;
     let results = call.door.broker.push_flow(flow.into_jobs()?).await?;
-    let body = BatchPushedBody { results: results.into_iter().map(Into::into).collect() };
+    let results = results.into_iter().map(|pushed| Ok(pushed).into());
+    let body = BatchPushedBody { results: results.collect() };
     Ok((StatusCode::CREATED, body))
 }
 

@@ -292,6 +292,7 @@ impl NewJobBody {
             replay_of: None,
             options,
             waits_for,
+            is_part: false,
         };
         Ok(job.check()?)
     }

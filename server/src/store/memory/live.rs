@@ -18,7 +18,7 @@ impl Model {
     pub(super) fn push_all(&mut self, jobs: &[NewJob]) -> Vec<Pushed> {
         let mut refusals: Vec<Option<Refusal>> = jobs.iter().map(|job| self.refusal(job)).collect();
         // Jobs that wait for each other are stored together or not at all.
-        if jobs.iter().any(|job| !job.waits_for.is_empty())
+        if jobs.iter().any(|job| job.is_part)
             && let Some(refusal) = refusals.iter().flatten().next().copied()
         {
             refusals.fill(Some(refusal));

@@ -5,9 +5,9 @@
 //! it finds no such row; one that is in the middle of a part makes the election wait for its end.
 //! What a part changed is noted in `audit`, by token.
 
-use std::collections::HashMap;
 use std::time::Duration;
 
+use tokio::time::Instant;
 use tokio_postgres::Row;
 
 use super::lane::{Failure, Tx};
@@ -61,7 +61,7 @@ macro_rules! make_ready {
         FROM due d
         CROSS JOIN LATERAL (
             SELECT
-                ctid AS job_tid, queue_id, priority, delivery, length(payload) AS bytes,
+                queue_id, priority, delivery, length(payload) AS bytes,
                 expires_at, timeout_ms, coalesce(gate, '') AS gate
             FROM job
             WHERE id = d.job_id
@@ -79,10 +79,12 @@ macro_rules! make_ready {
         FROM placed
     ),
     moved AS (
+        -- By id: a row that somebody has changed meanwhile stands elsewhere now. Twice, so that
+        -- the planner goes by the index whatever it believes of the table.
         UPDATE job
         SET run_at = NULL, place = p.new_place
         FROM placed p
-        WHERE job.ctid = p.job_tid
+        WHERE job.id = p.job_id AND job.id = ANY(ARRAY(SELECT job_id FROM placed))
     )
     SELECT job_id, queue_id, priority, new_place
     FROM placed
@@ -127,12 +129,17 @@ const FORCED: &str = "
 
 const DELETE_CANCELS: &str = "DELETE FROM cancel WHERE job_id = ANY($1::bigint[])";
 
-/// Keys whose time is over.
+/// Keys whose time is over. One that somebody takes again just now is theirs.
 const FORGET_KEYS: &str = "
     DELETE FROM unique_key
     WHERE ctid = ANY(ARRAY(
-        SELECT ctid FROM unique_key WHERE expires_at <= $1 ORDER BY expires_at LIMIT $2
-    ))";
+        SELECT ctid
+        FROM unique_key
+        WHERE expires_at <= $1
+        ORDER BY expires_at
+        LIMIT $2
+        FOR UPDATE SKIP LOCKED
+    )) AND expires_at <= $1";
 
 /// Queues that may have no limits any more. Locked against pushes that bring some.
 const GATED: &str = "
@@ -248,32 +255,59 @@ const OLD_DEAD: &str = "
     ) f
     LIMIT $3";
 
-/// So many of the oldest finished jobs of each queue.
+/// The latest finished job of each queue that is one too many.
+const BEYOND_KEPT: &str = "
+    SELECT u.queue_id, f.finished_at, f.id
+    FROM unnest($1::bigint[], $2::bigint[]) AS u (queue_id, max)
+    CROSS JOIN LATERAL (
+        SELECT finished_at, id
+        FROM finished
+        WHERE queue_id = u.queue_id AND state <> 'dead'
+        ORDER BY finished_at DESC, id DESC
+        OFFSET u.max
+        LIMIT 1
+    ) f";
+
+const BEYOND_DEAD: &str = "
+    SELECT u.queue_id, f.finished_at, f.id
+    FROM unnest($1::bigint[], $2::bigint[]) AS u (queue_id, max)
+    CROSS JOIN LATERAL (
+        SELECT finished_at, id
+        FROM finished
+        WHERE queue_id = u.queue_id AND state = 'dead'
+        ORDER BY finished_at DESC, id DESC
+        OFFSET u.max
+        LIMIT 1
+    ) f";
+
+/// The oldest finished jobs of queues, up to one that is too many.
 const OLDEST_KEPT: &str = "
     SELECT f.id, u.queue_id
-    FROM unnest($1::bigint[], $2::bigint[]) AS u (queue_id, count)
+    FROM unnest($1::bigint[], $2::bigint[], $3::bigint[]) AS u (queue_id, last_at, last_id)
     CROSS JOIN LATERAL (
         SELECT id
         FROM finished
         WHERE queue_id = u.queue_id AND state <> 'dead'
+        AND (finished_at, id) <= (u.last_at, u.last_id)
         ORDER BY finished_at, id
-        LIMIT least(u.count, $3)
+        LIMIT $4
         FOR UPDATE SKIP LOCKED
     ) f
-    LIMIT $3";
+    LIMIT $4";
 
 const OLDEST_DEAD: &str = "
     SELECT f.id, u.queue_id
-    FROM unnest($1::bigint[], $2::bigint[]) AS u (queue_id, count)
+    FROM unnest($1::bigint[], $2::bigint[], $3::bigint[]) AS u (queue_id, last_at, last_id)
     CROSS JOIN LATERAL (
         SELECT id
         FROM finished
         WHERE queue_id = u.queue_id AND state = 'dead'
+        AND (finished_at, id) <= (u.last_at, u.last_id)
         ORDER BY finished_at, id
-        LIMIT least(u.count, $3)
+        LIMIT $4
         FOR UPDATE SKIP LOCKED
     ) f
-    LIMIT $3";
+    LIMIT $4";
 
 const DROPPABLE: &str = "
     SELECT id
@@ -367,8 +401,12 @@ const OUTLOOK: &str = "
         (SELECT 'ttl', expires_at FROM ttl ORDER BY expires_at, job_id LIMIT 1)
     ) next";
 
-/// Finished jobs beyond what their queues keep, and what those keep.
-pub(super) type Excess = HashMap<QueueId, (i64, u64)>;
+/// Up to where finished jobs are too many, by queue; as of when.
+#[derive(Debug, Default)]
+pub(super) struct Excess {
+    until: Vec<(QueueId, i64, i64)>,
+    asked_at: Option<Instant>,
+}
 
 /// A part of a duty, before it is committed.
 #[derive(Default)]
@@ -401,6 +439,8 @@ pub(super) const HOT: &[super::Named] = &[
     ("duties::OLD_DEAD", OLD_DEAD),
     ("duties::OLDEST_KEPT", OLDEST_KEPT),
     ("duties::OLDEST_DEAD", OLDEST_DEAD),
+    ("duties::BEYOND_KEPT", BEYOND_KEPT),
+    ("duties::BEYOND_DEAD", BEYOND_DEAD),
     ("duties::DROPPABLE", DROPPABLE),
     ("duties::FORGET", FORGET),
 ];
@@ -655,22 +695,11 @@ impl PostgresStore {
         let dead: Vec<i64> = all.iter().map(|(_, it)| until(of(it).dead)).collect();
         let mut room = rows_max();
         for (sql, old) in [(OLD_KEPT, kept), (OLD_DEAD, dead)] {
-            let forgotten = forget(tx, sql, &[&ids, &old, &room]).await?;
-            room -= number(forgotten.len());
-            self.note_forgotten(&forgotten);
+            room -= forget(tx, sql, &[&ids, &old, &room]).await?;
         }
-        room -= self.forget_excess(tx, &all, room).await?;
-        let limited = all.iter().filter_map(|(id, it)| Some((*id, it.keep_dead_max?)));
-        for (queue, max) in limited {
-            let sql = "SELECT count(*) AS count FROM finished
-                       WHERE queue_id = $1 AND state = 'dead'";
-            let count: i64 = get(&tx.query(sql, &[&queue]).await?[0], "count");
-            let excess = count.saturating_sub(i64::try_from(max).unwrap_or(i64::MAX));
-            if excess > 0 {
-                let of_queue = (vec![queue], vec![excess]);
-                let gone = forget(tx, OLDEST_DEAD, &[&of_queue.0, &of_queue.1, &room]).await?;
-                room -= number(gone.len());
-            }
+        // What is old fills this part: what is too many is looked for when it does not.
+        if room > 0 {
+            room -= self.forget_excess(tx, &all, room).await?;
         }
         for (queue, settings) in &all {
             if let Some(keep) = settings.keep_payload {
@@ -680,49 +709,62 @@ impl PostgresStore {
         Ok(rows_max() - room)
     }
 
-    /// Forgets what is too much. It takes a while to count millions; as long as the last count
-    /// leaves enough for two parts, it is not done again.
+    /// Forgets what is too much. It takes a while to look beyond a million jobs: where that is, is
+    /// remembered for a minute, as long as there is something left.
     async fn forget_excess(
         &self,
         tx: &mut Tx<'_>,
         queues: &[(QueueId, Settings)],
         room: i64,
     ) -> Result<i64, Failure> {
-        let max_of: HashMap<QueueId, u64> =
-            queues.iter().map(|(id, it)| (*id, self.retention.of(it).completed_max)).collect();
-        let known: i64 = {
-            let mut excess = self.excess.lock();
-            excess.retain(|queue, (count, max)| *count > 0 && max_of.get(queue) == Some(max));
-            excess.values().map(|(count, _)| count).sum()
+        let known = {
+            let excess = self.excess.lock();
+            let is_fresh = excess.asked_at.is_some_and(|at| at.elapsed() < RETENTION_EVERY);
+            if is_fresh { excess.until.clone() } else { Vec::new() }
         };
-        if known < 2 * rows_max() {
-            let sql = "SELECT queue_id, count(*) AS count FROM finished
-                       WHERE state <> 'dead' GROUP BY queue_id";
-            let counted = tx.query(sql, &[]).await?;
-            let over = |row: &Row| {
-                let queue = get(row, "queue_id");
-                let max = *max_of.get(&queue)?;
-                let over = get::<i64>(row, "count") - i64::try_from(max).unwrap_or(i64::MAX);
-                (over > 0).then_some((queue, (over, max)))
-            };
-            *self.excess.lock() = counted.iter().filter_map(over).collect();
+        let mut done = forget_until(tx, OLDEST_KEPT, &known, room).await?;
+        if done == 0 {
+            let kept = queues.iter().map(|(id, it)| (*id, self.retention.of(it).completed_max));
+            let until = beyond(tx, BEYOND_KEPT, kept).await?;
+            done = forget_until(tx, OLDEST_KEPT, &until, room).await?;
+            *self.excess.lock() = Excess { until, asked_at: Some(Instant::now()) };
         }
-        let (ids, counts): (Vec<QueueId>, Vec<i64>) =
-            self.excess.lock().iter().map(|(queue, (count, _))| (*queue, *count)).unzip();
-        if ids.is_empty() {
-            return Ok(0);
-        }
-        let forgotten = forget(tx, OLDEST_KEPT, &[&ids, &counts, &room]).await?;
-        self.note_forgotten(&forgotten);
-        Ok(number(forgotten.len()))
+        let dead = queues.iter().filter_map(|(id, it)| Some((*id, it.keep_dead_max?)));
+        let until = beyond(tx, BEYOND_DEAD, dead).await?;
+        done += forget_until(tx, OLDEST_DEAD, &until, room - done).await?;
+        Ok(done)
     }
+}
 
-    fn note_forgotten(&self, queues: &[QueueId]) {
-        let mut excess = self.excess.lock();
-        for queue in queues {
-            excess.entry(*queue).and_modify(|(count, _)| *count -= 1);
-        }
+/// The last job that is too many, of each queue that has such.
+async fn beyond(
+    tx: &mut Tx<'_>,
+    sql: &'static str,
+    kept: impl Iterator<Item = (QueueId, u64)>,
+) -> Result<Vec<(QueueId, i64, i64)>, Failure> {
+    let (queues, most): (Vec<QueueId>, Vec<i64>) =
+        kept.map(|(queue, max)| (queue, i64::try_from(max).unwrap_or(i64::MAX))).unzip();
+    if queues.is_empty() {
+        return Ok(Vec::new());
     }
+    let rows = tx.query(sql, &[&queues, &most]).await?;
+    let last = |row: &Row| (get(row, "queue_id"), get(row, "finished_at"), get(row, "id"));
+    Ok(rows.iter().map(last).collect())
+}
+
+async fn forget_until(
+    tx: &mut Tx<'_>,
+    sql: &'static str,
+    until: &[(QueueId, i64, i64)],
+    room: i64,
+) -> Result<i64, Failure> {
+    if until.is_empty() {
+        return Ok(0);
+    }
+    let queues: Vec<QueueId> = until.iter().map(|(queue, ..)| *queue).collect();
+    let last_at: Vec<i64> = until.iter().map(|(_, at, _)| *at).collect();
+    let last_id: Vec<i64> = until.iter().map(|(.., id)| *id).collect();
+    forget(tx, sql, &[&queues, &last_at, &last_id, &room]).await
 }
 
 fn number(count: usize) -> i64 {
@@ -742,8 +784,15 @@ async fn drop_payloads(
         tx.query(DROP_PAYLOADS, &[&ids]).await?;
     }
     if number(ids.len()) < room {
-        // What finished before then may be committed later, by a minute at most.
-        let sql = "UPDATE queue SET payloads_dropped_until = $2::bigint - 60000
+        // What finished before then may be committed later, by a minute at most; and what somebody
+        // has locked was passed over.
+        let sql = "UPDATE queue
+                   SET payloads_dropped_until = least($2::bigint - 60000, (
+                       SELECT min(finished_at)
+                       FROM finished
+                       WHERE queue_id = $1 AND state <> 'dead' AND NOT is_dropped
+                       AND finished_at >= payloads_dropped_until AND finished_at <= $2
+                   ))
                    WHERE id = $1 AND payloads_dropped_until < $2::bigint - 60000";
         tx.query(sql, &[&queue, &until]).await?;
     }
@@ -757,18 +806,18 @@ pub(super) async fn fence(tx: &mut Tx<'_>, term: &Term) -> Result<Timestamp, Fai
     rows.first().map(now).ok_or_else(deposed)
 }
 
-/// Deletes all that is known of the finished jobs that `sql` finds. The answer: their queues.
+/// Deletes all that is known of the finished jobs that `sql` finds. The answer: how many.
 async fn forget(
     tx: &mut Tx<'_>,
     sql: &'static str,
     params: &[&(dyn tokio_postgres::types::ToSql + Sync)],
-) -> Result<Vec<QueueId>, Failure> {
+) -> Result<i64, Failure> {
     let rows = tx.query(sql, params).await?;
     let ids: Vec<i64> = rows.iter().map(|row| get(row, "id")).collect();
     if !ids.is_empty() {
         tx.query(FORGET, &[&ids]).await?;
     }
-    Ok(rows.iter().map(|row| get(row, "queue_id")).collect())
+    Ok(number(ids.len()))
 }
 
 async fn earliest(tx: &mut Tx<'_>, sql: &'static str) -> Result<Option<Timestamp>, Failure> {

@@ -18,10 +18,11 @@ use crate::limits;
 use crate::store::columns::sql_id;
 use crate::store::{Destination, Effect, Need, NoteKind, fate};
 
-/// Marks live jobs as waited for, in one order. What is not live any more is not answered.
+/// Marks live jobs as waited for, in one order. What is not live any more is not answered. By id: a
+/// row that somebody has changed while this waited for it stands elsewhere now.
 const WATCH: &str = "
     WITH needed AS MATERIALIZED (
-        SELECT ctid AS tid
+        SELECT id
         FROM job
         WHERE id = ANY($1::bigint[])
         ORDER BY id
@@ -29,7 +30,7 @@ const WATCH: &str = "
     )
     UPDATE job
     SET is_watched = true
-    WHERE ctid = ANY(ARRAY(SELECT tid FROM needed))
+    WHERE id = ANY(ARRAY(SELECT id FROM needed))
     RETURNING id";
 
 const INSERT: &str = "

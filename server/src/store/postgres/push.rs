@@ -242,7 +242,7 @@ impl PostgresStore {
     ) -> Result<Vec<Pushed>, Failure> {
         let mut refusals = refusals(tx, jobs).await?;
         // Jobs that wait for each other are stored together or not at all.
-        if jobs.iter().any(|job| !job.waits_for.is_empty())
+        if jobs.iter().any(|job| job.is_part)
             && let Some(refusal) = refusals.iter().flatten().next().copied()
         {
             refusals.fill(Some(refusal));

@@ -24,7 +24,7 @@ impl Tables {
             refusals.push(self.refusal(job)?);
         }
         // Jobs that wait for each other are stored together or not at all.
-        if jobs.iter().any(|job| !job.waits_for.is_empty())
+        if jobs.iter().any(|job| job.is_part)
             && let Some(refusal) = refusals.iter().flatten().next().copied()
         {
             refusals.fill(Some(refusal));
