@@ -7,6 +7,7 @@ use std::time::Duration;
 use crate::broker::Condition;
 use crate::cluster::{NodeState, Sight};
 use crate::job::{JobId, OnFailure, RateRule, Reason, State, Timestamp};
+use crate::store::events::is_internal;
 use crate::store::{InLine, Job, Limit, Standing};
 
 /// What is known beside what the store says.
@@ -276,7 +277,9 @@ fn waiting(standing: &Standing, around: &Surroundings) -> Vec<Cause> {
         causes.extend(line.limits.iter().map(limited));
         causes.extend(behind(line));
     }
-    causes.extend(unasked(queue.as_str(), standing.now, around));
+    if !is_internal(queue) {
+        causes.extend(unasked(queue.as_str(), standing.now, around));
+    }
     causes
 }
 
@@ -407,7 +410,7 @@ fn living(around: &Surroundings) -> impl Iterator<Item = &Sight> {
     around.sights.iter().filter(|sight| sight.state != NodeState::Stale)
 }
 
-/// Nobody is there to be given the job.
+/// Nobody is there to be given the job. Our own queues are the leader's.
 fn unasked(queue: &str, now: Timestamp, around: &Surroundings) -> Option<Cause> {
     let count = living(around).count() as u64;
     if living(around).all(|sight| sight.state == NodeState::Draining) {

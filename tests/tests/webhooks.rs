@@ -12,6 +12,7 @@ use hmac::{Hmac, KeyInit, Mac};
 use hyper::Method;
 use serde_json::{Value, json};
 use sha2::Sha256;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 const SECRET: &str = "not to be told to anybody";
 
@@ -253,4 +254,31 @@ async fn deliveries_go_on_when_the_leader_is_killed() {
     while told != pushed {
         told.extend(receiver.next().await.event()["job"].as_u64());
     }
+}
+
+#[tokio::test]
+async fn a_receiver_may_close_the_connection_with_its_answer() {
+    let server = insecure();
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let url = format!("http://{}/", listener.local_addr().expect("it is bound"));
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let mut request = Vec::new();
+            // The body is one JSON object.
+            while !request.ends_with(b"}") {
+                assert_ne!(stream.read_buf(&mut request).await.expect("a request"), 0);
+            }
+            let answer = b"HTTP/1.1 204 No Content\r\nconnection: close\r\n\r\n";
+            stream.write_all(answer).await.expect("it is read");
+        }
+    });
+    hook(&server.http(), &url).await;
+    push(&server.http(), "q", json!(1)).await;
+    eventually("it is delivered", || async {
+        let jobs = server.http().get("/v1/jobs?queue=batonq.webhooks").await.json();
+        let job = &jobs["jobs"][0];
+        assert_ne!(job["attempts"], 1, "{job}");
+        (job["state"] == "completed").then_some(())
+    })
+    .await;
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use batonq_client::Client;
 use serde_json::{Map, Value, json};
+use tokio::time::Instant;
 
 use crate::Shared;
 use crate::exit::Failure;
@@ -174,7 +175,11 @@ async fn part_after_part(
         return Ok(());
     }
     let (mut ids, mut passed_over): (Vec<u64>, u64) = (Vec::new(), 0);
+    let (started, older) = (Instant::now(), request["filter"]["older_than_ms"].as_u64());
     for _ in 0..parts {
+        // What comes into being meanwhile, as the copies of a replay do, is not meant.
+        let age = millis(started.elapsed());
+        request["filter"]["older_than_ms"] = json!(older.unwrap_or(0).saturating_add(age));
         let done = client.bulk(&request).await?;
         ids.extend(done.ids);
         passed_over += done.passed_over;

@@ -4,7 +4,7 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
-use batonq_client::{Cancelled, ErrorCode, State};
+use batonq_client::{Cancelled, Client, ErrorCode, State};
 use serde_json::json;
 
 use super::bulk::{self, Action, Which};
@@ -154,20 +154,30 @@ pub(crate) struct Settings {
 }
 
 impl Settings {
+    /// As they are; of a queue that is not there, none.
+    async fn now(&self, client: &Client) -> Result<serde_json::Value, Failure> {
+        let settings = match client.queue(&self.queue).await {
+            Err(error) if error.code() == Some(ErrorCode::NotFound) => "{}".into(),
+            queue => queue?.settings,
+        };
+        serde_json::from_str(&settings)
+            .map_err(|error| Failure::usage(format!("the settings are no JSON ({error})")))
+    }
+
     pub(crate) async fn run(self, shared: &Shared) -> Result<ExitCode, Failure> {
         let client = shared.connect("").await?;
         if let Some(settings) = &self.settings {
             let settings: serde_json::Value = serde_json::from_str(settings)
                 .map_err(|error| Failure::usage(format!("the settings are no JSON ({error})")))?;
+            let before = self.now(&client).await?;
+            if before["encrypted"] == json!(true) && settings.get("encrypted").is_none() {
+                let fix = "say \"encrypted\":true, or false if it is meant";
+                return Err(Failure::usage(format!("this would turn encryption off: {fix}")));
+            }
             client.set_settings(&self.queue, &settings).await?;
         }
         if let Some(encrypted) = &self.encrypted {
-            let settings = match client.queue(&self.queue).await {
-                Err(error) if error.code() == Some(ErrorCode::NotFound) => "{}".into(),
-                queue => queue?.settings,
-            };
-            let mut settings: serde_json::Value = serde_json::from_str(&settings)
-                .map_err(|error| Failure::usage(format!("the settings are no JSON ({error})")))?;
+            let mut settings = self.now(&client).await?;
             settings["encrypted"] = json!(encrypted == "on");
             client.set_settings(&self.queue, &settings).await?;
         }

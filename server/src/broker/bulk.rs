@@ -242,6 +242,9 @@ impl Broker {
             Change::Delete => filter.is_live = Some(false),
             Change::Retry => filter.state = Some(filter.state.unwrap_or(State::Dead)),
             Change::Replay { .. } => {
+                // Its own copies, should they die at once, are none of its business.
+                let now = self.ago(0);
+                filter.created_to = Some(filter.created_to.map_or(now, |to| to.min(now)));
                 filter.state = Some(filter.state.unwrap_or(State::Dead));
                 filter.is_replayed = Some(false);
             }

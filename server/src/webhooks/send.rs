@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::pin::pin;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -236,13 +237,13 @@ where
     let mut http = hyper::client::conn::http1::Builder::new();
     let handshake = http.max_buf_size(HEAD_BYTES_MAX).handshake(TokioIo::new(stream)).await;
     let (mut sender, connection) = handshake.map_err(broken)?;
-    tokio::select! {
-        answer = sender.send_request(request) => Ok(answer.map_err(broken)?.status().as_u16()),
-        ended = connection => {
-            let error = ended.map_err(broken).err();
-            Err(error.unwrap_or_else(|| Failed("BROKEN", "closed without an answer".into())))
-        }
-    }
+    let mut answer = pin!(sender.send_request(request));
+    let answer = tokio::select! {
+        answer = &mut answer => answer,
+        // The answer may have been the last thing that came.
+        _ = connection => answer.await,
+    };
+    Ok(answer.map_err(broken)?.status().as_u16())
 }
 
 fn request(
