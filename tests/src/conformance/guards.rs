@@ -90,6 +90,9 @@ rules! {
         let pushed = given.store.push(vec![part(1), part(6)]).await.unwrap();
         assert_eq!(pushed, [refused(Guard::PayloadBytes, 5); 2]);
         assert_eq!(given.counts().await.ready, 0);
+        let elsewhere = NewJob { queue: named("new"), ..part(1) };
+        given.store.push(vec![elsewhere, part(6)]).await.unwrap();
+        assert_eq!(given.store.queues(None).await.unwrap().len(), 2, "it was pushed to");
     }
 
     async fn what_is_refused_is_noted_by_the_minute(given: Given<M>) {

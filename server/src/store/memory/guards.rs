@@ -18,6 +18,10 @@ impl Model {
         if guards.is_empty() {
             return self.push_all(&jobs);
         }
+        // Queues come into being with their first push, also if it is refused.
+        for job in &jobs {
+            self.queues.entry(job.queue.clone()).or_default();
+        }
         let judged = judge(&jobs, &mut guards);
         let minute = minute_of(self.now);
         for (queue, count) in &judged.taken {

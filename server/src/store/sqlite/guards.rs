@@ -39,6 +39,10 @@ impl Tables {
                 guards.insert(queue.clone(), (settings, fill));
             }
         }
+        // Queues come into being with their first push, also if it is refused.
+        for job in &jobs {
+            self.queue(&job.queue)?;
+        }
         let judged = judge(&jobs, &mut guards);
         let minute = minute_of(self.now).0;
         for queue in judged.taken.keys() {
