@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
+use std::thread::JoinHandle;
 
 use batonq_client::Client;
 use parking_lot::Mutex;
@@ -98,7 +99,7 @@ impl ServerBuilder {
             .stderr(Stdio::piped())
             .spawn()
             .expect("the program starts");
-        let log = gather(child.stderr.take().expect("it is piped"));
+        let (log, gathering) = gather(child.stderr.take().expect("it is piped"));
         let mut lines = BufReader::new(child.stdout.take().expect("it is piped")).lines();
         let ready = lines.next().and_then(Result::ok);
         let Some(ready) = ready else { panic!("the server did not start:\n{}", log.lock()) };
@@ -113,22 +114,24 @@ impl ServerBuilder {
             tcp: address("tcp=").expect("the ready line has it"),
             http: address("http="),
             log,
+            gathering: Some(gathering),
             builder: Self { dir: Some(Arc::clone(&dir)), ..self },
             dir,
         }
     }
 }
 
-fn gather(mut stream: impl Read + Send + 'static) -> Arc<Mutex<String>> {
+/// What a stream says, and who reads it to its end.
+fn gather(mut stream: impl Read + Send + 'static) -> (Arc<Mutex<String>>, JoinHandle<()>) {
     let text = Arc::new(Mutex::new(String::new()));
     let gathered = Arc::clone(&text);
-    std::thread::spawn(move || {
+    let gathering = std::thread::spawn(move || {
         let mut buffer = [0; 4096];
         while let Ok(count @ 1..) = stream.read(&mut buffer) {
             gathered.lock().push_str(&String::from_utf8_lossy(&buffer[..count]));
         }
     });
-    text
+    (text, gathering)
 }
 
 /// A running node. Killed when dropped.
@@ -139,6 +142,7 @@ pub struct Server {
     pub tcp: SocketAddr,
     http: Option<SocketAddr>,
     log: Arc<Mutex<String>>,
+    gathering: Option<JoinHandle<()>>,
     builder: ServerBuilder,
     dir: Arc<TempDir>,
 }
@@ -235,13 +239,17 @@ impl Server {
         self.child.wait().expect("it has ended");
     }
 
-    /// Waits for its end; the exit code.
+    /// Waits for its end; the exit code. Its log is whole then.
     ///
     /// # Panics
     ///
     /// If it ended by a signal.
     pub fn wait(&mut self) -> i32 {
-        self.child.wait().expect("it can be waited for").code().expect("it exited by itself")
+        let status = self.child.wait().expect("it can be waited for");
+        if let Some(gathering) = self.gathering.take() {
+            gathering.join().expect("it reads to the end");
+        }
+        status.code().expect("it exited by itself")
     }
 
     /// Starts it again on the same files, on other ports.
