@@ -266,6 +266,16 @@ rules! {
         assert_eq!(given.claim(9).await.len(), 1);
     }
 
+    async fn of_claims_made_at_once_the_last_ends_the_turns_also_if_no_key_is_left(given: Given<M>) {
+        let pushed = [given.push(tenant("k")).await, given.push(job()).await];
+        given.push(job()).await;
+        let claims = given.claim_at_once(&[2, 1]).await;
+        assert_eq!(claims.map(|jobs| jobs.len()), [2, 1]);
+        // Nobody waited then: all begin anew, in the order of their coming.
+        given.store.give_back(SESSION).await.unwrap();
+        assert_eq!(given.claim(2).await.jobs(), pushed);
+    }
+
     async fn a_limited_job_that_fails_waits_its_time(given: Given<M>) {
         let id = given.push(at_once("k", 1)).await;
         let to = given.end(given.lease().await, fail()).await;

@@ -143,6 +143,16 @@ impl<M: Maker> Given<M> {
         claimed.jobs.into_iter().next().expect("one claim, one answer")
     }
 
+    /// Claims for a session, so many in each of several claims of one call.
+    pub(super) async fn claim_at_once<const N: usize>(
+        &self,
+        counts: &[usize; N],
+    ) -> [Vec<LeasedJob>; N] {
+        let claims = counts.map(|count| claim(count, Hold::Session(SESSION)));
+        let claimed = self.store.claim(claims.to_vec()).await.expect("it works");
+        claimed.jobs.try_into().expect("an answer to each claim")
+    }
+
     /// Claims for a session, and says all that came of it.
     pub(super) async fn claimed(&self, count: usize) -> Claimed {
         let claim = claim(count, Hold::Session(SESSION));

@@ -163,10 +163,11 @@ impl Model {
 
     pub(super) fn claim(&mut self, claims: Vec<Claim>) -> Claimed {
         let mut claimed = Claimed::default();
-        for claim in claims {
-            let jobs = match self.is_gated(&claim.queue) {
-                true => self.claim_gated(&claim, &mut claimed),
-                false => self.claim_one(&claim, &mut claimed.expired),
+        let is_gated: Vec<bool> = claims.iter().map(|claim| self.is_gated(&claim.queue)).collect();
+        for (claim, is_gated) in claims.iter().zip(is_gated) {
+            let jobs = match is_gated {
+                true => self.claim_gated(claim, &mut claimed),
+                false => self.claim_one(claim, &mut claimed.expired),
             };
             claimed.jobs.push(jobs);
         }

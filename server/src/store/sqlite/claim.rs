@@ -7,7 +7,7 @@ use rusqlite::params;
 use super::leases::Taken;
 use super::row;
 use super::tables::{QueueId, Tables};
-use crate::job::{JobId, Lease, Options, Reason, State, Timestamp};
+use crate::job::{JobId, Lease, Options, QueueName, Reason, State, Timestamp};
 use crate::store::columns::sql_id;
 use crate::store::{Claim, Claimed, Effect, Hold, LeasedJob, SESSION_LEASE, SessionId};
 
@@ -57,17 +57,26 @@ pub(super) struct Found {
 impl Tables {
     pub(super) fn claim(&mut self, claims: Vec<Claim>) -> rusqlite::Result<Claimed> {
         let mut claimed = Claimed::default();
-        for claim in claims {
-            let jobs = self.claim_one(claim, &mut claimed)?;
+        let is_gated: Vec<bool> = claims.iter().map(|claim| self.is_gated(&claim.queue)).collect();
+        for (claim, is_gated) in claims.into_iter().zip(is_gated) {
+            let jobs = self.claim_one(claim, is_gated, &mut claimed)?;
             claimed.jobs.push(jobs);
         }
         self.release_dependents(&mut claimed.expired)?;
         Ok(claimed)
     }
 
+    /// Whether the queue, or a job that is ready there, has limits.
+    fn is_gated(&mut self, queue: &QueueName) -> bool {
+        let Some(queue) = self.find_queue(queue) else { return false };
+        let details = self.details(queue);
+        details.gated > 0 || details.settings.is_limited()
+    }
+
     fn claim_one(
         &mut self,
         claim: Claim,
+        is_gated: bool,
         claimed: &mut Claimed,
     ) -> rusqlite::Result<Vec<LeasedJob>> {
         let Some(queue) = self.find_queue(&claim.queue) else { return Ok(Vec::new()) };
@@ -75,7 +84,7 @@ impl Tables {
         if details.paused.is_some() {
             return Ok(Vec::new());
         }
-        match details.gated > 0 || details.settings.is_limited() {
+        match is_gated {
             true => self.claim_gated(queue, claim, claimed),
             false if details.counts.ready == 0 => Ok(Vec::new()),
             false => self.claim_plain(queue, claim, &mut claimed.expired),
