@@ -97,6 +97,9 @@ pub trait Store: Send + Sync + 'static {
     async fn claim(&self, claims: Vec<Claim>) -> Result<Claimed, Error>;
 
     /// Ends leases as their workers say. Answer i is about settlement i.
+    ///
+    /// A completed job of a queue that keeps none of them is forgotten at once, unless others wait
+    /// for it at that moment: nothing is known of it any more, as if it never was.
     async fn settle(&self, settlements: Vec<Settlement>) -> Result<SettledAll, Error>;
 
     /// Gives each lease a time of its own from now on, whatever held it before.
@@ -302,6 +305,11 @@ impl Retention {
             completed_max: settings.keep_completed_max.unwrap_or(self.completed_max),
             dead: settings.keep_dead.unwrap_or(self.dead),
         }
+    }
+
+    /// Whether a completed job is kept at all. See [`Store::settle`].
+    pub(crate) fn keeps_completed(&self) -> bool {
+        self.completed_max > 0 && !self.completed.is_zero()
     }
 }
 

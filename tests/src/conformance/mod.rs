@@ -13,6 +13,7 @@ mod flow;
 mod given;
 mod guards;
 mod inspect;
+mod kept;
 mod leases;
 mod needs;
 mod notes;
@@ -52,6 +53,7 @@ pub fn all<M: Maker + 'static>() -> Vec<Rule> {
         unique::rules::<M>(),
         flow::rules::<M>(),
         guards::rules::<M>(),
+        kept::rules::<M>(),
         needs::rules::<M>(),
         cancel::rules::<M>(),
         cron::rules::<M>(),

@@ -337,7 +337,7 @@ impl Model {
         }
         let record = self.record(id);
         let to = match next {
-            Next::Completed => return self.finish(id, State::Completed, None),
+            Next::Completed => return self.complete(id),
             Next::Dead(reason) => return self.finish(id, State::Dead, Some(reason)),
             Next::Cancelled => return self.finish(id, State::Cancelled, None),
             Next::Ready => {
@@ -350,6 +350,17 @@ impl Model {
             }
         };
         Effect { job: id, queue, to }
+    }
+
+    /// A job is done; it is kept if its queue keeps such jobs, or others wait for it.
+    fn complete(&mut self, id: JobId) -> Effect {
+        let effect = self.finish(id, State::Completed, None);
+        let settings = self.settings.get(&effect.queue).cloned().unwrap_or_default();
+        let is_awaited = self.jobs.values().any(|record| record.blocked_by.contains(&id));
+        if !is_awaited && !self.retention.of(&settings).keeps_completed() {
+            self.jobs.remove(&id);
+        }
+        effect
     }
 
     pub(super) fn finish(&mut self, id: JobId, state: State, reason: Option<Reason>) -> Effect {

@@ -265,11 +265,30 @@ impl Tables {
             *self.count(queue, state) -= 1;
             // A job that was completed at its first lease has no log.
             if deliveries > 1 || state != State::Completed {
-                self.execute("DELETE FROM attempt_log WHERE job_id = ?1", [id])?;
+                self.forget_attempts(id)?;
             }
         }
+        self.forget_story(id, tags)
+    }
+
+    /// Deletes all that is known of a leased job, since it is completed and not kept.
+    pub(super) fn forget_leased(&self, lease: Lease) -> rusqlite::Result<()> {
+        let id = sql_id(lease.job);
+        let sql = "DELETE FROM job WHERE id = ?1 RETURNING tags";
+        let tags = self.one(sql, [id], |row| row.get(0))?.flatten();
+        if lease.delivery > 1 {
+            self.forget_attempts(id)?;
+        }
+        self.forget_story(id, tags)
+    }
+
+    fn forget_attempts(&self, id: i64) -> rusqlite::Result<()> {
+        self.execute("DELETE FROM attempt_log WHERE job_id = ?1", [id])
+    }
+
+    /// Deletes the notes and the tags of a job.
+    fn forget_story(&self, id: i64, tags: Option<String>) -> rusqlite::Result<()> {
         self.execute("DELETE FROM job_note WHERE job_id = ?1", [id])?;
-        let tags: Option<String> = tags;
         for tag in tags.iter().flat_map(|tags| tags.lines()) {
             let sql = "DELETE FROM job_tag WHERE tag = ?1 AND job_id = ?2";
             self.execute(sql, params![tag, id])?;

@@ -114,33 +114,50 @@ impl Tables {
     ) -> rusqlite::Result<Effect> {
         let id = sql_id(lease.job);
         let by = self.leases.row(held.row);
-        self.execute(
-            INSERT_FINISHED,
-            params![
-                id,
-                State::Completed.name(),
-                None::<&str>,
-                self.now.0,
-                None::<u32>,
-                lease.delivery,
-                None::<u32>,
-                by.node,
-                by.worker.as_str(),
-                by.started_at.0,
-                result.map(|result| &result[..]),
-            ],
-        )?;
+        let is_kept = self.is_kept(lease.job, &held)?;
+        if is_kept {
+            self.execute(
+                INSERT_FINISHED,
+                params![
+                    id,
+                    State::Completed.name(),
+                    None::<&str>,
+                    self.now.0,
+                    None::<u32>,
+                    lease.delivery,
+                    None::<u32>,
+                    by.node,
+                    by.worker.as_str(),
+                    by.started_at.0,
+                    result.map(|result| &result[..]),
+                ],
+            )?;
+        }
         if !held.plain {
             self.end_attempt(id, by.started_at)?;
             self.release_key(held.queue, id)?;
             self.ended.push((lease.job, State::Completed));
         }
-        self.execute("DELETE FROM job WHERE id = ?1", [id])?;
+        match is_kept {
+            true => self.execute("DELETE FROM job WHERE id = ?1", [id])?,
+            false => self.forget_leased(lease)?,
+        }
         let detail = Detail::of_end(lease.delivery, None);
         self.tell(EventKind::Completed, held.queue, Some(id), &detail)?;
         self.drop_lease(lease.job)?;
-        self.moved(held.queue, State::Leased, State::Completed);
+        *self.count(held.queue, State::Leased) -= 1;
+        *self.count(held.queue, State::Completed) += u64::from(is_kept);
         Ok(self.effect(held.queue, lease.job, Destination::Finished(State::Completed)))
+    }
+
+    /// Whether a job is kept once it is completed.
+    fn is_kept(&self, job: JobId, held: &Held) -> rusqlite::Result<bool> {
+        if self.retention.of(&self.details(held.queue).settings).keeps_completed() {
+            return Ok(true);
+        }
+        let sql = "SELECT 1 FROM dependency WHERE needs_id = ?1 LIMIT 1";
+        // Nobody waits for a plain job.
+        Ok(!held.plain && self.one(sql, [sql_id(job)], |_| Ok(()))?.is_some())
     }
 
     /// Ends a lease without completing its job.

@@ -291,12 +291,6 @@ impl Tables {
         details.counts.of(state)
     }
 
-    /// A job went from one state to another.
-    pub(super) fn moved(&mut self, id: QueueId, from: State, to: State) {
-        *self.count(id, from) -= 1;
-        *self.count(id, to) += 1;
-    }
-
     /// Reads one row, if there is one.
     pub(super) fn one<T>(
         &self,
