@@ -1,6 +1,5 @@
 //! One connection, after the handshake.
 
-use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -14,6 +13,7 @@ use batonq_protocol::{Envelope, FRAME_BYTES_MAX, FrameCodec, FrameError, Message
 use bytes::BytesMut;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
+use rustc_hash::FxHashMap as HashMap;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
@@ -109,8 +109,8 @@ impl Connection {
             waits: 0,
             looks: Arc::new(Semaphore::new(LOOKS_MAX)),
             deliveries: mpsc::channel(DELIVERIES_MAX),
-            subscriptions: HashMap::new(),
-            held: HashMap::new(),
+            subscriptions: HashMap::default(),
+            held: HashMap::default(),
             door,
         }
     }

@@ -1,24 +1,27 @@
 //! Leasing ready jobs.
 //!
-//! One transaction, two round trips for any number of claims: the first locks what stands first in
-//! each line, passing over what others have locked; then it is decided here who gets what; the
-//! second takes it out of the line, writes one row for each lease and brings the bodies.
+//! One statement for many claims: it takes what stands first in each line, passing over what others
+//! have locked, writes one row for each lease and brings the bodies. Who gets what depends only on
+//! how many there are, so that it can be said beforehand. Where it depends on more, the jobs are
+//! claimed in [rounds](super::rounds).
 
-use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeSet, HashSet};
+use std::time::Duration;
 
+use bytes::{Bytes, BytesMut};
 use tokio::time::Instant;
 use tokio_postgres::Row;
+use tokio_postgres::types::ToSql;
 
 use super::cursors::Cursor;
 use super::lane::{Failure, Tx};
-use super::leases::{Given, LeaseId};
-use super::needs::{needs, release_dependents};
-use super::row::{self, count, get, job_id, now, time};
-use super::settle::bury_expired;
+use super::leases::{Given, LeaseId, Origin, new_id};
+use super::needs::needs;
+use super::row::{at, count, get, job_id};
 use super::{PostgresStore, QueueId, retrying};
-use crate::job::{JobId, Lease, QueueName, Timestamp};
-use crate::store::columns::{parse_tags, sql_id};
-use crate::store::{Claim, Claimed, Effect, Hold, LeasedJob, News, SESSION_LEASE, SessionId};
+use crate::job::{JobId, Lease, Payload, QueueName, Timestamp};
+use crate::store::columns::{parse_options, parse_tags, sql_id, sql_millis};
+use crate::store::{Claim, Claimed, Hold, LeasedJob, News, SESSION_LEASE, SessionId};
 
 /// The true heads of queues, for [`super::cursors`]. From each priority it hops to the next. A
 /// queue with limits has one row more, without a place.
@@ -69,23 +72,29 @@ const CANCELLED: &str = "
         OFFSET 0
     ) l";
 
-const ENDED: &str = "SELECT id FROM finished WHERE id = ANY($1::bigint[])";
+/// Those that are not live any more.
+const ENDED: &str = "
+    SELECT u.id
+    FROM unnest($1::bigint[]) AS u (id)
+    WHERE (SELECT true FROM job WHERE id = u.id LIMIT 1) IS NULL";
 
-/// What stands first, up to a number for each line: by its cursors, in their order. The time comes
-/// with every row, also if there is nothing else.
-const LOCK: &str = "
-    SELECT now.now, r.*
-    FROM (SELECT now_ms() AS now OFFSET 0) now
-    LEFT JOIN (
-        SELECT q.line, h.*
-        FROM unnest($1::integer[], $2::bigint[], $3::bigint[]) AS q (line, queue_id, count)
+/// What stands first in each line goes to its claims, in their order, as far as it reaches: line
+/// `l` gives out `count` jobs at most, and its job number n goes to claim `owners[base + n]`.
+///
+/// If there is more to it than that (a job that may have grown too old in line, or more bytes than
+/// one answer holds) nothing is taken, and the only row says so.
+const CLAIM: &str = "
+    WITH clock AS MATERIALIZED (SELECT now_ms() AS now),
+    line AS MATERIALIZED (
+        SELECT ($1::integer[])[q.base + h.number] AS owner, h.*
+        FROM unnest($2::integer[], $3::bigint[], $4::integer[], $5::bigint[])
+            AS q (line, queue_id, base, count)
         CROSS JOIN LATERAL (
-            SELECT p.*
-            FROM unnest($4::integer[], $5::integer[], $6::bigint[]) AS c (line, priority, place)
+            SELECT p.*, row_number() OVER ()::integer AS number
+            FROM unnest($6::integer[], $7::integer[], $8::bigint[]) AS c (line, priority, place)
             CROSS JOIN LATERAL (
                 SELECT
-                    ctid::text AS tid, job_id, priority, place, delivery, bytes, expires_at,
-                    timeout_ms
+                    ctid AS tid, job_id, priority, place, delivery, bytes, expires_at, timeout_ms
                 FROM ready
                 WHERE queue_id = q.queue_id AND gate = '' AND priority = c.priority
                 AND place > c.place
@@ -100,82 +109,61 @@ const LOCK: &str = "
             SELECT 1 FROM queue
             WHERE id = q.queue_id AND paused_at IS NULL AND NOT is_gated
         )
-    ) r ON true";
-
-/// The ids of a lease come as one text for each row: arrays of arrays must be rectangular.
-const TAKE: &str = "
-    WITH gone AS (
+    ),
+    total AS MATERIALIZED (
+        SELECT count(expires_at) = 0 AND coalesce(sum(bytes), 0) <= $9 AS is_plain
+        FROM line
+    ),
+    gone AS (
         DELETE FROM ready
-        WHERE ctid = ANY($1::text[]::tid[])
+        WHERE ctid = ANY(ARRAY(SELECT tid FROM line WHERE (SELECT is_plain FROM total)))
     ),
     leases AS (
         INSERT INTO lease (
             id, node, incarnation, worker, session, started_at, expires_at, job_ids, deliveries
         )
         SELECT
-            id, $2, $3, worker, session, $4, expires_at, job_ids::bigint[], deliveries::integer[]
-        FROM unnest($5::bigint[], $6::text[], $7::bigint[], $8::bigint[], $9::text[], $10::text[])
-            AS u (id, worker, session, expires_at, job_ids, deliveries)
+            ($10::bigint[])[owner + 1], $11, $12, ($13::text[])[owner + 1], ($14::bigint[])[owner + 1],
+            (SELECT now FROM clock), (SELECT now FROM clock) + ($15::bigint[])[owner + 1],
+            array_agg(job_id), array_agg(delivery)
+        FROM line
+        WHERE (SELECT is_plain FROM total)
+        GROUP BY owner
+    ),
+    deadlines AS (
+        INSERT INTO deadline (at, job_id, delivery)
+        SELECT (SELECT now FROM clock) + timeout_ms, job_id, delivery
+        FROM line
+        WHERE timeout_ms IS NOT NULL AND (SELECT is_plain FROM total)
     )
     SELECT
-        id, attempts, max_attempts, priority, created_at, timeout_ms, tags, content_type, payload,
-        options, unique_key IS NOT NULL OR gate IS NOT NULL OR is_watched AS is_special
-    FROM job
-    WHERE id = ANY($11::bigint[])";
+        total.is_plain, (SELECT now FROM clock), l.owner, l.job_id, l.delivery, l.priority,
+        l.place, l.timeout_ms, j.*
+    FROM total
+    LEFT JOIN line l ON total.is_plain
+    LEFT JOIN LATERAL (
+        SELECT
+            attempts, max_attempts, created_at, tags, content_type, payload, options,
+            unique_key IS NOT NULL OR gate IS NOT NULL OR is_watched AS is_special
+        FROM job
+        WHERE id = l.job_id
+        OFFSET 0
+    ) j ON true";
 
-const DELETE_TTLS: &str = "
-    DELETE FROM ttl
-    WHERE ctid = ANY(ARRAY(
-        SELECT t.ctid
-        FROM unnest($1::bigint[], $2::bigint[]) AS u (expires_at, job_id)
-        CROSS JOIN LATERAL (
-            SELECT ctid FROM ttl WHERE expires_at = u.expires_at AND job_id = u.job_id OFFSET 0
-        ) t
-    ))";
-
-const INSERT_DEADLINES: &str = "
-    INSERT INTO deadline (at, job_id, delivery)
-    SELECT at, job_id, delivery
-    FROM unnest($1::bigint[], $2::bigint[], $3::integer[]) AS u (at, job_id, delivery)";
-
-/// A job that stands in line, locked by us.
-#[derive(Clone)]
-pub(super) struct Candidate {
-    pub(super) tid: String,
-    pub(super) lease: Lease,
-    pub(super) cursor: Cursor,
-    pub(super) bytes: usize,
-    pub(super) expires_at: Option<Timestamp>,
-    timeout_ms: Option<i64>,
-}
-
-/// One queue's line, as far as it has been locked.
-struct Line {
-    queue: QueueId,
-    waiting: VecDeque<Candidate>,
-    cursors: Vec<Cursor>,
-    /// Up to where it has been gone through, by descending priority.
-    reached: Vec<Cursor>,
-    is_exhausted: bool,
-}
-
-/// What one claim has got so far.
-#[derive(Default)]
-pub(super) struct Share {
-    pub(super) jobs: Vec<Candidate>,
-    /// What stood before them and was too old.
-    pub(super) expired: Vec<Candidate>,
-    bytes: usize,
-    is_done: bool,
-}
+/// Jobs that one statement gives out: more at once is not faster.
+const CLAIMED_MAX: usize = 2000;
 
 /// See [`super::hot_statements`].
-pub(super) const HOT: &[super::Named] = &[
-    ("claim::LOOK", LOOK),
-    ("claim::LOCK", LOCK),
-    ("claim::TAKE", TAKE),
-    ("claim::DELETE_TTLS", DELETE_TTLS),
-];
+pub(super) const HOT: &[super::Named] =
+    &[("claim::LOOK", LOOK), ("claim::ENDED", ENDED), ("claim::CLAIM", CLAIM)];
+
+/// A claim from a queue that is known, and its place among the claims of the call.
+#[derive(Clone, Copy)]
+struct Wish<'a> {
+    place: usize,
+    claim: &'a Claim,
+    queue: QueueId,
+}
 
 impl PostgresStore {
     pub(super) async fn claim_jobs(&self, claims: &[Claim]) -> Result<Claimed, Failure> {
@@ -239,24 +227,160 @@ impl PostgresStore {
         claims: &[Claim],
         queues: &[Option<QueueId>],
     ) -> Result<Claimed, Failure> {
-        let mut tx = self.claim_lane.begin().await?;
-        let distinct: HashSet<QueueId> = queues.iter().flatten().copied().collect();
-        self.look_at(&mut tx, &self.cursors.due(distinct.iter().copied())).await?;
-        let mut round = Round::new(&self.cursors, claims, queues);
-        round.run(&mut tx).await?;
-        let again = round.empty_lines(|queue| self.cursors.is_look_allowed(queue));
-        if !again.is_empty() {
-            self.look_at(&mut tx, &again).await?;
-            round.resume(&self.cursors, &again);
-            round.run(&mut tx).await?;
+        let wish = |(place, claim)| Some(Wish { place, claim, queue: queues[place]? });
+        let mut wishes: Vec<Wish<'_>> = claims.iter().enumerate().filter_map(wish).collect();
+        // By queue; those of one queue in the order of their coming.
+        wishes.sort_by_key(|wish| wish.queue);
+        let mut claimed = Claimed { jobs: vec![Vec::new(); claims.len()], ..Claimed::default() };
+        match self.claim_wishes(wishes, &mut claimed).await {
+            // What others have got is theirs; these find nothing this time.
+            Err(error) if claimed.jobs.iter().any(|jobs| !jobs.is_empty()) => {
+                tracing::warn!(%error, "claim failed");
+                Ok(claimed)
+            }
+            done => done.map(|()| claimed),
         }
-        let lines: Vec<(QueueId, Vec<Cursor>, bool)> = round.ends();
-        let Round { shares, now, .. } = round;
-        let claimed = self.take(tx, claims, shares, now).await?;
-        for (queue, reached, is_exhausted) in lines {
-            self.cursors.end(queue, &reached, is_exhausted);
+    }
+
+    async fn claim_wishes(
+        &self,
+        mut wishes: Vec<Wish<'_>>,
+        claimed: &mut Claimed,
+    ) -> Result<(), Failure> {
+        let mut looks = self.cursors.due(queues_of(&wishes).into_iter());
+        for may_look in [true, false] {
+            self.look_at(&looks).await?;
+            let mut short: Vec<Wish<'_>> = Vec::new();
+            for part in parts(&wishes) {
+                let exhausted = self.claim_part(part, claimed).await?;
+                let is_short = |wish: &&Wish<'_>| {
+                    claimed.jobs[wish.place].is_empty() && exhausted.contains(&wish.queue)
+                };
+                short.extend(part.iter().filter(is_short));
+            }
+            short.retain(|wish| may_look && self.cursors.is_look_allowed(wish.queue));
+            if short.is_empty() {
+                break;
+            }
+            looks = queues_of(&short);
+            wishes = short;
         }
-        Ok(claimed)
+        Ok(())
+    }
+
+    /// Claims a part. The answer: queues that seem to have no more.
+    async fn claim_part(
+        &self,
+        part: &[Wish<'_>],
+        claimed: &mut Claimed,
+    ) -> Result<HashSet<QueueId>, Failure> {
+        let mut lines = Lines::of(part, |queue| self.cursors.begin(queue));
+        if !lines.cursors.0.is_empty() && !self.claim_lines(part, &mut lines, claimed).await? {
+            let claims: Vec<Claim> = part.iter().map(|wish| wish.claim.clone()).collect();
+            let queues: Vec<Option<QueueId>> = part.iter().map(|wish| Some(wish.queue)).collect();
+            let more = self.claim_in_rounds(&claims, &queues).await?;
+            claimed.expired.extend(more.expired);
+            for (wish, jobs) in part.iter().zip(more.jobs) {
+                claimed.jobs[wish.place] = jobs;
+            }
+            return Ok(HashSet::new());
+        }
+        for line in &lines.lines {
+            self.cursors.end(line.queue, &line.reached, line.is_exhausted());
+        }
+        let exhausted = lines.lines.iter().filter(|line| line.is_exhausted());
+        Ok(exhausted.map(|line| line.queue).collect())
+    }
+
+    /// Claims in one statement. False: that can not decide on these jobs.
+    async fn claim_lines(
+        &self,
+        part: &[Wish<'_>],
+        lines: &mut Lines,
+        claimed: &mut Claimed,
+    ) -> Result<bool, Failure> {
+        let claims = || part.iter().map(|wish| wish.claim);
+        let ids: Vec<LeaseId> = part.iter().map(|_| new_id()).collect();
+        let workers: Vec<&str> = claims().map(|claim| claim.worker.as_str()).collect();
+        let lasts: Vec<i64> = claims().map(|claim| sql_millis(hold(claim).0)).collect();
+        let sessions: Vec<Option<i64>> =
+            claims().map(|claim| Some(hold(claim).1?.0.cast_signed())).collect();
+        let bytes_max = claims().map(|claim| claim.bytes_max).min().unwrap_or(0);
+        let bytes_max = i64::try_from(bytes_max).unwrap_or(i64::MAX);
+        let (node, q, c) = (&self.node, lines.columns(), &lines.cursors);
+        let params: [&(dyn ToSql + Sync); 15] = [
+            &lines.owners,
+            &q.0,
+            &q.1,
+            &q.2,
+            &q.3,
+            &c.0,
+            &c.1,
+            &c.2,
+            &bytes_max,
+            &ids,
+            &node.id,
+            &node.incarnation,
+            &workers,
+            &sessions,
+            &lasts,
+        ];
+        let rows = match self.claim_lane.once((CLAIM, &params)).await {
+            Err(failure @ Failure::InDoubt(_)) => {
+                self.leases.doubt(ids);
+                return Err(failure);
+            }
+            done => done?,
+        };
+        if !at::<bool>(&rows[0], column::IS_PLAIN) {
+            return Ok(false);
+        }
+        let handed_over = self.hand_over(part, lines, &ids, &rows, claimed).await;
+        // Else nobody has been given them.
+        handed_over.inspect_err(|_| self.leases.doubt(ids))?;
+        Ok(true)
+    }
+
+    /// Puts the answer together, and remembers who has what.
+    async fn hand_over(
+        &self,
+        part: &[Wish<'_>],
+        lines: &mut Lines,
+        ids: &[LeaseId],
+        rows: &[Row],
+        claimed: &mut Claimed,
+    ) -> Result<(), Failure> {
+        let mut jobs: Vec<Vec<LeasedJob>> = vec![Vec::new(); part.len()];
+        let mut held: Vec<Vec<(Lease, bool)>> = vec![Vec::new(); part.len()];
+        let now = Timestamp(at(&rows[0], column::NOW));
+        for (row, payload) in rows.iter().zip(payloads(rows)) {
+            let Some(owner) = at::<Option<i32>>(row, column::OWNER) else { break };
+            let owner = usize::try_from(owner).unwrap_or(0);
+            let wish = part.get(owner).ok_or_else(damaged)?;
+            lines.found(wish.queue, at(row, column::PRIORITY), at(row, column::PLACE));
+            let mut job = leased_job(row, payload, now + hold(wish.claim).0)?;
+            if let Some(text) = at(row, column::OPTIONS) {
+                let depends = parse_options(text).map_err(|_| damaged())?.depends;
+                if !depends.on.is_empty() {
+                    job.needs = needs(self, &depends).await?;
+                }
+            }
+            let is_plain = !at::<bool>(row, column::IS_SPECIAL) && job.timeout.is_none();
+            held[owner].push((job.lease, is_plain));
+            jobs[owner].push(job);
+        }
+        for (((wish, id), jobs), held) in part.iter().zip(ids).zip(jobs).zip(held) {
+            if held.is_empty() {
+                continue;
+            }
+            let (lasts, session) = hold(wish.claim);
+            let (node, worker) = (self.node.id.as_str().into(), wish.claim.worker.clone());
+            let given = Given { node, worker, session, started_at: now };
+            let queue = Some((wish.queue, wish.claim.queue.clone()));
+            self.leases.insert(*id, Origin { given, queue }, &held, lasts);
+            claimed.jobs[wish.place] = jobs;
+        }
+        Ok(())
     }
 
     /// Looks, for those who wait, whether there is something that nobody has told.
@@ -293,140 +417,23 @@ impl PostgresStore {
     }
 
     /// Reads the true heads of queues.
-    async fn look_at(&self, tx: &mut Tx<'_>, queues: &[QueueId]) -> Result<(), Failure> {
+    async fn look_at(&self, queues: &[QueueId]) -> Result<(), Failure> {
         if queues.is_empty() {
             return Ok(());
         }
+        let mut tx = self.claim_lane.begin().await?;
+        self.look_in(&mut tx, queues).await?;
+        tx.commit(&[]).await.map(drop)
+    }
+
+    /// The same in a transaction.
+    pub(super) async fn look_in(&self, tx: &mut Tx<'_>, queues: &[QueueId]) -> Result<(), Failure> {
         let started = Instant::now();
         let heads = self.heads(&tx.query(LOOK, &[&queues]).await?);
         self.cursors.looked(queues, &heads, started.elapsed());
         Ok(())
     }
 
-    /// Takes what was decided on, and commits.
-    pub(super) async fn take(
-        &self,
-        mut tx: Tx<'_>,
-        claims: &[Claim],
-        shares: Vec<Share>,
-        now: Timestamp,
-    ) -> Result<Claimed, Failure> {
-        // In the order of the claims, however many looks each of them took.
-        let expired: Vec<&Candidate> = shares.iter().flat_map(|share| &share.expired).collect();
-        let mut expired = self.bury(&mut tx, &expired, now).await?;
-        let (more, opened) = release_dependents(self, &mut tx, expired.iter()).await?;
-        expired.extend(more);
-        let taken: Vec<&Candidate> = shares.iter().flat_map(|share| &share.jobs).collect();
-        if taken.is_empty() {
-            tx.commit(&[]).await?;
-            self.note_all(opened);
-            let jobs = vec![Vec::new(); claims.len()];
-            return Ok(Claimed { jobs, expired, ..Claimed::default() });
-        }
-        let leases = Leases::of(claims, &shares, now);
-        let tids: Vec<&str> = taken.iter().map(|job| job.tid.as_str()).collect();
-        let ids: Vec<i64> = taken.iter().map(|job| sql_id(job.lease.job)).collect();
-        let node = &self.node;
-        let take: [&(dyn tokio_postgres::types::ToSql + Sync); 11] = [
-            &tids,
-            &node.id,
-            &node.incarnation,
-            &now.0,
-            &leases.id,
-            &leases.worker,
-            &leases.session,
-            &leases.expires_at,
-            &leases.job_ids,
-            &leases.deliveries,
-            &ids,
-        ];
-        let ttls = ttls(&taken);
-        let deadlines = deadlines(&taken, now);
-        let rest: [&(dyn tokio_postgres::types::ToSql + Sync); 5] =
-            [&ttls.0, &ttls.1, &deadlines.0, &deadlines.1, &deadlines.2];
-        let mut calls = vec![(TAKE, &take[..])];
-        if !ttls.0.is_empty() {
-            calls.push((DELETE_TTLS, &rest[..2]));
-        }
-        if !deadlines.0.is_empty() {
-            calls.push((INSERT_DEADLINES, &rest[2..]));
-        }
-        let rows = match tx.commit(&calls).await {
-            Err(failure @ Failure::InDoubt(_)) => {
-                self.leases.doubt(leases.id);
-                return Err(failure);
-            }
-            done => done?,
-        };
-        self.note_all(opened);
-        let handed_out = self.hand_out(claims, shares, &leases, &rows[0], now).await;
-        // Nobody has been given them.
-        let jobs = handed_out.inspect_err(|_| self.leases.doubt(leases.id.clone()))?;
-        Ok(Claimed { jobs, expired, ..Claimed::default() })
-    }
-
-    async fn bury(
-        &self,
-        tx: &mut Tx<'_>,
-        expired: &[&Candidate],
-        now: Timestamp,
-    ) -> Result<Vec<Effect>, Failure> {
-        if expired.is_empty() {
-            return Ok(Vec::new());
-        }
-        let tids: Vec<&str> = expired.iter().map(|job| job.tid.as_str()).collect();
-        let sql = "DELETE FROM ready WHERE ctid = ANY($1::text[]::tid[])";
-        tx.query(sql, &[&tids]).await?;
-        let jobs: Vec<JobId> = expired.iter().map(|job| job.lease.job).collect();
-        bury_expired(self, tx, &jobs, now).await
-    }
-
-    /// Puts bodies and leases together, and remembers who has what.
-    async fn hand_out(
-        &self,
-        claims: &[Claim],
-        shares: Vec<Share>,
-        leases: &Leases<'_>,
-        bodies: &[Row],
-        now: Timestamp,
-    ) -> Result<Vec<Vec<LeasedJob>>, Failure> {
-        let bodies: HashMap<JobId, &Row> =
-            bodies.iter().map(|row| (job_id(row, "id"), row)).collect();
-        let mut rows = leases.id.iter();
-        let mut all = Vec::with_capacity(shares.len());
-        for (claim, share) in claims.iter().zip(shares) {
-            let mut jobs = Vec::with_capacity(share.jobs.len());
-            let mut held = Vec::with_capacity(share.jobs.len());
-            let (lease_until, session) = hold(claim, now);
-            for candidate in share.jobs {
-                let missing = || Failure::NotDone("the tables are damaged: no body".into());
-                let body = bodies.get(&candidate.lease.job).ok_or_else(missing)?;
-                let is_plain = !get::<bool>(body, "is_special") && candidate.timeout_ms.is_none();
-                held.push((candidate.lease, is_plain));
-                let mut job = leased_job(body, candidate.lease, lease_until)?;
-                let depends = row::options(body)?.depends;
-                if !depends.on.is_empty() {
-                    job.needs = needs(self, &depends).await?;
-                }
-                jobs.push(job);
-            }
-            if !held.is_empty() {
-                let id = *rows.next().expect("one row for each claim that got something");
-                let given = Given {
-                    node: self.node.id.clone(),
-                    worker: claim.worker.clone(),
-                    session,
-                    started_at: now,
-                };
-                self.leases.insert(id, given, &held, lease_until.since(now));
-            }
-            all.push(jobs);
-        }
-        Ok(all)
-    }
-}
-
-impl PostgresStore {
     /// The heads that a look has found. It also tells which queues have limits.
     fn heads(&self, rows: &[Row]) -> Vec<(QueueId, i32, i64)> {
         let mut heads = Vec::with_capacity(rows.len());
@@ -440,274 +447,170 @@ impl PostgresStore {
     }
 }
 
-/// When a claim's leases end, and what they hang on.
-fn hold(claim: &Claim, now: Timestamp) -> (Timestamp, Option<crate::store::SessionId>) {
-    match claim.hold {
-        Hold::Session(session) => (now + SESSION_LEASE, Some(session)),
-        Hold::Time(time) => (now + time, None),
-    }
+/// Where the columns of [`CLAIM`] are.
+mod column {
+    pub(super) const IS_PLAIN: usize = 0;
+    pub(super) const NOW: usize = 1;
+    pub(super) const OWNER: usize = 2;
+    pub(super) const JOB_ID: usize = 3;
+    pub(super) const DELIVERY: usize = 4;
+    pub(super) const PRIORITY: usize = 5;
+    pub(super) const PLACE: usize = 6;
+    pub(super) const TIMEOUT_MS: usize = 7;
+    pub(super) const ATTEMPTS: usize = 8;
+    pub(super) const MAX_ATTEMPTS: usize = 9;
+    pub(super) const CREATED_AT: usize = 10;
+    pub(super) const TAGS: usize = 11;
+    pub(super) const CONTENT_TYPE: usize = 12;
+    pub(super) const PAYLOAD: usize = 13;
+    pub(super) const OPTIONS: usize = 14;
+    pub(super) const IS_SPECIAL: usize = 15;
 }
 
-fn leased_job(body: &Row, lease: Lease, lease_until: Timestamp) -> Result<LeasedJob, Failure> {
+fn damaged() -> Failure {
+    Failure::NotDone("the tables are damaged: a job's row can not be read".into())
+}
+
+/// The payloads of all rows, in one piece of memory.
+fn payloads(rows: &[Row]) -> impl Iterator<Item = Bytes> {
+    let payload = |row| at::<Option<&[u8]>>(row, column::PAYLOAD).unwrap_or_default();
+    let mut all = BytesMut::with_capacity(rows.iter().map(|row| payload(row).len()).sum());
+    let ends: Vec<usize> = rows
+        .iter()
+        .map(|row| {
+            all.extend_from_slice(payload(row));
+            all.len()
+        })
+        .collect();
+    let all = all.freeze();
+    let mut start = 0;
+    ends.into_iter().map(move |end| all.slice(std::mem::replace(&mut start, end)..end))
+}
+
+fn leased_job(row: &Row, payload: Bytes, lease_until: Timestamp) -> Result<LeasedJob, Failure> {
+    let number = |column| u32::try_from(at::<i32>(row, column)).unwrap_or(0);
+    let job = JobId(at::<i64>(row, column::JOB_ID).cast_unsigned());
+    let timeout: Option<i64> = at(row, column::TIMEOUT_MS);
+    let tags = at::<Option<&str>>(row, column::TAGS).map(parse_tags).transpose();
+    let content_type: Option<&str> = at(row, column::CONTENT_TYPE);
     Ok(LeasedJob {
-        lease,
-        attempt: count(body, "attempts") + 1,
-        max_attempts: count(body, "max_attempts"),
-        priority: get(body, "priority"),
-        created_at: Timestamp(get(body, "created_at")),
+        lease: Lease { job, delivery: number(column::DELIVERY) },
+        attempt: number(column::ATTEMPTS) + 1,
+        max_attempts: number(column::MAX_ATTEMPTS),
+        priority: at(row, column::PRIORITY),
+        created_at: Timestamp(at(row, column::CREATED_AT)),
         lease_until,
-        timeout: row::duration(body, "timeout_ms"),
-        tags: row::parsed(body, "tags", parse_tags)?.unwrap_or_default(),
-        payload: row::payload(body),
+        timeout: timeout.map(|millis| Duration::from_millis(millis.max(0).cast_unsigned())),
+        tags: tags.map_err(|_| damaged())?.unwrap_or_default(),
+        payload: Payload { bytes: payload, content_type: content_type.map(Into::into) },
         needs: Vec::new(),
     })
 }
 
-fn ttls(jobs: &[&Candidate]) -> (Vec<i64>, Vec<i64>) {
-    let mortal = jobs.iter().filter_map(|job| Some((job.expires_at?.0, sql_id(job.lease.job))));
-    mortal.unzip()
+fn queues_of(wishes: &[Wish<'_>]) -> Vec<QueueId> {
+    let mut queues: Vec<QueueId> = wishes.iter().map(|wish| wish.queue).collect();
+    queues.dedup();
+    queues
 }
 
-fn deadlines(jobs: &[&Candidate], now: Timestamp) -> (Vec<i64>, Vec<i64>, Vec<i32>) {
-    let mut columns = (Vec::new(), Vec::new(), Vec::new());
-    for job in jobs {
-        let Some(timeout) = job.timeout_ms else { continue };
-        columns.0.push(now.0.saturating_add(timeout));
-        columns.1.push(sql_id(job.lease.job));
-        columns.2.push(job.lease.delivery.cast_signed());
-    }
-    columns
+/// Wishes that one statement can serve.
+fn parts<'a, 'b>(wishes: &'b [Wish<'a>]) -> impl Iterator<Item = &'b [Wish<'a>]> {
+    let mut rest = wishes;
+    std::iter::from_fn(move || {
+        let mut count = 0;
+        let fits = |wish: &&Wish<'_>| {
+            count += wish.claim.count;
+            count <= CLAIMED_MAX
+        };
+        let fitting = rest.iter().take_while(fits).count().max(1).min(rest.len());
+        let (part, left) = rest.split_at(fitting);
+        rest = left;
+        (!part.is_empty()).then_some(part)
+    })
 }
 
-/// Rows of `lease` as columns, one for each claim that got something.
-#[derive(Default)]
-struct Leases<'a> {
-    id: Vec<LeaseId>,
-    worker: Vec<&'a str>,
-    session: Vec<Option<i64>>,
-    expires_at: Vec<i64>,
-    job_ids: Vec<String>,
-    deliveries: Vec<String>,
-}
-
-impl<'a> Leases<'a> {
-    fn of(claims: &'a [Claim], shares: &[Share], now: Timestamp) -> Self {
-        let mut leases = Self::default();
-        for (claim, share) in claims.iter().zip(shares) {
-            if share.jobs.is_empty() {
-                continue;
-            }
-            let (lease_until, session) = hold(claim, now);
-            leases.id.push(super::leases::new_id());
-            leases.worker.push(claim.worker.as_str());
-            leases.session.push(session.map(|session| session.0.cast_signed()));
-            leases.expires_at.push(lease_until.0);
-            leases.job_ids.push(array(share.jobs.iter().map(|job| job.lease.job.0)));
-            leases.deliveries.push(array(share.jobs.iter().map(|job| job.lease.delivery.into())));
-        }
-        leases
-    }
-}
-
-/// Numbers as Postgres writes an array.
-fn array(numbers: impl Iterator<Item = u64>) -> String {
-    let mut text = String::from("{");
-    for (place, number) in numbers.enumerate() {
-        if place > 0 {
-            text.push(',');
-        }
-        text.push_str(&number.to_string());
-    }
-    text.push('}');
-    text
-}
-
-/// Who gets what.
-struct Round<'a> {
-    claims: &'a [Claim],
-    /// The line of each claim; `None`: nobody has pushed to its queue yet.
-    line_of: Vec<Option<usize>>,
+/// The lines that wishes are for, one after the other.
+struct Lines {
     lines: Vec<Line>,
-    shares: Vec<Share>,
-    /// What is locked already: a second look may find it again.
-    locked: HashSet<JobId>,
-    now: Timestamp,
+    /// Whose the jobs are, as numbers of wishes.
+    owners: Vec<i32>,
+    /// Line, priority, and the place that they begin behind.
+    cursors: (Vec<i32>, Vec<i32>, Vec<i64>),
 }
 
-impl<'a> Round<'a> {
-    fn new(
-        cursors: &super::cursors::Cursors,
-        claims: &'a [Claim],
-        queues: &[Option<QueueId>],
-    ) -> Self {
-        let mut lines: Vec<Line> = Vec::new();
-        let mut by_queue: HashMap<QueueId, usize> = HashMap::new();
-        let mut line_of = Vec::with_capacity(queues.len());
-        for queue in queues {
-            let line = queue.map(|queue| {
-                *by_queue.entry(queue).or_insert_with(|| {
-                    let cursors = cursors.begin(queue);
-                    let is_exhausted = cursors.is_empty();
-                    let (waiting, reached) = (VecDeque::new(), Vec::new());
-                    lines.push(Line { queue, waiting, cursors, reached, is_exhausted });
-                    lines.len() - 1
-                })
-            });
-            line_of.push(line);
-        }
-        let shares = claims.iter().map(|_| Share::default()).collect();
-        let locked = HashSet::new();
-        Self { claims, line_of, lines, shares, locked, now: Timestamp(0) }
-    }
-
-    /// Locks and shares out until every claim has what it wants or its line has no more.
-    async fn run(&mut self, tx: &mut Tx<'_>) -> Result<(), Failure> {
-        loop {
-            let wanted = self.wanted();
-            if wanted.is_empty() {
-                return Ok(());
-            }
-            self.lock(tx, &wanted).await?;
-            self.share_out();
-        }
-    }
-
-    /// How many jobs are to be locked more, by line.
-    fn wanted(&self) -> Vec<(usize, i64)> {
-        let mut wanted = vec![0; self.lines.len()];
-        for ((claim, share), line) in self.claims.iter().zip(&self.shares).zip(&self.line_of) {
-            if let Some(line) = line
-                && !share.is_done
-            {
-                wanted[*line] += claim.count - share.jobs.len();
-            }
-        }
-        let left = wanted.into_iter().enumerate().zip(&self.lines);
-        left.filter(|((_, wanted), line)| *wanted > 0 && !line.is_exhausted)
-            .map(|((place, wanted), _)| (place, i64::try_from(wanted).unwrap_or(i64::MAX)))
-            .collect()
-    }
-
-    async fn lock(&mut self, tx: &mut Tx<'_>, wanted: &[(usize, i64)]) -> Result<(), Failure> {
-        let mut q = (Vec::new(), Vec::new(), Vec::new());
-        let mut c = (Vec::new(), Vec::new(), Vec::new());
-        for (place, count) in wanted {
-            let number = i32::try_from(*place).unwrap_or(i32::MAX);
-            q.0.push(number);
-            q.1.push(self.lines[*place].queue);
-            q.2.push(*count);
-            for cursor in &self.lines[*place].cursors {
-                c.0.push(number);
-                c.1.push(cursor.priority);
-                c.2.push(cursor.after);
-            }
-        }
-        let rows = tx.query(LOCK, &[&q.0, &q.1, &q.2, &c.0, &c.1, &c.2]).await?;
-        let mut found = vec![0_i64; self.lines.len()];
-        for row in &rows {
-            self.now = now(row);
-            let Some(line) = get::<Option<i32>>(row, "line") else { continue };
-            let place = usize::try_from(line).unwrap_or(0);
-            found[place] += 1;
-            self.lines[place].add(candidate(row), &mut self.locked);
-        }
-        for (place, count) in wanted {
-            self.lines[*place].is_exhausted = found[*place] < *count;
-        }
-        Ok(())
-    }
-
-    fn share_out(&mut self) {
-        for ((claim, share), line) in self.claims.iter().zip(&mut self.shares).zip(&self.line_of) {
-            let Some(line) = line else { continue };
-            let line = &mut self.lines[*line];
-            while !share.is_done
-                && let Some(job) = line.waiting.front()
-            {
-                if job.expires_at.is_some_and(|at| at <= self.now) {
-                    share.expired.extend(line.waiting.pop_front());
-                    continue;
-                }
-                if share.bytes + job.bytes > claim.bytes_max && !share.jobs.is_empty() {
-                    share.is_done = true;
-                    continue;
-                }
-                share.bytes += job.bytes;
-                share.jobs.extend(line.waiting.pop_front());
-                share.is_done = share.jobs.len() >= claim.count;
-            }
-        }
-    }
-
-    /// Queues whose claims came away with nothing and that may be looked at.
-    fn empty_lines(&self, is_allowed: impl Fn(QueueId) -> bool) -> Vec<QueueId> {
-        let is_short = |place: usize| {
-            self.shares
-                .iter()
-                .zip(&self.line_of)
-                .any(|(share, line)| *line == Some(place) && share.jobs.is_empty())
-        };
-        let lines = self.lines.iter().enumerate();
-        lines
-            .filter(|(place, line)| line.is_exhausted && is_short(*place) && is_allowed(line.queue))
-            .map(|(_, line)| line.queue)
-            .collect()
-    }
-
-    /// Goes on with what a look has found.
-    fn resume(&mut self, cursors: &super::cursors::Cursors, queues: &[QueueId]) {
-        for line in self.lines.iter_mut().filter(|line| queues.contains(&line.queue)) {
-            line.cursors = cursors.begin(line.queue);
-            line.reached.clear();
-            line.is_exhausted = line.cursors.is_empty();
-        }
-    }
-
-    /// Where each line was left. What was locked and not taken will be found from there.
-    fn ends(&self) -> Vec<(QueueId, Vec<Cursor>, bool)> {
-        let end = |line: &Line| {
-            let mut reached = line.reached.clone();
-            if let Some(left) = line.waiting.front() {
-                reached.retain(|cursor| cursor.priority >= left.cursor.priority);
-                if let Some(last) = reached.last_mut()
-                    && last.priority == left.cursor.priority
-                {
-                    last.after = last.after.min(left.cursor.after - 1);
-                }
-            }
-            (line.queue, reached, line.is_exhausted && line.waiting.is_empty())
-        };
-        self.lines.iter().map(end).collect()
-    }
+struct Line {
+    queue: QueueId,
+    /// Where its owners begin.
+    base: i32,
+    wanted: i64,
+    found: i64,
+    /// Up to where it has been gone through, by descending priority.
+    reached: Vec<Cursor>,
 }
 
 impl Line {
-    fn add(&mut self, job: Candidate, locked: &mut HashSet<JobId>) {
-        let at = job.cursor;
-        for cursor in &mut self.cursors {
-            if cursor.priority == at.priority {
-                cursor.after = at.after;
+    fn is_exhausted(&self) -> bool {
+        self.found < self.wanted
+    }
+}
+
+impl Lines {
+    fn of(part: &[Wish<'_>], cursors: impl Fn(QueueId) -> Vec<Cursor>) -> Self {
+        let (mut lines, mut owners) = (Vec::<Line>::new(), Vec::new());
+        let mut from = (Vec::new(), Vec::new(), Vec::new());
+        for (number, wish) in (0..).zip(part) {
+            if lines.last().is_none_or(|line| line.queue != wish.queue) {
+                for cursor in cursors(wish.queue) {
+                    from.0.push(number_of(lines.len()));
+                    from.1.push(cursor.priority);
+                    from.2.push(cursor.after);
+                }
+                let base = number_of(owners.len());
+                lines.push(Line {
+                    queue: wish.queue,
+                    base,
+                    wanted: 0,
+                    found: 0,
+                    reached: Vec::new(),
+                });
+            }
+            owners.extend(std::iter::repeat_n(number, wish.claim.count));
+            if let Some(line) = lines.last_mut() {
+                line.wanted += i64::from(number_of(wish.claim.count));
             }
         }
-        // What stands before it has been gone through.
-        self.cursors.retain(|cursor| cursor.priority <= at.priority);
-        match self.reached.last_mut() {
-            Some(last) if last.priority == at.priority => last.after = at.after,
-            _ => self.reached.push(at),
-        }
-        if locked.insert(job.lease.job) {
-            self.waiting.push_back(job);
+        Self { lines, owners, cursors: from }
+    }
+
+    fn columns(&self) -> (Vec<i32>, Vec<i64>, Vec<i32>, Vec<i64>) {
+        let lines = || self.lines.iter();
+        (
+            (0..).zip(lines()).map(|(number, _)| number).collect(),
+            lines().map(|line| line.queue).collect(),
+            lines().map(|line| line.base).collect(),
+            lines().map(|line| line.wanted).collect(),
+        )
+    }
+
+    /// A job of this line was given out.
+    fn found(&mut self, queue: QueueId, priority: i32, place: i64) {
+        let Some(line) = self.lines.iter_mut().find(|line| line.queue == queue) else { return };
+        line.found += 1;
+        match line.reached.last_mut() {
+            Some(last) if last.priority == priority => last.after = place,
+            _ => line.reached.push(Cursor { priority, after: place }),
         }
     }
 }
 
-pub(super) fn candidate(row: &Row) -> Candidate {
-    Candidate {
-        tid: get(row, "tid"),
-        lease: Lease { job: job_id(row, "job_id"), delivery: count(row, "delivery") },
-        cursor: Cursor { priority: get(row, "priority"), after: get(row, "place") },
-        bytes: usize::try_from(get::<i32>(row, "bytes")).unwrap_or(0),
-        expires_at: time(row, "expires_at"),
-        timeout_ms: get(row, "timeout_ms"),
+fn number_of(count: usize) -> i32 {
+    i32::try_from(count).unwrap_or(i32::MAX)
+}
+
+/// How long a claim's leases last, and what they hang on.
+fn hold(claim: &Claim) -> (Duration, Option<SessionId>) {
+    match claim.hold {
+        Hold::Session(session) => (SESSION_LEASE, Some(session)),
+        Hold::Time(time) => (time, None),
     }
 }

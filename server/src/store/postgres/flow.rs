@@ -10,8 +10,8 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 
-use super::claim::{Candidate, Share, candidate};
 use super::lane::{Failure, Tx};
+use super::rounds::{Candidate, Share, candidate};
 use super::row::{self, get, job_id, now};
 use super::{PostgresStore, QueueId};
 use crate::job::{
@@ -216,18 +216,20 @@ impl PostgresStore {
         let id = ids[queue];
         let text = sql_settings(settings);
         let (is_limited, is_guarded) = (settings.is_limited(), settings.is_guarded());
-        let sql = "UPDATE queue SET settings = $2, is_gated = is_gated OR $3, is_guarded = $4
+        let keeps = self.says_it_keeps(settings);
+        let sql = "UPDATE queue SET settings = $2, is_gated = is_gated OR $3, is_guarded = $4,
+                   keeps_completed = $5
                    WHERE id = $1";
         let mut tx = self.pool.begin().await?;
         let rows = tx.query(LOCK_QUEUE, &[&id]).await?;
         if rows.first().is_some_and(|row| get::<&str>(row, "settings") != text) {
             tx.query("DELETE FROM bucket WHERE queue_id = $1", &[&id]).await?;
         }
-        tx.commit(&[(sql, &[&id, &text, &is_limited, &is_guarded])]).await?;
+        tx.commit(&[(sql, &[&id, &text, &is_limited, &is_guarded, &keeps])]).await?;
         if is_limited {
             self.gated.write().insert(id);
         }
-        self.guarded.note(id, is_guarded);
+        self.note_settings(id, settings);
         // Somebody may start now who could not.
         self.note_resumed(id);
         self.outbox.ready(id, 0, i64::MAX);

@@ -1,14 +1,10 @@
 //! Judging pushes.
 //!
 //! A push to a queue with guards locks the queue's row, so that pushes through all nodes are judged
-//! one after the other. Which queues have guards a node knows by looking, once a second while jobs
-//! are pushed: a guard that is set through one node holds at all others a second later.
+//! one after the other.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
-use std::time::Duration;
+use std::collections::{BTreeMap, HashMap};
 
-use parking_lot::Mutex;
-use tokio::time::Instant;
 use tokio_postgres::Row;
 
 use super::lane::{Failure, Tx};
@@ -18,9 +14,6 @@ use crate::job::{Fill, Guard, NewJob, QueueName, Settings, Timestamp};
 use crate::store::columns::parse_settings;
 use crate::store::guards::{Judged, judge, minute_of};
 use crate::store::{Decision, Pushed};
-
-/// How long a node does not look which queues have guards.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 const LOCK: &str = "
     SELECT name, id, settings, now_ms() AS now
@@ -68,45 +61,7 @@ const DECISIONS: &str = "
     ORDER BY d.minute DESC, q.name, d.guard
     LIMIT $2";
 
-/// The queues that have guards, as far as is known.
-#[derive(Debug, Default)]
-pub(super) struct Guarded(Mutex<(HashSet<QueueId>, Option<Instant>)>);
-
-impl Guarded {
-    /// What is set through this node holds here at once.
-    pub(super) fn note(&self, queue: QueueId, is_guarded: bool) {
-        let known = &mut self.0.lock().0;
-        if is_guarded {
-            known.insert(queue)
-        } else {
-            known.remove(&queue)
-        };
-    }
-}
-
 impl PostgresStore {
-    /// Those of these queues that may have guards.
-    pub(super) async fn guarded(
-        &self,
-        queues: &HashMap<QueueName, QueueId>,
-    ) -> Result<Vec<QueueId>, Failure> {
-        let is_time = {
-            let mut guarded = self.guarded.0.lock();
-            let is_time = guarded.1.is_none_or(|at| at.elapsed() >= LOOK_EVERY);
-            if is_time {
-                guarded.1 = Some(Instant::now());
-            }
-            is_time
-        };
-        if is_time {
-            let sql = "SELECT id FROM queue WHERE is_guarded";
-            let rows = self.pool.read((sql, &[])).await?;
-            self.guarded.0.lock().0 = rows.iter().map(|row| get(row, "id")).collect();
-        }
-        let known = &self.guarded.0.lock().0;
-        Ok(queues.values().filter(|id| known.contains(id)).copied().collect())
-    }
-
     pub(super) async fn push_judged(
         &self,
         jobs: &[NewJob],

@@ -8,10 +8,11 @@
 //! Locks are taken in one order everywhere: first the row that says where a job stands (`lease`,
 //! `ready`, `scheduled`), those of one table by id, then jobs by id.
 
-use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use rustc_hash::FxHashMap as HashMap;
 use tokio::time::Instant;
 use tokio_postgres::Row;
 
@@ -19,8 +20,8 @@ use super::lane::{Failure, Tx};
 use super::needs::release_dependents;
 use super::row::{count, get, job_id, now, parsed};
 use super::settle::{Ended, end_badly};
-use super::{PostgresStore, retrying};
-use crate::job::{Ending, JobId, Lease, Timestamp, WorkerName};
+use super::{PostgresStore, QueueId, retrying};
+use crate::job::{Ending, JobId, Lease, QueueName, Timestamp, WorkerName};
 use crate::store::columns::{sql_id, sql_millis};
 use crate::store::{Effect, Extended, Extension, Progress, SESSION_LEASE, SessionId};
 
@@ -44,7 +45,7 @@ const REMEMBERED_BEYOND: Duration = Duration::from_secs(5);
 /// What a row says beside its jobs.
 #[derive(Debug, Clone)]
 pub(super) struct Given {
-    pub(super) node: String,
+    pub(super) node: Arc<str>,
     pub(super) worker: WorkerName,
     pub(super) session: Option<SessionId>,
     pub(super) started_at: Timestamp,
@@ -64,7 +65,7 @@ struct Rows {
 
 #[derive(Debug)]
 struct Remembered {
-    given: Given,
+    origin: Arc<Origin>,
     left: usize,
     until: Instant,
 }
@@ -76,10 +77,18 @@ struct Held {
     is_plain: bool,
 }
 
+/// Where leases that were given together come from.
+#[derive(Debug)]
+pub(super) struct Origin {
+    pub(super) given: Given,
+    /// `None`: from several, or unknown.
+    pub(super) queue: Option<(QueueId, QueueName)>,
+}
+
 /// A lease that is remembered.
 #[derive(Debug, Clone)]
 pub(super) struct Known {
-    pub(super) given: Given,
+    pub(super) origin: Arc<Origin>,
     /// The job uses nothing that must be tidied up when it is completed.
     pub(super) is_plain: bool,
 }
@@ -89,7 +98,7 @@ impl Memory {
     pub(super) fn insert(
         &self,
         id: LeaseId,
-        given: Given,
+        origin: Origin,
         held: &[(Lease, bool)],
         lasts: Duration,
     ) {
@@ -101,15 +110,19 @@ impl Memory {
             }
         }
         let until = Instant::now() + lasts + REMEMBERED_BEYOND;
-        rows.rows.insert(id, Remembered { given, left: held.len(), until });
+        let origin = Arc::new(origin);
+        rows.rows.insert(id, Remembered { origin, left: held.len(), until });
     }
 
     /// The lease, if it is remembered.
     pub(super) fn known(&self, lease: Lease) -> Option<Known> {
+        self.0.lock().known(lease)
+    }
+
+    /// The leases, if all of them are remembered.
+    pub(super) fn all_known(&self, leases: impl Iterator<Item = Lease>) -> Option<Vec<Known>> {
         let rows = self.0.lock();
-        let held = rows.jobs.get(&lease.job).filter(|held| held.delivery == lease.delivery)?;
-        let given = rows.rows.get(&held.row)?.given.clone();
-        Some(Known { given, is_plain: held.is_plain })
+        leases.map(|lease| rows.known(lease)).collect()
     }
 
     /// Forgets leases that have ended. The answer: rows of which nothing is left.
@@ -128,7 +141,7 @@ impl Memory {
     /// The rows that would be empty if these leases had ended.
     pub(super) fn emptied_by(&self, leases: impl Iterator<Item = Lease>) -> Vec<LeaseId> {
         let rows = self.0.lock();
-        let mut ended: HashMap<LeaseId, usize> = HashMap::new();
+        let mut ended: HashMap<LeaseId, usize> = HashMap::default();
         for lease in leases {
             if let Some(held) = rows.jobs.get(&lease.job)
                 && held.delivery == lease.delivery
@@ -177,6 +190,12 @@ impl Memory {
 }
 
 impl Rows {
+    fn known(&self, lease: Lease) -> Option<Known> {
+        let held = self.jobs.get(&lease.job).filter(|held| held.delivery == lease.delivery)?;
+        let origin = Arc::clone(&self.rows.get(&held.row)?.origin);
+        Some(Known { origin, is_plain: held.is_plain })
+    }
+
     /// A job left its row. The row's id, if it was the last one.
     fn leave(&mut self, id: LeaseId) -> Option<LeaseId> {
         let row = self.rows.get_mut(&id)?;
@@ -319,7 +338,7 @@ pub(super) async fn live(tx: &mut Tx<'_>, ids: &[LeaseId]) -> Result<Vec<LiveRow
 fn given(row: &Row) -> Result<Given, Failure> {
     let worker = parsed(row, "worker", WorkerName::parse)?;
     Ok(Given {
-        node: get(row, "node"),
+        node: get::<&str>(row, "node").into(),
         worker: worker.ok_or_else(|| Failure::NotDone("the tables are damaged".into()))?,
         session: get::<Option<i64>>(row, "session").map(|id| SessionId(id.cast_unsigned())),
         started_at: Timestamp(get(row, "started_at")),
@@ -503,7 +522,8 @@ impl PostgresStore {
         for row in &rows {
             let held: Vec<(Lease, bool)> = row.leases.iter().map(|it| (*it, false)).collect();
             if !held.is_empty() {
-                self.leases.insert(row.id, row.given.clone(), &held, SESSION_LEASE);
+                let origin = Origin { given: row.given.clone(), queue: None };
+                self.leases.insert(row.id, origin, &held, SESSION_LEASE);
             }
         }
         let mut leases: Vec<Lease> = rows.into_iter().flat_map(|row| row.leases).collect();

@@ -79,6 +79,12 @@ pub const MIGRATIONS: &[Migration] = &[
         serves_from: 7,
         sql: include_str!("migrations/0008_events.sql"),
     },
+    Migration {
+        version: 9,
+        name: "speed",
+        serves_from: 7,
+        sql: include_str!("migrations/0009_speed.sql"),
+    },
 ];
 
 /// The version that this program works with.

@@ -38,9 +38,11 @@ mod prepare;
 mod presence;
 mod push;
 mod queues;
+mod rounds;
 mod row;
 mod schedules;
 mod settle;
+mod special;
 mod standing;
 mod wake;
 mod webhooks;
@@ -60,10 +62,10 @@ use tokio::sync::watch;
 
 use self::cursors::Cursors;
 use self::events::Tail;
-use self::guards::Guarded;
 use self::lane::{Connector, Lane, Pool};
 use self::leases::Memory;
 use self::queues::Queues;
+use self::special::Special;
 use self::wake::Outbox;
 use super::{
     Attempt, Cancelled, Changed, Claim, Claimed, Decision, Destination, Duty, DutyReport, Edit,
@@ -136,8 +138,16 @@ pub type Named = (&'static str, &'static str);
 /// The statements that must be fast whatever is in the tables, by name, and the settings of the
 /// sessions that run them: for those who look at their plans.
 pub fn hot_statements() -> (&'static str, Vec<Named>) {
-    let parts =
-        [push::HOT, claim::HOT, flow::HOT, settle::HOT, needs::HOT, leases::HOT, duties::HOT];
+    let parts = [
+        push::HOT,
+        claim::HOT,
+        rounds::HOT,
+        flow::HOT,
+        settle::HOT,
+        needs::HOT,
+        leases::HOT,
+        duties::HOT,
+    ];
     let all = [&parts.concat(), standing::HOT, notes::HOT, queues::HOT, events::HOT].concat();
     (lane::SETTINGS, all)
 }
@@ -165,7 +175,7 @@ pub struct PostgresStore {
     cursors: Cursors,
     /// Queues that have, or had, limits: a hint, since the queue's row decides.
     gated: RwLock<HashSet<QueueId>>,
-    guarded: Guarded,
+    special: Special,
     leases: Memory,
     outbox: Outbox,
     tail: Mutex<Tail>,
@@ -200,7 +210,7 @@ impl PostgresStore {
             queues: Queues::default(),
             cursors: Cursors::default(),
             gated: RwLock::default(),
-            guarded: Guarded::default(),
+            special: Special::default(),
             leases: Memory::default(),
             outbox: Outbox::default(),
             tail: Mutex::default(),

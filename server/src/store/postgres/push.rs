@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
 use tokio_postgres::Row;
+use tokio_postgres::types::ToSql;
 
 use super::lane::{Failure, Tx};
 use super::needs::{self, Standing};
@@ -88,6 +89,41 @@ const PUSH: &str = "
     FROM new
     ORDER BY ord";
 
+/// The same for jobs that are ready at once and ask for nothing that [`PUSH`] writes beside the job
+/// and its place: most jobs of most users. What jobs have in common is said once: `kinds` has the
+/// number of each one's kind. Each row is passed on once; several calls of `unnest` in a `FROM`
+/// would each put all of theirs aside first.
+const PUSH_READY: &str = "
+    WITH clock AS MATERIALIZED (SELECT now_ms() AS now),
+    jobs AS (
+        INSERT INTO job (
+            id, queue_id, priority, place, created_at, max_attempts, attempts, delivery, crashes,
+            timeout_ms, backoff, content_type, payload
+        )
+        SELECT
+            id, ($3::bigint[])[kind], ($4::integer[])[kind], id, (SELECT now FROM clock),
+            ($5::integer[])[kind], 0, 1, 0, ($6::bigint[])[kind], ($7::text[])[kind],
+            ($8::text[])[kind], payload
+        FROM (
+            SELECT nextval('number') AS id, u.*
+            FROM (
+                SELECT unnest($1::integer[]) AS kind, unnest($2::bytea[]) AS payload
+                OFFSET 0
+            ) u
+            OFFSET 0
+        ) n
+        RETURNING id, queue_id, priority, created_at, timeout_ms, length(payload) AS bytes
+    ),
+    line AS (
+        INSERT INTO ready (
+            queue_id, gate, priority, place, job_id, delivery, bytes, ready_at, timeout_ms
+        )
+        SELECT queue_id, '', priority, id, id, 1, bytes, created_at, timeout_ms
+        FROM jobs
+    )
+    SELECT array_agg(id) AS ids
+    FROM jobs";
+
 /// Of two nodes that insert the same key, one waits for the other's commit. A key whose time is
 /// over is free.
 const TAKE_KEYS: &str = "
@@ -162,6 +198,10 @@ const SET_GATED: &str = "
 /// A key may be given back between the look at who has it and the next try to take it.
 const KEY_TRIES: usize = 10;
 
+/// With so many kinds a job is compared; what is the same as an older one counts as a kind of its
+/// own.
+const KINDS_COMPARED: usize = 100;
+
 /// A key by queue, kind and name.
 type Key = (QueueId, i16, String);
 
@@ -178,6 +218,7 @@ enum Chance {
 /// See [`super::hot_statements`].
 pub(super) const HOT: &[super::Named] = &[
     ("push::PUSH", PUSH),
+    ("push::PUSH_READY", PUSH_READY),
     ("push::TAKE_KEYS", TAKE_KEYS),
     ("push::GIVE_KEYS", GIVE_KEYS),
     ("push::HOLDERS", HOLDERS),
@@ -190,6 +231,11 @@ impl PostgresStore {
         let guarded = self.guarded(&queues).await?;
         if !guarded.is_empty() {
             return self.push_judged(jobs, &queues, &guarded).await;
+        }
+        if !jobs.is_empty() && jobs.iter().all(is_ready) {
+            let pushed = self.push_ready(jobs, &queues).await?;
+            self.note_pushed(jobs, &queues, &pushed);
+            return Ok(pushed);
         }
         if jobs.iter().all(is_plain) {
             let all: Vec<New<'_>> = jobs.iter().map(|job| New::of(job, &queues)).collect();
@@ -204,6 +250,36 @@ impl PostgresStore {
         tx.commit(&[]).await?;
         self.note_pushed(jobs, &queues, &pushed);
         Ok(pushed)
+    }
+
+    /// Stores jobs that are ready at once.
+    async fn push_ready(
+        &self,
+        jobs: &[NewJob],
+        queues: &HashMap<QueueName, QueueId>,
+    ) -> Result<Vec<Pushed>, Failure> {
+        let (kinds, first) = kinds(jobs);
+        let payload: Vec<&[u8]> = jobs.iter().map(|job| &job.payload.bytes[..]).collect();
+        let queue: Vec<i64> = first.iter().map(|job| queues[&job.queue]).collect();
+        let priority: Vec<i32> = first.iter().map(|job| job.priority).collect();
+        let max_attempts: Vec<i32> =
+            first.iter().map(|job| job.max_attempts.cast_signed()).collect();
+        let timeout: Vec<Option<i64>> =
+            first.iter().map(|job| job.timeout.map(sql_millis)).collect();
+        let backoff: Vec<Option<String>> =
+            first.iter().map(|job| job.backoff.as_ref().map(sql_backoff)).collect();
+        let content_type: Vec<Option<&str>> =
+            first.iter().map(|job| job.payload.content_type.as_deref()).collect();
+        let params: [&(dyn ToSql + Sync); 8] =
+            [&kinds, &payload, &queue, &priority, &max_attempts, &timeout, &backoff, &content_type];
+        let rows = self.push_lane.once((PUSH_READY, &params)).await?;
+        let ids: Vec<i64> = get(&rows[0], "ids");
+        let pushed = |id: i64| Pushed::Inserted {
+            id: JobId(id.cast_unsigned()),
+            state: State::Ready,
+            run_at: None,
+        };
+        Ok(ids.into_iter().map(pushed).collect())
     }
 
     /// Stores jobs of which some ask for more than others.
@@ -359,6 +435,42 @@ impl PostgresStore {
     pub(super) async fn push_jobs(&self, jobs: &[NewJob]) -> Result<Vec<Pushed>, Failure> {
         retrying!(self.try_push(jobs))
     }
+}
+
+/// It is ready at once, and needs a row and a place in line only.
+fn is_ready(job: &NewJob) -> bool {
+    is_plain(job)
+        && job.when == When::Now
+        && job.ttl.is_none()
+        && job.tags.is_empty()
+        && job.replay_of.is_none()
+}
+
+/// The number of each job's kind, from 1 on, and the first job of each kind. Jobs of one kind differ
+/// in their payloads only.
+fn kinds(jobs: &[NewJob]) -> (Vec<i32>, Vec<&NewJob>) {
+    let is_same = |one: &NewJob, other: &NewJob| {
+        one.queue == other.queue
+            && one.priority == other.priority
+            && one.max_attempts == other.max_attempts
+            && one.timeout == other.timeout
+            && one.backoff == other.backoff
+            && one.payload.content_type == other.payload.content_type
+    };
+    let mut first: Vec<&NewJob> = Vec::new();
+    let mut number = 0;
+    let kinds = jobs.iter().map(|job| {
+        // Mostly it is as the one before, or as one of a few.
+        if first.get(number).is_none_or(|last| !is_same(last, job)) {
+            let known = first.iter().rev().take(KINDS_COMPARED).position(|it| is_same(it, job));
+            number = known.map_or(first.len(), |back| first.len() - 1 - back);
+            if known.is_none() {
+                first.push(job);
+            }
+        }
+        i32::try_from(number + 1).unwrap_or(i32::MAX)
+    });
+    (kinds.collect(), first)
 }
 
 /// One statement stores it.
@@ -670,7 +782,7 @@ impl<'a> Columns<'a> {
         columns
     }
 
-    fn params(&self) -> [&(dyn tokio_postgres::types::ToSql + Sync); 16] {
+    fn params(&self) -> [&(dyn ToSql + Sync); 16] {
         [
             &self.queue_id,
             &self.priority,

@@ -110,13 +110,20 @@ impl Queues {
         learned.into_keys().next().ok_or_else(missing)
     }
 
+    /// A queue's number, if this node has met it.
+    pub(super) fn known_id(&self, name: &QueueName) -> Option<QueueId> {
+        self.0.read().by_name.get(name).copied()
+    }
+
     fn known<'a>(
         &self,
         names: impl Iterator<Item = &'a QueueName>,
     ) -> (HashMap<QueueName, QueueId>, Vec<QueueName>) {
         let known = self.0.read();
         let (mut found, mut missing) = (HashMap::new(), Vec::new());
-        for name in names {
+        let mut last = None;
+        // Mostly it is the same again.
+        for name in names.filter(|name| last.replace(*name) != Some(*name)) {
             match known.by_name.get(name) {
                 Some(id) => drop(found.insert(name.clone(), *id)),
                 None => missing.push(name.clone()),

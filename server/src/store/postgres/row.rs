@@ -19,6 +19,15 @@ pub(super) fn get<'a, T: FromSql<'a>>(row: &'a Row, column: &str) -> T {
     row.try_get(column).unwrap_or_else(|error| panic!("column {column}: {error}"))
 }
 
+/// The same by its place, for rows that come in large numbers.
+///
+/// # Panics
+///
+/// If the column is missing or of another type.
+pub(super) fn at<'a, T: FromSql<'a>>(row: &'a Row, column: usize) -> T {
+    row.try_get(column).unwrap_or_else(|error| panic!("column {column}: {error}"))
+}
+
 /// A number that can not be negative.
 pub(super) fn count(row: &Row, column: &str) -> u32 {
     u32::try_from(get::<i32>(row, column)).unwrap_or(0)

@@ -1,16 +1,19 @@
 //! Ending leases.
 //!
 //! An ack is one compare-and-set on the job's row by (job, delivery), on any node. Acks of leases
-//! that this node remembers are one statement for all of them; everything else is a transaction
+//! that this node remembers are one statement for all of them, or two if some of the jobs are kept
+//! and others are not; everything else is a transaction
 //! that locks the jobs, decides by [`job::after`], and writes what was decided in few statements.
 
-use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 
+use rustc_hash::{FxBuildHasher, FxHashMap as HashMap, FxHashSet as HashSet};
 use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 
+use super::duties::FORGET;
 use super::lane::{Failure, Tx};
-use super::leases::{self, Given, LeaseId};
+use super::leases::{self, Given, Known, LeaseId, Origin};
 use super::needs::release_dependents;
 use super::row::{self, count, get, job_id, now, time};
 use super::{PostgresStore, QueueId, retrying};
@@ -21,22 +24,40 @@ use crate::store::{
     ending_of, verdict_of,
 };
 
-/// Acks of plain jobs. Pair by pair: a stale lease beside a good one is not taken for it. A job
-/// that somebody watches is passed over: it takes more than this. Rows of `lease` that somebody
-/// has locked, or that may hold a job that was passed over, are left.
+/// Acks of plain jobs, as runs of jobs whose numbers follow each other and whose deliveries, and all
+/// else that is said of them, are the same: jobs are mostly done in the order of their coming, and
+/// walking along an index is cheaper than searching it for each. A stale lease beside a good one is
+/// not taken for it. A job that somebody watches is passed over: it takes more than this. Rows of
+/// `lease` that somebody has locked, or that may hold a job that was passed over, are left.
+///
+/// What decides is asked for twice: where the row is looked for, and where it is deleted, since
+/// that waits for whoever is changing it and must look again at what they left.
 const ACK: &str = "
-    WITH held AS MATERIALIZED (
-        SELECT u.ord, u.node, u.worker, u.started_at, u.result, j.*
-        FROM unnest(
-            $1::bigint[], $2::integer[], $3::text[], $4::text[], $5::bigint[], $6::bytea[]
-        ) WITH ORDINALITY AS u (job_id, lease_delivery, node, worker, started_at, result, ord)
-        CROSS JOIN LATERAL (
-            SELECT ctid AS tid, *
-            FROM job
-            WHERE id = u.job_id AND delivery = u.lease_delivery AND NOT is_watched
-            OFFSET 0
-            FOR UPDATE
-        ) j
+    WITH gone AS (
+        DELETE FROM job
+        USING (
+            SELECT r.*, j.tid
+            FROM (
+                SELECT
+                    unnest($3::bigint[]) AS first, unnest($4::bigint[]) AS last,
+                    unnest($5::integer[]) AS lease_delivery, unnest($6::text[]) AS node,
+                    unnest($7::text[]) AS worker, unnest($8::bigint[]) AS started_at,
+                    unnest($9::bytea[]) AS result
+                OFFSET 0
+            ) r
+            CROSS JOIN LATERAL (
+                SELECT ctid AS tid
+                FROM job
+                WHERE id BETWEEN r.first AND r.last AND delivery = r.lease_delivery
+                AND NOT is_watched
+                OFFSET 0
+            ) j
+        ) a
+        WHERE job.ctid = a.tid AND job.delivery = a.lease_delivery AND NOT job.is_watched
+        RETURNING
+            a.node, a.worker, a.started_at, a.result, id, queue_id, priority, created_at,
+            max_attempts, attempts, delivery, crashes, expires_at, timeout_ms, replay_of,
+            replayed_as, content_type, backoff, unique_key, tags, options, payload
     ),
     kept AS (
         INSERT INTO finished (
@@ -45,26 +66,89 @@ const ACK: &str = "
             replayed_as, content_type, backoff, unique_key, tags, options, payload, result
         )
         SELECT
-            id, queue_id, 'completed', priority, created_at, now_ms(), max_attempts, attempts,
-            delivery, crashes, node, worker, started_at, expires_at, timeout_ms, replay_of,
-            replayed_as, content_type, backoff, unique_key, tags, options, payload, result
-        FROM held
-    ),
-    gone AS (
-        DELETE FROM job
-        WHERE ctid = ANY(ARRAY(SELECT tid FROM held))
+            id, queue_id, 'completed', priority, created_at, (SELECT now_ms()), max_attempts,
+            attempts, delivery, crashes, node, worker, started_at, expires_at, timeout_ms,
+            replay_of, replayed_as, content_type, backoff, unique_key, tags, options, payload,
+            result
+        FROM gone
     ),
     done AS (
         DELETE FROM lease
         WHERE ctid = ANY(ARRAY(
             SELECT ctid FROM lease
-            WHERE id = ANY($7::bigint[])
-            AND (SELECT count(*) FROM held) = cardinality($1)
+            WHERE id = ANY($1::bigint[])
+            AND (SELECT count(*) FROM gone) = $2::bigint
             FOR UPDATE SKIP LOCKED
         ))
     )
-    SELECT ord, queue_id
-    FROM held";
+    SELECT array_agg(id) AS ids
+    FROM gone";
+
+/// The same of jobs that are not kept. Passed over are also those that have been retried or have
+/// tags, and all of them while events are recorded, which is done where jobs finish.
+const ACK_AND_FORGET: &str = "
+    WITH runs AS MATERIALIZED (
+        SELECT
+            unnest($3::bigint[]) AS first, unnest($4::bigint[]) AS last,
+            unnest($5::integer[]) AS lease_delivery
+    ),
+    gone AS (
+        DELETE FROM job
+        USING (
+            SELECT r.lease_delivery, j.tid
+            FROM runs r
+            CROSS JOIN LATERAL (
+                SELECT ctid AS tid
+                FROM job
+                WHERE id BETWEEN r.first AND r.last AND delivery = r.lease_delivery
+                AND delivery = 1 AND NOT is_watched AND tags IS NULL
+                OFFSET 0
+            ) j
+            WHERE (
+                SELECT true FROM pg_trigger
+                WHERE tgrelid = 'job'::regclass AND tgname = 'tell'
+                LIMIT 1
+            ) IS NULL
+        ) a
+        WHERE job.ctid = a.tid AND job.delivery = a.lease_delivery AND NOT job.is_watched
+        RETURNING id
+    ),
+    forgotten AS MATERIALIZED (
+        SELECT first, last FROM runs WHERE (SELECT count(*) FROM gone) = $2::bigint
+        UNION ALL
+        SELECT id, id FROM gone WHERE (SELECT count(*) FROM gone) <> $2::bigint
+    ),
+    notes AS (
+        DELETE FROM job_note
+        WHERE ctid = ANY(ARRAY(
+            SELECT n.ctid
+            FROM forgotten f
+            CROSS JOIN LATERAL (
+                SELECT ctid FROM job_note WHERE job_id BETWEEN f.first AND f.last OFFSET 0
+            ) n
+        ))
+    ),
+    progresses AS (
+        DELETE FROM progress
+        WHERE ctid = ANY(ARRAY(
+            SELECT p.ctid
+            FROM forgotten f
+            CROSS JOIN LATERAL (
+                SELECT ctid FROM progress WHERE job_id BETWEEN f.first AND f.last OFFSET 0
+            ) p
+        ))
+    ),
+    done AS (
+        DELETE FROM lease
+        WHERE ctid = ANY(ARRAY(
+            SELECT ctid FROM lease
+            WHERE id = ANY($1::bigint[])
+            AND (SELECT count(*) FROM gone) = $2::bigint
+            FOR UPDATE SKIP LOCKED
+        ))
+    )
+    SELECT array_agg(id) AS ids
+    FROM gone";
 
 /// Locks leased jobs, by id, and reads what decides how they go on.
 const STANDING: &str = "
@@ -76,7 +160,7 @@ const STANDING: &str = "
         CROSS JOIN LATERAL (
             SELECT
                 id, queue_id, priority, place, attempts, crashes, delivery, max_attempts, backoff,
-                expires_at, gate IS NOT NULL AS is_gated,
+                expires_at, gate IS NOT NULL AS is_gated, is_watched,
                 (
                     SELECT true FROM cancel
                     WHERE job_id = u.id AND cancel.delivery = u.delivery
@@ -278,6 +362,7 @@ pub(super) struct Standing {
     priority: i32,
     place: i64,
     is_gated: bool,
+    is_watched: bool,
     charges: Charges,
     rules: Rules,
 }
@@ -304,7 +389,7 @@ async fn standing(
     let ids: Vec<i64> = sorted.iter().map(|lease| sql_id(lease.job)).collect();
     let deliveries: Vec<i32> = sorted.iter().map(|lease| lease.delivery.cast_signed()).collect();
     let rows = tx.query(STANDING, &[&ids, &deliveries]).await?;
-    let mut found = HashMap::with_capacity(rows.len());
+    let mut found = HashMap::with_capacity_and_hasher(rows.len(), Default::default());
     for row in rows.iter().filter(|row| get::<Option<i64>>(row, "id").is_some()) {
         let lease = Lease { job: job_id(row, "id"), delivery: count(row, "delivery") };
         found.insert(lease, read_standing(row)?);
@@ -318,6 +403,7 @@ fn read_standing(row: &Row) -> Result<Standing, Failure> {
         priority: get(row, "priority"),
         place: get(row, "place"),
         is_gated: get(row, "is_gated"),
+        is_watched: get(row, "is_watched"),
         charges: Charges { attempts: count(row, "attempts"), crashes: count(row, "crashes") },
         rules: Rules {
             max_attempts: count(row, "max_attempts"),
@@ -548,6 +634,7 @@ pub(super) async fn finish_waiting(
 /// See [`super::hot_statements`].
 pub(super) const HOT: &[super::Named] = &[
     ("settle::ACK", ACK),
+    ("settle::ACK_AND_FORGET", ACK_AND_FORGET),
     ("settle::STANDING", STANDING),
     ("settle::FINISH", FINISH),
     ("settle::END_ATTEMPTS", END_ATTEMPTS),
@@ -566,23 +653,19 @@ impl PostgresStore {
     }
 
     async fn try_settle(&self, settlements: &[Settlement]) -> Result<SettledAll, Failure> {
+        self.look_at_queues().await?;
         let Some(acks) = self.plain_acks(settlements) else {
             let all: Vec<&Settlement> = settlements.iter().collect();
             return self.settle_any(&all).await;
         };
         let mut all = SettledAll::default();
         let mut settled = self.ack(&acks).await?;
-        // Those that were lost are settled once more, to learn why.
+        // Those that were passed over are settled once more, to learn why.
         let lost = settlements.iter().zip(&settled).filter(|(_, done)| done.is_none());
         let lost: Vec<&Settlement> = lost.map(|(settlement, _)| settlement).collect();
         if !lost.is_empty() {
             let outcomes = retrying!(self.settle_any(&lost));
-            // Nothing may be said to be undone once a part of it is done.
-            let has_done = settled.iter().any(Option::is_some);
-            let outcomes = outcomes.map_err(|failure| match has_done {
-                true => Failure::InDoubt(failure.to_string()),
-                false => failure,
-            })?;
+            let outcomes = outcomes.map_err(|failure| in_part(failure, &settled))?;
             let open = settled.iter_mut().filter(|done| done.is_none());
             open.zip(outcomes.settled).for_each(|(open, outcome)| *open = Some(outcome));
             all.more = outcomes.more;
@@ -594,47 +677,86 @@ impl PostgresStore {
 
     /// The settlements with their rows, if all are acks of plain jobs that are remembered.
     fn plain_acks<'a>(&self, settlements: &'a [Settlement]) -> Option<Vec<Ack<'a>>> {
-        let mut seen = HashSet::with_capacity(settlements.len());
+        let leases = settlements.iter().map(|settlement| settlement.lease);
+        let known = self.leases.all_known(leases)?;
+        let mut seen = HashSet::with_capacity_and_hasher(settlements.len(), FxBuildHasher);
         let mut acks = Vec::with_capacity(settlements.len());
-        for Settlement { lease, verdict } in settlements {
+        for (Settlement { lease, verdict }, Known { origin, is_plain }) in
+            settlements.iter().zip(known)
+        {
             let Verdict::Ack { result } = verdict else { return None };
-            let known = self.leases.known(*lease).filter(|known| known.is_plain)?;
-            if !seen.insert(lease.job) {
+            if !is_plain || origin.queue.is_none() || !seen.insert(lease.job) {
                 return None;
             }
-            acks.push(Ack { lease: *lease, result: result.as_deref(), given: known.given });
+            acks.push(Ack { lease: *lease, result: result.as_deref(), origin });
         }
         Some(acks)
     }
 
-    /// Acks in one statement. `None`: the lease is lost.
+    /// Acks, those that are kept in one statement and those that are not in another. `None`: it
+    /// was passed over.
     async fn ack(&self, acks: &[Ack<'_>]) -> Result<Vec<Option<Settled>>, Failure> {
         let mut order: Vec<usize> = (0..acks.len()).collect();
         order.sort_unstable_by_key(|place| acks[*place].lease);
-        let sorted: Vec<&Ack<'_>> = order.iter().map(|place| &acks[*place]).collect();
-        let leases = || sorted.iter().map(|ack| ack.lease);
-        let ids: Vec<i64> = leases().map(|lease| sql_id(lease.job)).collect();
-        let deliveries: Vec<i32> = leases().map(|lease| lease.delivery.cast_signed()).collect();
-        let nodes: Vec<&str> = sorted.iter().map(|ack| ack.given.node.as_str()).collect();
-        let workers: Vec<&str> = sorted.iter().map(|ack| ack.given.worker.as_str()).collect();
-        let started: Vec<i64> = sorted.iter().map(|ack| ack.given.started_at.0).collect();
-        let results: Vec<Option<&[u8]>> = sorted.iter().map(|ack| ack.result).collect();
-        let empty: Vec<LeaseId> = self.leases.emptied_by(leases());
-        let all = params([&ids, &deliveries, &nodes, &workers, &started, &results, &empty]);
-        let rows = self.settle_lane.once((ACK, &all)).await?;
+        let (kept, forgotten): (Vec<usize>, Vec<usize>) =
+            order.into_iter().partition(|place| self.is_kept(&acks[*place]));
         let mut settled: Vec<Option<Settled>> = vec![None; acks.len()];
-        for row in &rows {
-            let place = usize::try_from(get::<i64>(row, "ord")).unwrap_or(1) - 1;
-            let queue = get(row, "queue_id");
-            self.note_opened(queue);
-            let queue = self.queues.name(&self.pool, queue).await?;
-            let to = Destination::Finished(State::Completed);
-            let effect = Effect { job: sorted[place].lease.job, queue, to };
-            settled[order[place]] = Some(Settled::Done(effect));
+        for (places, is_kept) in [(kept, true), (forgotten, false)] {
+            if places.is_empty() {
+                continue;
+            }
+            let sorted: Vec<&Ack<'_>> = places.iter().map(|place| &acks[*place]).collect();
+            let done = self.ack_sorted(&sorted, is_kept).await;
+            for at in done.map_err(|failure| in_part(failure, &settled))? {
+                let Ack { lease, origin, .. } = sorted[at];
+                let Some((id, queue)) = &origin.queue else { continue };
+                self.note_opened(*id);
+                let to = Destination::Finished(State::Completed);
+                let effect = Effect { job: lease.job, queue: queue.clone(), to };
+                settled[places[at]] = Some(Settled::Done(effect));
+            }
         }
         let done = settled.iter().zip(acks).filter(|(done, _)| done.is_some());
         self.leases.end(done.map(|(_, ack)| ack.lease));
         Ok(settled)
+    }
+
+    fn is_kept(&self, ack: &Ack<'_>) -> bool {
+        ack.origin.queue.as_ref().is_none_or(|(queue, _)| self.keeps_completed(*queue))
+    }
+
+    /// Acks in one statement, by job. The answer: the places of those that were not passed over.
+    async fn ack_sorted(&self, acks: &[&Ack<'_>], is_kept: bool) -> Result<Vec<usize>, Failure> {
+        let empty: Vec<LeaseId> = self.leases.emptied_by(acks.iter().map(|ack| ack.lease));
+        let count = acks.len() as i64;
+        let runs: Vec<(&Ack<'_>, i64)> = runs(acks);
+        let first: Vec<i64> = runs.iter().map(|(ack, _)| sql_id(ack.lease.job)).collect();
+        let last: Vec<i64> = runs.iter().map(|(_, last)| *last).collect();
+        let delivery: Vec<i32> =
+            runs.iter().map(|(ack, _)| ack.lease.delivery.cast_signed()).collect();
+        let rows = if is_kept {
+            let node: Vec<&str> = runs.iter().map(|(ack, _)| &*ack.origin.given.node).collect();
+            let worker: Vec<&str> =
+                runs.iter().map(|(ack, _)| ack.origin.given.worker.as_str()).collect();
+            let started: Vec<i64> =
+                runs.iter().map(|(ack, _)| ack.origin.given.started_at.0).collect();
+            let result: Vec<Option<&[u8]>> = runs.iter().map(|(ack, _)| ack.result).collect();
+            let all = params([
+                &empty, &count, &first, &last, &delivery, &node, &worker, &started, &result,
+            ]);
+            self.settle_lane.once((ACK, &all)).await?
+        } else {
+            let all = params([&empty, &count, &first, &last, &delivery]);
+            self.settle_lane.once((ACK_AND_FORGET, &all)).await?
+        };
+        let gone: Option<Vec<i64>> = get(&rows[0], "ids");
+        let mut gone = gone.unwrap_or_default();
+        gone.sort_unstable();
+        // Both are in order.
+        let mut gone = gone.into_iter().peekable();
+        let mut is_gone = |ack: &Ack<'_>| gone.next_if_eq(&sql_id(ack.lease.job)).is_some();
+        let places = acks.iter().enumerate().filter(|(_, ack)| is_gone(ack));
+        Ok(places.map(|(place, _)| place).collect())
     }
 
     async fn settle_any(&self, settlements: &[&Settlement]) -> Result<SettledAll, Failure> {
@@ -645,7 +767,7 @@ impl PostgresStore {
         // A job that is named twice is settled once; the rest is about what that left.
         let mut left: Vec<usize> = (0..settlements.len()).collect();
         while !left.is_empty() {
-            let mut seen = HashSet::new();
+            let mut seen = HashSet::default();
             let (first, others): (Vec<usize>, Vec<usize>) =
                 left.into_iter().partition(|place| seen.insert(settlements[*place].lease.job));
             let round: Vec<&Settlement> = first.iter().map(|place| settlements[*place]).collect();
@@ -678,11 +800,11 @@ impl PostgresStore {
         round: &[&Settlement],
         notes: &mut Vec<Note>,
     ) -> Result<Vec<Settled>, Failure> {
-        let mut given: HashMap<Lease, Given> = HashMap::new();
+        let mut given: HashMap<Lease, Given> = HashMap::default();
         let mut unknown = Vec::new();
         for Settlement { lease, .. } in round {
             match self.leases.known(*lease) {
-                Some(known) => drop(given.insert(*lease, known.given)),
+                Some(known) => drop(given.insert(*lease, known.origin.given.clone())),
                 None => unknown.push(*lease),
             }
         }
@@ -741,9 +863,12 @@ impl PostgresStore {
         let (now, found) = standing(tx, acks.iter().map(|(lease, ..)| **lease)).await?;
         let mut finish = Finish::default();
         let mut effects = Vec::with_capacity(acks.len());
-        let (mut ids, mut started) = (Vec::new(), Vec::new());
+        let (mut ids, mut started, mut forgotten) = (Vec::new(), Vec::new(), Vec::new());
         for (lease, result, given) in acks {
             let Some(standing) = found.get(lease) else { continue };
+            if !standing.is_watched && !self.keeps_completed(standing.queue) {
+                forgotten.push(sql_id(lease.job));
+            }
             finish.complete(*lease, given, result);
             notes.extend(standing.is_gated.then(|| opened(standing.queue)));
             ids.push(sql_id(lease.job));
@@ -754,7 +879,43 @@ impl PostgresStore {
         }
         tx.query(END_ATTEMPTS, &[&ids, &started]).await?;
         finish.carry_out(tx, now).await?;
+        if !forgotten.is_empty() {
+            tx.query(FORGET, &[&forgotten]).await?;
+        }
         Ok(effects)
+    }
+}
+
+/// Runs of acks that differ in nothing but the numbers of their jobs, which follow each other: the
+/// first of each, and the last number. They are in order.
+fn runs<'a, 'b>(acks: &[&'b Ack<'a>]) -> Vec<(&'b Ack<'a>, i64)> {
+    let mut runs: Vec<(&Ack<'_>, i64)> = Vec::new();
+    for ack in acks {
+        let id = sql_id(ack.lease.job);
+        match runs.last_mut() {
+            Some((first, last)) if *last + 1 == id && first.is_alike(ack) => *last = id,
+            _ => runs.push((ack, id)),
+        }
+    }
+    runs
+}
+
+impl Ack<'_> {
+    fn is_bare(&self, other: &Self) -> bool {
+        self.lease.delivery == other.lease.delivery
+            && self.result.is_none()
+            && other.result.is_none()
+    }
+
+    fn is_alike(&self, other: &Self) -> bool {
+        if Arc::ptr_eq(&self.origin, &other.origin) {
+            return self.is_bare(other);
+        }
+        let (given, others) = (&self.origin.given, &other.origin.given);
+        self.is_bare(other)
+            && given.started_at == others.started_at
+            && given.worker == others.worker
+            && given.node == others.node
     }
 }
 
@@ -762,7 +923,15 @@ impl PostgresStore {
 struct Ack<'a> {
     lease: Lease,
     result: Option<&'a [u8]>,
-    given: Given,
+    origin: Arc<Origin>,
+}
+
+/// Nothing may be said to be undone once a part of it is done.
+fn in_part(failure: Failure, settled: &[Option<Settled>]) -> Failure {
+    match settled.iter().any(Option::is_some) {
+        true => Failure::InDoubt(failure.to_string()),
+        false => failure,
+    }
 }
 
 fn bad_end<'a>(settlement: &'a Settlement, given: &HashMap<Lease, Given>) -> Option<Ended<'a>> {
