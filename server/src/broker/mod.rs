@@ -28,6 +28,7 @@ mod settle;
 mod shown;
 mod subscription;
 mod upkeep;
+mod waiters;
 mod webhooks;
 
 pub(crate) use alarms::Alarms;
@@ -79,7 +80,7 @@ struct Core {
     store: Arc<dyn Store>,
     /// For answers and alarms only; what is due is the store's to say.
     clock: Arc<dyn Clock>,
-    queue_bells: bells::Bells<QueueName>,
+    waiters: waiters::Waiters,
     ending_bells: bells::Bells<JobId>,
     gates: gates::Gates,
     demand: Demand,
@@ -121,7 +122,7 @@ impl Broker {
         let core = Arc::new(Core {
             store,
             clock,
-            queue_bells: bells::Bells::default(),
+            waiters: waiters::Waiters::default(),
             ending_bells: bells::Bells::default(),
             gates: gates::Gates::default(),
             demand,
@@ -256,7 +257,7 @@ impl Broker {
     pub(crate) fn hear(&self, signal: Signal) {
         let core = &self.0.core;
         match signal {
-            Signal::Ready(queue, count) => core.queue_bells.ring(&queue, count),
+            Signal::Ready(queue, count) => core.waiters.ring(&queue, count),
             Signal::Interrupted => core.health.look(),
             Signal::Due(at) => core.alarms.of(Duty::Due).set(at.since(core.clock.now())),
             Signal::Lost(session, lease) => core.tell_lost(vec![(session, lease)]),
@@ -270,7 +271,7 @@ impl Broker {
         let core = &self.0.core;
         core.draining.cancel();
         core.sessions.tell_all(&Notice::GoAway);
-        core.queue_bells.ring_everywhere();
+        core.waiters.ring_everywhere();
         core.ending_bells.ring_everywhere();
     }
 
@@ -324,7 +325,7 @@ impl Core {
 
     fn ring(&self, run: Option<(&QueueName, usize)>) {
         if let Some((queue, count)) = run {
-            self.queue_bells.ring(queue, count);
+            self.waiters.ring(queue, count);
         }
     }
 

@@ -4,6 +4,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 use super::{Broker, Core, Loop};
@@ -46,17 +47,35 @@ impl Broker {
         }
         let deadline = Instant::now() + pull.wait;
         let _pulling = self.demand().begin(&pull.queue);
-        let bell = self.0.core.queue_bells.bell(&pull.queue);
+        let (mut waiter, bell) = self.wait_for(&pull.queue);
+        let credit = Arc::new(Semaphore::new(pull.count));
         loop {
-            // Enlist before looking, or a job pushed in between would be missed.
+            let rings = waiter.rings();
             let mut rung = pin!(bell.rung());
             rung.as_mut().enable();
             if self.is_draining() {
                 return Ok(Vec::new());
             }
             let jobs = self.claim(&pull).await?;
+            if jobs.len() < pull.count {
+                waiter.came_short(rings);
+            }
+            if !jobs.is_empty() || Instant::now() >= deadline {
+                return Ok(jobs);
+            }
             let _waiting = self.metrics().waits();
-            if !jobs.is_empty() || tokio::time::timeout_at(deadline, rung).await.is_err() {
+            waiter.sit(&pull, &credit);
+            let mut jobs = tokio::select! {
+                jobs = waiter.handed_over() => jobs,
+                () = rung => Vec::new(),
+                () = tokio::time::sleep_until(deadline) => Vec::new(),
+            };
+            waiter.stand_up();
+            if jobs.is_empty() {
+                // Until just now it could be handed some.
+                jobs = waiter.try_handed_over().unwrap_or_default();
+            }
+            if !jobs.is_empty() || Instant::now() >= deadline {
                 return Ok(jobs);
             }
         }
@@ -98,7 +117,7 @@ impl Broker {
     }
 }
 
-async fn take_back(core: Arc<Core>, leases: Vec<Lease>) {
+pub(super) async fn take_back(core: Arc<Core>, leases: Vec<Lease>) {
     let release = |lease| Settlement { lease, verdict: Verdict::Release };
     end(core, leases.into_iter().map(release).collect()).await;
 }
@@ -151,14 +170,14 @@ impl Core {
                 // It got all that it asked for: there may be something for the next one.
                 None if self.gates.is_known(queue) => match jobs.is_empty() {
                     true => self.gates.open(queue),
-                    false => self.queue_bells.ring(queue, 1),
+                    false => self.waiters.ring(queue, 1),
                 },
                 None => {}
             }
         }
     }
 
-    fn note_claimed(&self, holds: &[Hold], claimed: &[Vec<LeasedJob>]) {
+    pub(super) fn note_claimed(&self, holds: &[Hold], claimed: &[Vec<LeasedJob>]) {
         let count = claimed.iter().map(Vec::len).sum();
         if count > 0 {
             self.metrics.count(Counted::Claimed, count);

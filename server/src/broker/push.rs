@@ -1,16 +1,18 @@
 //! Handing jobs in.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use tokio::time::Instant;
 
+use super::waiters::Handover;
 use super::{Broker, Core, Loop};
 use crate::error::Error;
 use crate::group_commit::{Budget, Committer};
-use crate::job::{Guard, NewJob, QueueName, State};
+use crate::job::{Guard, JobId, NewJob, QueueName, State};
 use crate::limits;
 use crate::metrics::{Counted, Timed};
-use crate::store::{Duty, Pushed, Refusal};
+use crate::store::{Claim, Duty, Hold, Offer, Pushed, PushedTo, Refusal};
 
 impl Broker {
     /// Stores jobs. Answer i is about job i; when it is there, it is durable.
@@ -127,19 +129,63 @@ pub(super) fn committer(core: &Arc<Core>, budget: Budget) -> (Committer<NewJob, 
 }
 
 impl Core {
-    pub(super) async fn push(&self, jobs: Vec<NewJob>) -> Result<Vec<Pushed>, Error> {
+    pub(super) async fn push(self: &Arc<Self>, jobs: Vec<NewJob>) -> Result<Vec<Pushed>, Error> {
         let queues: Vec<QueueName> = jobs.iter().map(|job| job.queue.clone()).collect();
         let soonest_ttl = jobs.iter().filter_map(|job| job.ttl).min();
         self.metrics.batch(Timed::Push, jobs.len());
-        let pushed = self.health.watch(self.store.push(jobs).await)?;
-        self.announce_pushed(&queues, &pushed);
+        let handover = self.waiters.assign(&jobs);
+        let (pushed, handed_over) = match handover.is_empty() {
+            true => (self.health.watch(self.store.push(jobs).await)?, HashSet::new()),
+            false => self.push_to(jobs, handover).await?,
+        };
+        self.announce_pushed(&queues, &pushed, &handed_over);
         if let Some(ttl) = soonest_ttl {
             self.alarms.of(Duty::Ttl).set(ttl);
         }
         Ok(pushed)
     }
 
-    pub(super) fn announce_pushed(&self, queues: &[QueueName], pushed: &[Pushed]) {
+    /// Pushes to those who wait. The second answer: the jobs that they got.
+    async fn push_to(
+        self: &Arc<Self>,
+        jobs: Vec<NewJob>,
+        mut handover: Handover,
+    ) -> Result<(Vec<Pushed>, HashSet<JobId>), Error> {
+        let claims = std::mem::take(&mut handover.claims);
+        let owners = std::mem::take(&mut handover.owners);
+        let offer = Offer { owners, claims: claims.clone() };
+        let done = match self.encrypted().await {
+            Ok(encrypted) => {
+                let done = self.health.watch(self.store.push_to(jobs, offer).await);
+                done.map(|done| (done, encrypted))
+            }
+            Err(error) => Err(error),
+        };
+        let (PushedTo { pushed, leased }, encrypted) = match done {
+            Ok(done) => done,
+            Err(error) => {
+                handover.hand_over(Vec::new());
+                return Err(error);
+            }
+        };
+        let holds: Vec<Hold> = claims.iter().map(|claim| claim.hold).collect();
+        self.note_claimed(&holds, &leased);
+        let ids = leased.iter().flatten().map(|job| job.lease.job).collect();
+        let open = |(claim, jobs): (&Claim, _)| self.open_leased(&encrypted, &claim.queue, jobs);
+        let left = handover.hand_over(claims.iter().zip(leased).map(open).collect());
+        if !left.is_empty() {
+            let leases = left.into_iter().map(|job| job.lease).collect();
+            tokio::spawn(super::pull::take_back(Arc::clone(self), leases));
+        }
+        Ok((pushed, ids))
+    }
+
+    pub(super) fn announce_pushed(
+        &self,
+        queues: &[QueueName],
+        pushed: &[Pushed],
+        handed_over: &HashSet<JobId>,
+    ) {
         let mut inserted = 0;
         let mut run: Option<(&QueueName, usize)> = None;
         for (queue, pushed) in queues.iter().zip(pushed) {
@@ -150,6 +196,9 @@ impl Core {
             };
             inserted += usize::from(matches!(pushed, Pushed::Inserted { .. }));
             match (state, run_at) {
+                (State::Ready, _) if pushed.id().is_some_and(|id| handed_over.contains(&id)) => {
+                    continue;
+                }
                 (State::Ready, _) => {}
                 (State::Scheduled, Some(run_at)) => {
                     self.alarms.of(Duty::Due).set(run_at.since(self.clock.now()));

@@ -1,5 +1,6 @@
 //! Schedules: any node changes them, the leader fires them.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use super::Broker;
@@ -103,7 +104,7 @@ impl Broker {
         let pushed = pushed.ok_or_else(|| no_schedule(&name))?;
         if pushed.id().is_some() {
             let queue = self.schedule(name).await?.spec.job.queue;
-            self.0.core.announce_pushed(&[queue], &[pushed]);
+            self.0.core.announce_pushed(&[queue], &[pushed], &HashSet::new());
         }
         super::push::accepted(pushed)
     }

@@ -7,8 +7,8 @@ use std::time::Duration;
 use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+use super::waiters::Waiter;
 use super::{Broker, Pull};
-use crate::cluster::Pulling;
 use crate::error::Error;
 use crate::job::{Lease, QueueName, WorkerName};
 use crate::limits;
@@ -86,48 +86,61 @@ struct Feed {
 impl Feed {
     async fn run(self, mut pull: Pull) {
         let pulling = self.broker.demand().begin(&pull.queue);
-        let bell = self.broker.0.core.queue_bells.bell(&pull.queue);
-        while let Some(count) = self.take_credit(&pulling).await {
+        let (mut waiter, bell) = self.broker.wait_for(&pull.queue);
+        waiter.sit(&pull, &self.credit);
+        while !self.broker.is_draining() {
             let mut rung = pin!(bell.rung());
             rung.as_mut().enable();
-            if self.broker.is_draining() {
-                return;
+            let has_credit = self.credit.available_permits() > 0;
+            if has_credit && !waiter.is_clear() {
+                self.claim(&mut pull, &mut waiter).await;
+                continue;
             }
-            pull.count = count;
-            let claimed = self.broker.claim(&pull).await;
-            let jobs = claimed.as_ref().map_or(0, Vec::len);
-            self.credit.add_permits(count - jobs);
-            match claimed {
-                Ok(jobs) if jobs.is_empty() => tokio::select! {
-                    () = rung => {}
-                    () = self.stop.cancelled() => return,
-                    () = self.deliveries.closed() => return,
-                },
-                Ok(jobs) => self.deliver(jobs).await,
-                Err(error) => {
-                    tracing::warn!(queue = %pull.queue, %error, "claim failed");
-                    tokio::time::sleep(AFTER_FAILURE).await;
+            let credit = async {
+                match has_credit {
+                    true => std::future::pending().await,
+                    // It is closed by nobody.
+                    false => drop(pulling.busy(self.credit.acquire()).await),
                 }
+            };
+            tokio::select! {
+                jobs = waiter.handed_over() => self.deliver(jobs).await,
+                () = credit => {}
+                () = rung, if has_credit => {}
+                () = self.stop.cancelled() => return,
+                () = self.deliveries.closed() => return,
             }
         }
     }
 
-    /// All credit there is, up to a batch, once there is some. `None`: the end.
-    async fn take_credit(&self, pulling: &Pulling) -> Option<usize> {
-        match self.credit.try_acquire() {
-            Ok(one) => one.forget(),
-            Err(_) => tokio::select! {
-                one = pulling.busy(self.credit.acquire()) => one.ok()?.forget(),
-                () = self.stop.cancelled() => return None,
-                () = self.deliveries.closed() => return None,
-            },
+    /// Claims as many as there is credit for, up to a batch.
+    async fn claim(&self, pull: &mut Pull, waiter: &mut Waiter) {
+        let rings = waiter.rings();
+        pull.count = self.credit.forget_permits(limits::BATCH_MAX);
+        if pull.count == 0 {
+            return;
         }
-        let more = self.credit.available_permits().min(limits::BATCH_MAX - 1);
-        let taken = self.credit.forget_permits(more);
-        Some(1 + taken)
+        let claimed = self.broker.claim(pull).await;
+        let jobs = claimed.as_ref().map_or(0, Vec::len);
+        self.credit.add_permits(pull.count - jobs);
+        match claimed {
+            Ok(jobs) => {
+                if jobs.len() < pull.count {
+                    waiter.came_short(rings);
+                }
+                self.deliver(jobs).await;
+            }
+            Err(error) => {
+                tracing::warn!(queue = %pull.queue, %error, "claim failed");
+                tokio::time::sleep(AFTER_FAILURE).await;
+            }
+        }
     }
 
     async fn deliver(&self, jobs: Vec<LeasedJob>) {
+        if jobs.is_empty() {
+            return;
+        }
         let delivery = Delivery { subscription: self.number, jobs };
         let undelivered = tokio::select! {
             biased;

@@ -85,7 +85,7 @@ pub(super) fn gates(core: Arc<Core>, stop: CancellationToken) -> Loop {
         loop {
             tokio::select! {
                 due = core.gates.due() => {
-                    due.iter().for_each(|queue| core.queue_bells.ring(queue, 1));
+                    due.iter().for_each(|queue| core.waiters.ring(queue, 1));
                 }
                 () = stop.cancelled() => return,
             }
@@ -100,14 +100,14 @@ pub(super) fn poll(core: Arc<Core>, stop: CancellationToken) -> Loop {
     Box::pin(every(every_so_often, stop, move || {
         let core = Arc::clone(&core);
         async move {
-            let queues = core.queue_bells.waited_for();
+            let queues = core.waiters.waited_for();
             let jobs = core.ending_bells.waited_for();
             if queues.is_empty() && jobs.is_empty() && core.sessions.is_empty() {
                 return;
             }
             match core.health.watch(core.store.poll(queues, jobs).await) {
                 Ok(news) => {
-                    news.ready.iter().for_each(|queue| core.queue_bells.ring_all(queue));
+                    news.ready.iter().for_each(|queue| core.waiters.ring_all(queue));
                     for (session, lease) in news.cancelled {
                         core.tell_cancelled(session, lease);
                     }

@@ -96,6 +96,19 @@ pub trait Store: Send + Sync + 'static {
     /// then on, and reported in `expired`.
     async fn claim(&self, claims: Vec<Claim>) -> Result<Claimed, Error>;
 
+    /// Whether jobs can be leased by the push that stores them.
+    fn hands_over(&self) -> bool {
+        false
+    }
+
+    /// As [`Store::push`]; jobs that are ready at once are leased to those who wait for them, as far
+    /// as they could be claimed at that moment if nothing else were ready. The others stand in
+    /// line.
+    async fn push_to(&self, jobs: Vec<NewJob>, to: Offer) -> Result<PushedTo, Error> {
+        let leased = vec![Vec::new(); to.claims.len()];
+        Ok(PushedTo { pushed: self.push(jobs).await?, leased })
+    }
+
     /// Ends leases as their workers say. Answer i is about settlement i.
     ///
     /// A completed job of a queue that keeps none of them is forgotten at once, unless others wait
@@ -408,6 +421,24 @@ pub struct Claim {
     pub worker: WorkerName,
     /// What keeps the leases alive.
     pub hold: Hold,
+}
+
+/// Who waits for which of the jobs of a push.
+#[derive(Debug, Clone)]
+pub struct Offer {
+    /// Of each job: the number of the claim that it may go to. Its queue is the job's.
+    pub owners: Vec<Option<usize>>,
+    /// Those who wait, and for how many.
+    pub claims: Vec<Claim>,
+}
+
+/// What became of jobs that were pushed to those who wait.
+#[derive(Debug, Clone)]
+pub struct PushedTo {
+    /// Of each job. Those that were leased at once are ready in it: so they were stored.
+    pub pushed: Vec<Pushed>,
+    /// The jobs of each claim.
+    pub leased: Vec<Vec<LeasedJob>>,
 }
 
 /// What keeps a lease alive.

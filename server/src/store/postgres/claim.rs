@@ -608,7 +608,7 @@ fn number_of(count: usize) -> i32 {
 }
 
 /// How long a claim's leases last, and what they hang on.
-fn hold(claim: &Claim) -> (Duration, Option<SessionId>) {
+pub(super) fn hold(claim: &Claim) -> (Duration, Option<SessionId>) {
     match claim.hold {
         Hold::Session(session) => (SESSION_LEASE, Some(session)),
         Hold::Time(time) => (time, None),

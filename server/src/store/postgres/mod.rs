@@ -70,9 +70,9 @@ use self::wake::Outbox;
 use super::{
     Attempt, Cancelled, Changed, Claim, Claimed, Decision, Destination, Duty, DutyReport, Edit,
     Effect, EventId, EventPage, EventsWanted, Extended, Extension, Fire, Job, JobFilter, JobPage,
-    KeyUse, News, Note, Pausing, Progress, Pushed, PutSchedule, PutWebhook, Queue, Refused,
-    Retention, Schedule, SchedulesWanted, Secret, SessionId, Settled, SettledAll, Settlement,
-    Standing, Store, Watching, Webhook, WebhookSpec,
+    KeyUse, News, Note, Offer, Pausing, Progress, Pushed, PushedTo, PutSchedule, PutWebhook, Queue,
+    Refused, Retention, Schedule, SchedulesWanted, Secret, SessionId, Settled, SettledAll,
+    Settlement, Standing, Store, Watching, Webhook, WebhookSpec,
 };
 use crate::error::Error;
 use crate::job::{
@@ -291,6 +291,14 @@ impl Store for PostgresStore {
 
     async fn push(&self, jobs: Vec<NewJob>) -> Result<Vec<Pushed>, Error> {
         Ok(self.push_jobs(&jobs).await?)
+    }
+
+    fn hands_over(&self) -> bool {
+        true
+    }
+
+    async fn push_to(&self, jobs: Vec<NewJob>, to: Offer) -> Result<PushedTo, Error> {
+        Ok(self.push_jobs_to(&jobs, &to).await?)
     }
 
     async fn claim(&self, claims: Vec<Claim>) -> Result<Claimed, Error> {

@@ -6,15 +6,19 @@ use std::time::Duration;
 use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 
+use super::claim::hold;
 use super::lane::{Failure, Tx};
+use super::leases::{Given, LeaseId, Origin, new_id};
 use super::needs::{self, Standing};
 use super::row::{count, get, job_id, now, time};
 use super::settle::finish_waiting;
 use super::{PostgresStore, QueueId, retrying};
-use crate::job::{JobId, NewJob, Options, QueueName, Reason, State, UniqueHold, UniqueKey, When};
+use crate::job::{
+    JobId, Lease, NewJob, Options, QueueName, Reason, State, Timestamp, UniqueHold, UniqueKey, When,
+};
 use crate::limits;
 use crate::store::columns::{sql_backoff, sql_id, sql_kind, sql_millis, sql_options, sql_tags};
-use crate::store::{Edit, KeyKind, Pushed, Refusal, Same};
+use crate::store::{Claim, Edit, KeyKind, LeasedJob, Offer, Pushed, PushedTo, Refusal, Same};
 
 /// One statement for all that a push writes. Numbers are given in the order of the jobs.
 const PUSH: &str = "
@@ -124,6 +128,75 @@ const PUSH_READY: &str = "
     SELECT array_agg(id) AS ids
     FROM jobs";
 
+/// The same, with jobs that are leased at once: the one with the number n to claim `owners[n]`, from
+/// 1 on, if its queue gives out jobs. 0: it stands in line.
+const PUSH_TO: &str = "
+    WITH clock AS MATERIALIZED (SELECT now_ms() AS now),
+    open AS MATERIALIZED (
+        SELECT ARRAY(
+            SELECT id FROM queue
+            WHERE id = ANY($3::bigint[]) AND paused_at IS NULL AND NOT is_gated
+        ) AS ids
+    ),
+    jobs AS (
+        INSERT INTO job (
+            id, queue_id, priority, place, created_at, max_attempts, attempts, delivery, crashes,
+            timeout_ms, backoff, content_type, payload
+        )
+        SELECT
+            id, ($3::bigint[])[kind], ($4::integer[])[kind], id, (SELECT now FROM clock),
+            ($5::integer[])[kind], 0, 1, 0, ($6::bigint[])[kind], ($7::text[])[kind],
+            ($8::text[])[kind], payload
+        FROM (
+            SELECT nextval('number') AS id, u.*
+            FROM (
+                SELECT unnest($1::integer[]) AS kind, unnest($2::bytea[]) AS payload
+                OFFSET 0
+            ) u
+            OFFSET 0
+        ) n
+        RETURNING id, queue_id, priority, created_at, timeout_ms, length(payload) AS bytes
+    ),
+    new AS MATERIALIZED (
+        SELECT
+            j.*,
+            CASE
+                WHEN queue_id = ANY((SELECT ids FROM open)::bigint[])
+                THEN ($9::integer[])[row_number() OVER ()]
+                ELSE 0
+            END AS owner
+        FROM jobs j
+    ),
+    line AS (
+        INSERT INTO ready (
+            queue_id, gate, priority, place, job_id, delivery, bytes, ready_at, timeout_ms
+        )
+        SELECT queue_id, '', priority, id, id, 1, bytes, created_at, timeout_ms
+        FROM new
+        WHERE owner = 0
+    ),
+    leases AS (
+        INSERT INTO lease (
+            id, node, incarnation, worker, session, started_at, expires_at, job_ids, deliveries
+        )
+        SELECT
+            ($10::bigint[])[owner], $11, $12, ($13::text[])[owner], ($14::bigint[])[owner],
+            (SELECT now FROM clock), (SELECT now FROM clock) + ($15::bigint[])[owner],
+            array_agg(id), array_agg(1)
+        FROM new
+        WHERE owner > 0
+        GROUP BY owner
+    ),
+    deadlines AS (
+        INSERT INTO deadline (at, job_id, delivery)
+        SELECT created_at + timeout_ms, id, 1
+        FROM new
+        WHERE timeout_ms IS NOT NULL AND owner > 0
+    )
+    SELECT
+        (SELECT now FROM clock) AS now, (SELECT ids FROM open) AS open,
+        (SELECT array_agg(id) FROM jobs) AS ids";
+
 /// Of two nodes that insert the same key, one waits for the other's commit. A key whose time is
 /// over is free.
 const TAKE_KEYS: &str = "
@@ -219,6 +292,7 @@ enum Chance {
 pub(super) const HOT: &[super::Named] = &[
     ("push::PUSH", PUSH),
     ("push::PUSH_READY", PUSH_READY),
+    ("push::PUSH_TO", PUSH_TO),
     ("push::TAKE_KEYS", TAKE_KEYS),
     ("push::GIVE_KEYS", GIVE_KEYS),
     ("push::HOLDERS", HOLDERS),
@@ -258,28 +332,73 @@ impl PostgresStore {
         jobs: &[NewJob],
         queues: &HashMap<QueueName, QueueId>,
     ) -> Result<Vec<Pushed>, Failure> {
-        let (kinds, first) = kinds(jobs);
-        let payload: Vec<&[u8]> = jobs.iter().map(|job| &job.payload.bytes[..]).collect();
-        let queue: Vec<i64> = first.iter().map(|job| queues[&job.queue]).collect();
-        let priority: Vec<i32> = first.iter().map(|job| job.priority).collect();
-        let max_attempts: Vec<i32> =
-            first.iter().map(|job| job.max_attempts.cast_signed()).collect();
-        let timeout: Vec<Option<i64>> =
-            first.iter().map(|job| job.timeout.map(sql_millis)).collect();
-        let backoff: Vec<Option<String>> =
-            first.iter().map(|job| job.backoff.as_ref().map(sql_backoff)).collect();
-        let content_type: Vec<Option<&str>> =
-            first.iter().map(|job| job.payload.content_type.as_deref()).collect();
-        let params: [&(dyn ToSql + Sync); 8] =
-            [&kinds, &payload, &queue, &priority, &max_attempts, &timeout, &backoff, &content_type];
-        let rows = self.push_lane.once((PUSH_READY, &params)).await?;
+        let ready = Ready::of(jobs, queues);
+        let rows = self.push_lane.once((PUSH_READY, &ready.params())).await?;
         let ids: Vec<i64> = get(&rows[0], "ids");
-        let pushed = |id: i64| Pushed::Inserted {
-            id: JobId(id.cast_unsigned()),
-            state: State::Ready,
-            run_at: None,
+        Ok(ids.into_iter().map(ready_now).collect())
+    }
+
+    pub(super) async fn push_jobs_to(
+        &self,
+        jobs: &[NewJob],
+        to: &Offer,
+    ) -> Result<PushedTo, Failure> {
+        let queues = self.queues.ids(&self.pool, jobs.iter().map(|job| &job.queue)).await?;
+        let is_offered = !to.claims.is_empty() && jobs.iter().all(is_ready);
+        if !is_offered || !self.guarded(&queues).await?.is_empty() {
+            let leased = vec![Vec::new(); to.claims.len()];
+            return Ok(PushedTo { pushed: self.push_jobs(jobs).await?, leased });
+        }
+        retrying!(self.try_push_to(jobs, to, &queues))
+    }
+
+    async fn try_push_to(
+        &self,
+        jobs: &[NewJob],
+        to: &Offer,
+        queues: &HashMap<QueueName, QueueId>,
+    ) -> Result<PushedTo, Failure> {
+        let ready = Ready::of(jobs, queues);
+        let number = |owner: &Option<usize>| owner.map_or(0, |owner| owner as i32 + 1);
+        let owners: Vec<i32> = to.owners.iter().map(number).collect();
+        let leases: Vec<LeaseId> = to.claims.iter().map(|_| new_id()).collect();
+        let workers: Vec<&str> = to.claims.iter().map(|claim| claim.worker.as_str()).collect();
+        let sessions: Vec<Option<i64>> =
+            to.claims.iter().map(|claim| Some(hold(claim).1?.0.cast_signed())).collect();
+        let lasts: Vec<i64> = to.claims.iter().map(|claim| sql_millis(hold(claim).0)).collect();
+        let node = &self.node;
+        let rest: [&(dyn ToSql + Sync); 7] =
+            [&owners, &leases, &node.id, &node.incarnation, &workers, &sessions, &lasts];
+        let params = [&ready.params()[..], &rest[..]].concat();
+        let rows = match self.push_lane.once((PUSH_TO, &params)).await {
+            Err(failure @ Failure::InDoubt(_)) => {
+                self.leases.doubt(leases);
+                return Err(failure);
+            }
+            done => done?,
         };
-        Ok(ids.into_iter().map(pushed).collect())
+        let (now, open): (_, Vec<QueueId>) = (now(&rows[0]), get(&rows[0], "open"));
+        let ids: Vec<i64> = get(&rows[0], "ids");
+        let mut leased: Vec<Vec<LeasedJob>> = vec![Vec::new(); to.claims.len()];
+        for ((job, id), owner) in jobs.iter().zip(&ids).zip(&to.owners) {
+            let queue = queues[&job.queue];
+            match owner.filter(|_| open.contains(&queue)) {
+                Some(owner) => leased[owner].push(handed_over(job, *id, now, &to.claims[owner])),
+                None => self.note_ready(queue, job.priority, *id),
+            }
+        }
+        for ((claim, id), own) in to.claims.iter().zip(leases).zip(&leased) {
+            let Some(first) = own.first() else { continue };
+            let (node, worker) = (self.node.id.as_str().into(), claim.worker.clone());
+            let (lasts, session) = hold(claim);
+            let given = Given { node, worker, session, started_at: now };
+            let queue = Some((queues[&claim.queue], claim.queue.clone()));
+            debug_assert_eq!(first.lease.delivery, 1);
+            let held: Vec<(Lease, bool)> =
+                own.iter().map(|job| (job.lease, job.timeout.is_none())).collect();
+            self.leases.insert(id, Origin { given, queue }, &held, lasts);
+        }
+        Ok(PushedTo { pushed: ids.into_iter().map(ready_now).collect(), leased })
     }
 
     /// Stores jobs of which some ask for more than others.
@@ -437,6 +556,27 @@ impl PostgresStore {
     }
 }
 
+/// What became of a job that was stored ready.
+fn ready_now(id: i64) -> Pushed {
+    Pushed::Inserted { id: JobId(id.cast_unsigned()), state: State::Ready, run_at: None }
+}
+
+/// A job that was leased as it was stored.
+fn handed_over(job: &NewJob, id: i64, now: Timestamp, claim: &Claim) -> LeasedJob {
+    LeasedJob {
+        lease: Lease { job: JobId(id.cast_unsigned()), delivery: 1 },
+        payload: job.payload.clone(),
+        attempt: 1,
+        max_attempts: job.max_attempts,
+        priority: job.priority,
+        created_at: now,
+        lease_until: now + hold(claim).0,
+        timeout: job.timeout,
+        tags: Vec::new(),
+        needs: Vec::new(),
+    }
+}
+
 /// It is ready at once, and needs a row and a place in line only.
 fn is_ready(job: &NewJob) -> bool {
     is_plain(job)
@@ -444,6 +584,48 @@ fn is_ready(job: &NewJob) -> bool {
         && job.ttl.is_none()
         && job.tags.is_empty()
         && job.replay_of.is_none()
+}
+
+/// Jobs that are ready at once, as columns.
+struct Ready<'a> {
+    kinds: Vec<i32>,
+    payload: Vec<&'a [u8]>,
+    queue: Vec<i64>,
+    priority: Vec<i32>,
+    max_attempts: Vec<i32>,
+    timeout: Vec<Option<i64>>,
+    backoff: Vec<Option<String>>,
+    content_type: Vec<Option<&'a str>>,
+}
+
+impl<'a> Ready<'a> {
+    fn of(jobs: &'a [NewJob], queues: &HashMap<QueueName, QueueId>) -> Self {
+        let (kinds, first) = kinds(jobs);
+        let first = || first.iter();
+        Self {
+            kinds,
+            payload: jobs.iter().map(|job| &job.payload.bytes[..]).collect(),
+            queue: first().map(|job| queues[&job.queue]).collect(),
+            priority: first().map(|job| job.priority).collect(),
+            max_attempts: first().map(|job| job.max_attempts.cast_signed()).collect(),
+            timeout: first().map(|job| job.timeout.map(sql_millis)).collect(),
+            backoff: first().map(|job| job.backoff.as_ref().map(sql_backoff)).collect(),
+            content_type: first().map(|job| job.payload.content_type.as_deref()).collect(),
+        }
+    }
+
+    fn params(&self) -> [&(dyn ToSql + Sync); 8] {
+        [
+            &self.kinds,
+            &self.payload,
+            &self.queue,
+            &self.priority,
+            &self.max_attempts,
+            &self.timeout,
+            &self.backoff,
+            &self.content_type,
+        ]
+    }
 }
 
 /// The number of each job's kind, from 1 on, and the first job of each kind. Jobs of one kind differ
