@@ -329,19 +329,6 @@ async fn a_command_works_on_jobs_and_its_exit_code_settles_them() {
 }
 
 #[test]
-fn the_bench_prints_one_line_and_counts_each_job() {
-    let server = Server::start();
-    for mode in ["cycle", "push", "single", "latency"] {
-        let bench = ["bench", "--mode", mode, "--seconds", "1", "--batch", "50", "--queue", mode];
-        let (code, out, err) = run(&server, &bench);
-        assert_eq!(code, 0, "{mode}: {err}{out}");
-        let start = format!("BENCH_RESULT mode={mode} jobs_per_sec=");
-        assert!(out.starts_with(&start), "{out}");
-        assert!(out.contains(" p50_ms=") && out.contains(" p99_ms="), "{out}");
-    }
-}
-
-#[test]
 fn a_flow_is_pushed_as_a_whole_and_a_job_snoozed() {
     let server = Server::start();
     let file = server.dir().join("flow.json");

@@ -3,24 +3,31 @@
 //! * `cycle`: producers and consumers at once; a job counts when its ack is answered. At the end
 //!   each job that was pushed has been acked or is left in the queue, or the run has failed.
 //! * `push`: producers only.
+//! * `pipelined`: as `cycle`, with one job in a frame and many frames on their way.
 //! * `single`: each connection pushes a job, pulls it and acks it, one call after the other.
-//! * `latency`: one job at a time, from its push to its delivery to a waiting subscriber.
+//! * `latency`: one job at a time, from its push to its delivery to a waiting subscriber; or so
+//!   many in a second.
+//!
+//! A run is made of crews (`crew`) of tasks that push and take jobs (`load`) over connections
+//! (`dial`) while a meter (`meter`) counts them.
 
+mod crew;
 mod cycle;
+mod dial;
+mod load;
+mod meter;
+mod plot;
 mod single;
 
+use std::fmt::Display;
 use std::fmt::Write as _;
 use std::io::Write as _;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 
-use batonq_client::{Client, NewJob};
-use bytes::Bytes;
-use hdrhistogram::Histogram;
-use tokio::time::Instant;
-
+use self::dial::Dial;
+use self::load::Load;
+use self::meter::{Meter, Period, Watch};
 use crate::Shared;
 use crate::exit::Failure;
 
@@ -31,29 +38,38 @@ pub(crate) struct Bench {
     #[arg(long, value_enum, default_value_t = Mode::Cycle)]
     mode: Mode,
 
-    /// For how long
-    #[arg(long, default_value_t = 10, value_name = "S")]
-    seconds: u64,
+    #[command(flatten)]
+    watch: Watch,
 
     /// Jobs in one request
     #[arg(long, default_value_t = 500, value_name = "B", value_parser = clap::value_parser!(u32).range(1..=1000))]
     batch: u32,
 
-    /// Connections that push; as many consume
+    /// Connections that push; as many consume.
     #[arg(long, default_value_t = 4, value_name = "C", value_parser = clap::value_parser!(u32).range(1..=1000))]
     connections: u32,
 
-    /// Size of a payload
-    #[arg(long, default_value_t = 60, value_name = "P", value_parser = clap::value_parser!(u32).range(0..=1_048_576))]
-    payload_bytes: u32,
+    /// Frames with one job each that are on their way at once, over all connections (mode
+    /// pipelined)
+    #[arg(long, default_value_t = 1000, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    in_flight: u32,
 
-    /// Jobs that are pushed before the clock starts
+    /// Spread the connections over all nodes, in turn: those of --url or, if it has one, those
+    /// that this one names. Without it, each connection chooses one of --url at random
+    #[arg(long)]
+    nodes: bool,
+
+    /// Push so many jobs in a second, whether the broker keeps up or not (modes cycle, latency)
+    #[arg(long, value_name = "R", value_parser = clap::value_parser!(u32).range(1..))]
+    rate: Option<u32>,
+
+    /// Jobs that are pushed before the clock starts, so that consumers stay behind (modes cycle,
+    /// push, pipelined). What is left of them at the end stays in the queue
     #[arg(long, default_value_t = 0, value_name = "N")]
     backlog: u64,
 
-    /// The queue to use; it should be empty
-    #[arg(long, default_value = "bench")]
-    queue: String,
+    #[command(flatten)]
+    load: Load,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -62,9 +78,11 @@ enum Mode {
     Cycle,
     /// Push only
     Push,
+    /// Push, deliver and ack: one job in a frame
+    Pipelined,
     /// Push, pull, ack: one call after the other
     Single,
-    /// From push to delivery, one job at a time
+    /// From push to delivery, one job in a request
     Latency,
 }
 
@@ -73,6 +91,7 @@ impl Mode {
         match self {
             Self::Cycle => "cycle",
             Self::Push => "push",
+            Self::Pipelined => "pipelined",
             Self::Single => "single",
             Self::Latency => "latency",
         }
@@ -80,115 +99,92 @@ impl Mode {
 }
 
 impl Bench {
-    pub(crate) async fn run(self, shared: &Shared) -> Result<ExitCode, Failure> {
-        let dial = Dial::new(shared);
-        self.fill(&dial.connect("bench-backlog").await?).await?;
-        let outcome = match self.mode {
-            Mode::Cycle | Mode::Push => cycle::run(&self, &dial).await?,
-            Mode::Single => single::round_trips(&self, &dial).await?,
-            Mode::Latency => single::latency(&self, &dial).await?,
-        };
-        self.report(&outcome)?;
+    pub(crate) async fn run(mut self, shared: &Shared) -> Result<ExitCode, Failure> {
+        self.check()?;
+        if !matches!(self.mode, Mode::Cycle | Mode::Push) {
+            self.batch = 1;
+        }
+        let mut dial = Dial::new(shared);
+        if self.nodes {
+            dial = dial.spread().await?;
+        }
+        if self.backlog > 0 {
+            self.load.fill(self.backlog, &dial).await?;
+        }
+        let outcome = self.measure(&dial).await?;
+        self.report(&outcome, dial.urls.len())?;
         Ok(if outcome.is_whole { ExitCode::SUCCESS } else { ExitCode::FAILURE })
     }
 
-    /// Pushes the backlog.
-    async fn fill(&self, client: &Client) -> Result<(), Failure> {
-        let mut left = self.backlog;
-        while left > 0 {
-            let count = left.min(u64::from(self.batch));
-            push(client, self.jobs(count)).await?;
-            left -= count;
+    async fn measure(&self, dial: &Dial) -> Result<Outcome, Failure> {
+        match self.mode {
+            Mode::Cycle | Mode::Push | Mode::Pipelined => cycle::run(self, dial).await,
+            Mode::Latency if self.rate.is_some() => cycle::run(self, dial).await,
+            Mode::Latency => single::latency(self, dial).await,
+            Mode::Single => single::round_trips(self, dial).await,
+        }
+    }
+
+    /// Refuses options that this mode would not heed.
+    fn check(&self) -> Result<(), Failure> {
+        use Mode::{Cycle, Latency, Pipelined, Push};
+        let Load { queues, priorities, delayed, failing, .. } = self.load;
+        let options: [(&str, bool, &[Mode]); 6] = [
+            ("--queues", queues > 1, &[Cycle, Push]),
+            ("--priorities", priorities > 1, &[Cycle, Push]),
+            ("--delayed", delayed > 0, &[Cycle]),
+            ("--failing", failing > 0, &[Cycle]),
+            ("--backlog", self.backlog > 0, &[Cycle, Push, Pipelined]),
+            ("--rate", self.rate.is_some(), &[Cycle, Latency]),
+        ];
+        for (option, is_used, modes) in options {
+            if is_used && !modes.contains(&self.mode) {
+                let mode = self.mode.name();
+                return Err(Failure::usage(format!("{option} means nothing in mode {mode}")));
+            }
         }
         Ok(())
     }
 
-    fn jobs(&self, count: u64) -> Vec<NewJob> {
-        let payload = Bytes::from(vec![b'x'; self.payload_bytes as usize]);
-        let job = || NewJob::new(self.queue.as_str(), payload.clone()).content_type("text/plain");
-        (0..count).map(|_| job()).collect()
-    }
-
-    fn report(&self, outcome: &Outcome) -> Result<(), Failure> {
-        let seconds = outcome.elapsed.as_secs_f64();
-        let rate = outcome.jobs as f64 / seconds;
-        let ms = |quantile| outcome.times.value_at_quantile(quantile) as f64 / 1000.0;
+    fn report(&self, outcome: &Outcome, nodes: usize) -> Result<(), Failure> {
+        let Outcome { meter, period, .. } = outcome;
+        let seconds = period.elapsed.as_secs_f64();
         let mut line = format!(
-            "BENCH_RESULT mode={} jobs_per_sec={rate:.0} p50_ms={:.3} p99_ms={:.3} jobs={} \
-             seconds={seconds:.2} batch={} connections={} payload_bytes={}",
+            "BENCH_RESULT mode={} jobs_per_sec={:.0} p50_ms={:.3} p99_ms={:.3} jobs={} \
+             seconds={seconds:.2} batch={} connections={} payload_bytes={} generator_cpu={:.2} \
+             nodes={nodes}",
             self.mode.name(),
-            ms(0.5),
-            ms(0.99),
-            outcome.jobs,
+            period.jobs as f64 / seconds,
+            meter.shown().ms(0.5),
+            meter.shown().ms(0.99),
+            period.jobs,
             self.batch,
             self.connections,
-            self.payload_bytes,
+            self.load.payload_bytes,
+            period.cpu,
         );
-        for (name, value) in &outcome.details {
+        let mut add = |name: &str, value: &dyn Display| {
             write!(line, " {name}={value}").expect("a String takes everything");
+        };
+        for (name, value) in &outcome.details {
+            add(name, value);
         }
-        writeln!(std::io::stdout(), "{line}").map_err(Failure::other)
+        for (name, times) in [("push", &meter.pushes), ("delivery", &meter.deliveries)] {
+            if !times.is_empty() {
+                add(&format!("{name}_p50_ms"), &format_args!("{:.3}", times.ms(0.5)));
+                add(&format!("{name}_p99_ms"), &format_args!("{:.3}", times.ms(0.99)));
+            }
+        }
+        Ok(writeln!(std::io::stdout(), "{line}")?)
     }
 }
 
 /// What a run measured.
 struct Outcome {
-    jobs: u64,
-    elapsed: Duration,
-    /// Microseconds.
-    times: Histogram<u64>,
+    meter: Arc<Meter>,
+    period: Period,
+    /// What else to say of it.
     details: Vec<(&'static str, u64)>,
     /// False: jobs are missing, or there are too many.
     is_whole: bool,
-}
-
-/// Makes connections.
-struct Dial {
-    url: String,
-    token: Option<String>,
-}
-
-impl Dial {
-    fn new(shared: &Shared) -> Self {
-        Self { url: shared.url(), token: shared.token() }
-    }
-
-    async fn connect(&self, worker: &str) -> Result<Client, Failure> {
-        let mut builder = Client::builder().url(&self.url).worker(worker).program("batonq bench");
-        if let Some(token) = &self.token {
-            builder = builder.token(token);
-        }
-        Ok(builder.connect().await?)
-    }
-}
-
-/// Times in microseconds, with three digits, up to an hour.
-fn histogram() -> Histogram<u64> {
-    Histogram::new_with_bounds(1, 3_600_000_000, 3).expect("the bounds are in order")
-}
-
-fn micros(since: Instant) -> u64 {
-    u64::try_from(since.elapsed().as_micros()).unwrap_or(u64::MAX)
-}
-
-/// Pushes jobs, all of which must be accepted.
-async fn push(client: &Client, jobs: Vec<NewJob>) -> Result<(), Failure> {
-    for pushed in client.push_batch(jobs).await? {
-        pushed?;
-    }
-    Ok(())
-}
-
-/// Counts over all tasks.
-#[derive(Debug, Clone, Default)]
-struct Counter(Arc<AtomicU64>);
-
-impl Counter {
-    fn add(&self, count: usize) {
-        self.0.fetch_add(count as u64, Ordering::Relaxed);
-    }
-
-    fn get(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
-    }
 }

@@ -1,152 +1,283 @@
 //! Producers and consumers at once.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use batonq_client::{Ack, Client};
-use hdrhistogram::Histogram;
+use batonq_client::{Ack, Client, Failure as Failed, Job, Lease, Subscription};
+use futures_util::future::try_join_all;
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use super::{Bench, Counter, Dial, Mode, Outcome, histogram, micros, push};
+use super::crew::Crew;
+use super::load::{Maker, push};
+use super::meter::{Meter, Period, micros};
+use super::{Bench, Dial, Mode, Outcome};
 use crate::exit::Failure;
 
 /// Requests of one producer that are on their way at once: while one is being stored, the next
 /// is there already.
-const PUSHES_AT_ONCE: usize = 2;
+const PUSHES_AT_ONCE: u32 = 2;
 
-/// With nothing coming for so long after the last push, the queue is empty.
-const DRAINED_AFTER: Duration = Duration::from_secs(2);
+/// The same at a given rate, where they pile up if the broker does not keep up.
+const OFFERED_MAX: usize = 1000;
+
+/// Jobs that a consumer may hold at least at a given rate.
+const OFFERED_CREDIT: u32 = 1000;
+
+/// Leases that one call settles, at most.
+const SETTLE_MAX: usize = 1000;
+
+/// After which a job that failed may be tried again.
+const RETRY_IN: Duration = Duration::from_millis(100);
+
+/// With nothing acked for so long after the last push, nothing more will come. Longer than a job
+/// may be delayed.
+const DRAINED_AFTER: Duration = Duration::from_secs(3);
+
+/// Between two looks whether all jobs have been acked.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 pub(super) async fn run(bench: &Bench, dial: &Dial) -> Result<Outcome, Failure> {
-    let (pushed, acked) = (Counter::default(), Counter::default());
-    let (pushing, consuming) = (CancellationToken::new(), CancellationToken::new());
-    let mut producers = JoinSet::new();
-    let mut consumers = JoinSet::new();
-    if bench.mode == Mode::Cycle {
+    let admin = dial.connect("bench").await?;
+    let meter = Arc::new(Meter::new(bench.mode, bench.load.left(&admin).await?));
+    let (mut producers, mut consumers) = (Crew::default(), Crew::default());
+    if bench.mode != Mode::Push {
         for number in 0..bench.connections {
             let client = dial.connect(&format!("bench-consumer-{number}")).await?;
-            let (bench, stop) = (bench.clone(), consuming.clone());
-            consumers.spawn(consume(bench, client, acked.clone(), stop));
+            let consumer = Consumer::new(bench, client, &meter);
+            consumers.spawn(consumer.run(consumers.stop.clone()));
         }
     }
-    let before = left(&dial.connect("bench").await?, bench).await?;
-    let started = Instant::now();
     for number in 0..bench.connections {
         let client = dial.connect(&format!("bench-producer-{number}")).await?;
-        for _ in 0..PUSHES_AT_ONCE {
-            let (bench, stop) = (bench.clone(), pushing.clone());
-            producers.spawn(produce(bench, client.clone(), pushed.clone(), stop));
+        match bench.rate {
+            Some(_) => {
+                let producer = Producer::new(bench, client, &meter);
+                let phase = f64::from(number) / f64::from(bench.connections);
+                producers.spawn(producer.offer(phase, producers.stop.clone()));
+            }
+            None => {
+                for _ in 0..pushes_at_once(bench) {
+                    let producer = Producer::new(bench, client.clone(), &meter);
+                    producers.spawn(producer.run(producers.stop.clone()));
+                }
+            }
         }
     }
-    tokio::time::sleep(Duration::from_secs(bench.seconds)).await;
-    let in_time = if bench.mode == Mode::Cycle { acked.get() } else { pushed.get() };
-    let elapsed = started.elapsed();
-    pushing.cancel();
-    let mut times = histogram();
-    while let Some(done) = producers.join_next().await {
-        let part = done.map_err(Failure::other)??;
-        if bench.mode == Mode::Push {
-            times.add(part).map_err(Failure::other)?;
+    let period = tokio::select! {
+        period = meter.watch(&bench.watch) => period?,
+        failure = producers.failure() => return Err(failure),
+        failure = consumers.failure() => return Err(failure),
+    };
+    let behind_min = meter.behind_min();
+    producers.stop().await?;
+    // A backlog is there so that consumers stay behind; to wait for its end would take long.
+    if bench.backlog == 0 && bench.mode != Mode::Push {
+        drain(&meter).await;
+    }
+    consumers.stop().await?;
+    let left = bench.load.left(&admin).await?;
+    let mut outcome = account(meter, period, left);
+    outcome.details.push(("backlog", bench.backlog));
+    outcome.details.push(("behind_min", behind_min));
+    outcome.details.push(("failed", outcome.meter.failed.get()));
+    Ok(outcome)
+}
+
+/// Whether each job has been acked or is left.
+pub(super) fn account(meter: Arc<Meter>, period: Period, left: u64) -> Outcome {
+    let (pushed, acked) = (meter.pushed.get(), meter.acked.get());
+    let details = vec![("pushed", pushed), ("acked", acked), ("left", left)];
+    let is_whole = meter.before + pushed == acked + left;
+    Outcome { meter, period, details, is_whole }
+}
+
+fn pushes_at_once(bench: &Bench) -> u32 {
+    match bench.mode {
+        Mode::Pipelined => bench.in_flight.div_ceil(bench.connections),
+        _ => PUSHES_AT_ONCE,
+    }
+}
+
+/// Waits until all has been acked, or nothing more comes.
+pub(super) async fn drain(meter: &Meter) {
+    let (mut last, mut since) = (meter.acked.get(), Instant::now());
+    while last < meter.before + meter.pushed.get() && since.elapsed() < DRAINED_AFTER {
+        tokio::time::sleep(LOOK_EVERY).await;
+        let now = meter.acked.get();
+        if now != last {
+            (last, since) = (now, Instant::now());
         }
     }
-    if bench.mode == Mode::Cycle {
-        drain(&acked).await;
-    }
-    consuming.cancel();
-    while let Some(done) = consumers.join_next().await {
-        times.add(done.map_err(Failure::other)??).map_err(Failure::other)?;
-    }
-    let after = left(&dial.connect("bench").await?, bench).await?;
-    let (pushed, acked) = (pushed.get(), acked.get());
-    Ok(Outcome {
-        jobs: in_time,
-        elapsed,
-        times,
-        details: vec![
-            ("backlog", bench.backlog),
-            ("pushed", pushed),
-            ("acked", acked),
-            ("left", after),
-        ],
-        is_whole: before + pushed == acked + after,
-    })
 }
 
-/// What is in the queue and has not been acked.
-async fn left(client: &Client, bench: &Bench) -> Result<u64, Failure> {
-    let queues = client.queues().await?;
-    let queue = queues.into_iter().find(|queue| queue.name == bench.queue);
-    Ok(queue.map_or(0, |queue| queue.ready + queue.leased + queue.scheduled))
+struct Producer {
+    maker: Maker,
+    batch: u64,
+    /// Requests in a second, of this producer.
+    rate: f64,
+    client: Client,
+    meter: Arc<Meter>,
 }
 
-async fn produce(
+impl Producer {
+    fn new(bench: &Bench, client: Client, meter: &Arc<Meter>) -> Self {
+        let producers = f64::from(bench.connections) * f64::from(bench.batch);
+        Self {
+            maker: bench.load.maker(),
+            batch: u64::from(bench.batch),
+            rate: f64::from(bench.rate.unwrap_or(0)) / producers,
+            client,
+            meter: Arc::clone(meter),
+        }
+    }
+
+    /// As fast as the broker stores them.
+    async fn run(mut self, stop: CancellationToken) -> Result<(), Failure> {
+        while !stop.is_cancelled() {
+            self.push().await?;
+        }
+        Ok(())
+    }
+
+    /// At its rate, however long the broker takes. It begins at this part of its period, so that
+    /// producers take turns.
+    async fn offer(mut self, phase: f64, stop: CancellationToken) -> Result<(), Failure> {
+        let period = Duration::from_secs_f64(1.0 / self.rate);
+        let mut due = Instant::now() + period.mul_f64(phase);
+        let mut pushes = JoinSet::new();
+        loop {
+            tokio::select! {
+                () = sleep_until(due), if pushes.len() < OFFERED_MAX => {
+                    pushes.spawn(self.push());
+                    due += period;
+                }
+                Some(done) = pushes.join_next() => done.map_err(Failure::other)??,
+                () = stop.cancelled() => break,
+            }
+        }
+        while let Some(done) = pushes.join_next().await {
+            done.map_err(Failure::other)??;
+        }
+        Ok(())
+    }
+
+    /// Pushes the next jobs.
+    fn push(&mut self) -> impl Future<Output = Result<(), Failure>> + Send + 'static {
+        let (client, meter) = (self.client.clone(), Arc::clone(&self.meter));
+        let jobs = self.maker.jobs(self.batch, Some(meter.now()));
+        async move {
+            let (count, started) = (jobs.len(), Instant::now());
+            push(&client, jobs).await?;
+            meter.pushes.record(micros(started), 1);
+            meter.stored(count);
+            Ok(())
+        }
+    }
+}
+
+/// Takes jobs as they come and settles what came together, while more is coming.
+struct Consumer {
     bench: Bench,
     client: Client,
-    pushed: Counter,
-    stop: CancellationToken,
-) -> Result<Histogram<u64>, Failure> {
-    let mut times = histogram();
-    let jobs = bench.jobs(u64::from(bench.batch));
-    while !stop.is_cancelled() {
+    meter: Arc<Meter>,
+}
+
+impl Consumer {
+    fn new(bench: &Bench, client: Client, meter: &Arc<Meter>) -> Self {
+        Self { bench: bench.clone(), client, meter: Arc::clone(meter) }
+    }
+
+    async fn run(self, stop: CancellationToken) -> Result<(), Failure> {
+        let (feed, mut arrivals) = mpsc::unbounded_channel();
+        let mut feeds = JoinSet::new();
+        for name in self.bench.load.names() {
+            let subscription = self.client.subscribe(&name, self.credit()).await?;
+            feeds.spawn(forward(subscription, feed.clone(), stop.clone()));
+        }
+        drop(feed);
+        let consumer = Arc::new(self);
+        let mut settling = JoinSet::new();
+        loop {
+            tokio::select! {
+                arrived = arrivals.recv() => {
+                    // All have come that will come.
+                    let Some(mut jobs) = arrived else { break };
+                    while jobs.len() < SETTLE_MAX && let Ok(more) = arrivals.try_recv() {
+                        jobs.extend(more);
+                    }
+                    consumer.meter.arrived(&jobs);
+                    settling.spawn(Arc::clone(&consumer).settle(jobs));
+                }
+                Some(done) = settling.join_next() => done.map_err(Failure::other)??,
+                Some(done) = feeds.join_next() => done.map_err(Failure::other)??,
+            }
+        }
+        while let Some(done) = settling.join_next().await {
+            done.map_err(Failure::other)??;
+        }
+        while let Some(done) = feeds.join_next().await {
+            done.map_err(Failure::other)??;
+        }
+        Ok(())
+    }
+
+    /// Jobs that a subscription holds at once: four batches over all queues, but a batch at least.
+    fn credit(&self) -> u32 {
+        let Bench { mode, batch, in_flight, connections, rate, ref load, .. } = self.bench;
+        match (mode, rate) {
+            (Mode::Pipelined, _) => in_flight.div_ceil(connections),
+            (_, Some(_)) => (batch * 4).max(OFFERED_CREDIT),
+            (_, None) => (batch * 4 / load.queues).max(batch),
+        }
+    }
+
+    async fn settle(self: Arc<Self>, jobs: Vec<Job>) -> Result<(), Failure> {
+        let fails = |job: &Job| job.attempt == 1 && self.bench.load.fails();
+        let (failed, done): (Vec<Job>, Vec<Job>) = jobs.into_iter().partition(fails);
+        let in_a_frame = if self.bench.mode == Mode::Pipelined { 1 } else { SETTLE_MAX };
+        try_join_all(done.chunks(in_a_frame).map(|jobs| self.ack(jobs))).await?;
+        for jobs in failed.chunks(SETTLE_MAX) {
+            let failure = || Failed::new("BENCH", "fails once").retry_in(RETRY_IN);
+            let failures = jobs.iter().map(|job| (Lease::from(job), failure()));
+            for answer in self.client.fail_batch(failures).await? {
+                answer?;
+            }
+            self.meter.failed.add(jobs.len());
+        }
+        Ok(())
+    }
+
+    async fn ack(&self, jobs: &[Job]) -> Result<(), Failure> {
         let started = Instant::now();
-        push(&client, jobs.clone()).await?;
-        times.saturating_record(micros(started));
-        pushed.add(jobs.len());
+        for answer in self.client.ack_batch(jobs.iter().map(Ack::from)).await? {
+            answer?;
+        }
+        self.meter.settled(jobs.len(), micros(started));
+        Ok(())
     }
-    Ok(times)
 }
 
-/// Takes jobs as they come and acks what came together, while more is coming.
-async fn consume(
-    bench: Bench,
-    client: Client,
-    acked: Counter,
+/// Hands over what a subscription brings, until told to stop.
+async fn forward(
+    mut subscription: Subscription,
+    feed: mpsc::UnboundedSender<Vec<Job>>,
     stop: CancellationToken,
-) -> Result<Histogram<u64>, Failure> {
-    let mut times = histogram();
-    let mut subscription = client.subscribe(&bench.queue, bench.batch * 4).await?;
-    let mut acks = JoinSet::new();
+) -> Result<(), Failure> {
     loop {
         let jobs = tokio::select! {
             jobs = subscription.next_batch() => jobs,
-            Some(done) = acks.join_next() => {
-                times.saturating_record(done.map_err(Failure::other)??);
-                continue;
-            }
             () = stop.cancelled() => break,
         };
         if jobs.is_empty() {
             let refused = subscription.refused().cloned();
             return Err(refused.map_or_else(|| Failure::other("no more jobs"), Failure::from));
         }
-        let (client, acked) = (client.clone(), acked.clone());
-        acks.spawn(async move {
-            let started = Instant::now();
-            let count = jobs.len();
-            for answer in client.ack_batch(jobs.iter().map(Ack::from)).await? {
-                answer?;
-            }
-            acked.add(count);
-            Ok::<_, Failure>(micros(started))
-        });
-    }
-    while let Some(done) = acks.join_next().await {
-        times.saturating_record(done.map_err(Failure::other)??);
-    }
-    subscription.close().await?;
-    Ok(times)
-}
-
-/// Waits until no more acks come.
-async fn drain(acked: &Counter) {
-    let mut last = acked.get();
-    loop {
-        tokio::time::sleep(DRAINED_AFTER).await;
-        let now = acked.get();
-        if now == last {
-            return;
+        if feed.send(jobs).is_err() {
+            break;
         }
-        last = now;
     }
+    Ok(subscription.close().await?)
 }

@@ -1,0 +1,132 @@
+//! `batonq bench`: what it counts, what it says, what it refuses. Not how fast anything is.
+
+use std::collections::HashMap;
+use std::process::Output;
+
+use batonq_tests::harness::{Cluster, Server};
+
+/// What a run ended with.
+struct Run {
+    code: i32,
+    out: String,
+    err: String,
+}
+
+impl Run {
+    fn of(output: &Output) -> Self {
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
+        let code = output.status.code().unwrap_or(-1);
+        Self { code, out: text(&output.stdout), err: text(&output.stderr) }
+    }
+
+    /// The fields of the one line that a run which went well prints.
+    fn fields(&self) -> HashMap<&str, &str> {
+        assert_eq!(self.code, 0, "{} {}", self.err, self.out);
+        assert_eq!(self.out.lines().count(), 1, "{}", self.out);
+        let line = self.out.strip_prefix("BENCH_RESULT ").expect("the line says what it is");
+        line.split(' ').filter_map(|field| field.split_once('=')).collect()
+    }
+
+    fn number(&self, field: &str) -> f64 {
+        self.fields()[field].parse().expect("a number")
+    }
+}
+
+/// A run of a second.
+fn bench(server: &Server, arguments: &[&str]) -> Run {
+    let all = [&["bench", "--seconds", "1", "--batch", "50"], arguments].concat();
+    Run::of(&server.command(&all).output().expect("it runs"))
+}
+
+#[test]
+fn each_mode_prints_one_line_and_counts_each_job() {
+    let server = Server::start();
+    for mode in ["cycle", "push", "pipelined", "single", "latency"] {
+        let run = bench(&server, &["--mode", mode, "--queue", mode]);
+        let start = format!("BENCH_RESULT mode={mode} jobs_per_sec=");
+        assert!(run.out.starts_with(&start), "{} {}", run.err, run.out);
+        for field in ["p50_ms", "p99_ms", "seconds", "generator_cpu"] {
+            assert!(run.number(field) > 0.0, "{field} in {}", run.out);
+        }
+    }
+}
+
+#[tokio::test]
+async fn jobs_spread_over_queues_and_priorities() {
+    let server = Server::start();
+    let run = bench(&server, &["--mode", "push", "--queues", "2", "--priorities", "3"]);
+    let queues = server.client().await.queues().await.unwrap();
+    let ready: Vec<_> = queues.iter().map(|queue| (queue.name.as_str(), queue.ready)).collect();
+    let half = run.number("left") / 2.0;
+    assert_eq!(ready, [("bench-1", half as u64), ("bench-2", half as u64)]);
+    let cycle = bench(&server, &["--queues", "2", "--priorities", "3"]);
+    let acked = cycle.number("acked");
+    assert_eq!(acked, cycle.number("pushed") + 2.0 * half, "it empties all of them");
+}
+
+#[test]
+fn jobs_that_are_delayed_or_fail_once_are_done_in_the_end() {
+    let server = Server::start();
+    let run = bench(&server, &["--delayed", "10", "--failing", "50"]);
+    assert_eq!((run.number("acked"), run.number("left")), (run.number("pushed"), 0.0));
+    assert!(run.number("failed") > 0.0, "{}", run.out);
+}
+
+#[test]
+fn a_backlog_is_there_before_the_clock_starts_and_what_is_left_of_it_stays() {
+    let server = Server::start();
+    let push = bench(&server, &["--mode", "push", "--backlog", "2345"]);
+    assert_eq!(push.number("left"), push.number("pushed") + 2345.0);
+    let cycle = bench(&server, &["--backlog", "1"]);
+    let there = push.number("left") + 1.0;
+    assert_eq!(cycle.number("acked") + cycle.number("left"), cycle.number("pushed") + there);
+}
+
+#[test]
+fn a_rate_is_offered_in_batches_or_singly() {
+    let server = Server::start();
+    for mode in ["cycle", "latency"] {
+        let run = bench(&server, &["--mode", mode, "--rate", "200", "--connections", "2"]);
+        assert_eq!(run.number("acked"), run.number("pushed"));
+        assert!(run.number("delivery_p99_ms") > 0.0, "{}", run.out);
+    }
+}
+
+#[test]
+fn samples_go_to_standard_error_and_into_a_picture() {
+    let server = Server::start();
+    let file = server.dir().join("rate.svg");
+    let plot = ["--seconds", "2", "--sample", "1", "--plot", file.to_str().unwrap()];
+    let run = Run::of(&server.command(&[&["bench"], &plot[..]].concat()).output().unwrap());
+    assert!(run.number("jobs") > 0.0);
+    let lines: Vec<&str> = run.err.lines().collect();
+    assert_eq!(lines.len(), 3, "{}", run.err);
+    assert!(lines[0].contains("JOBS/S") && lines[0].contains("GENERATOR CPU"), "{}", run.err);
+    let picture = std::fs::read_to_string(file).unwrap();
+    assert!(picture.starts_with("<svg ") && picture.ends_with("</svg>\n"), "{picture}");
+    assert!(picture.contains("<polyline "), "{picture}");
+}
+
+#[tokio::test]
+async fn connections_go_to_all_nodes_that_one_of_them_names() {
+    let cluster = Cluster::of(2).await;
+    let run = bench(&cluster.nodes[0], &["--nodes", "--connections", "2"]);
+    assert_eq!((run.number("nodes"), run.number("left")), (2.0, 0.0));
+    let both = format!("{},{}", cluster.nodes[0].url(), cluster.nodes[1].tcp);
+    let run = bench(&cluster.nodes[0], &["--nodes", "--mode", "latency", "--url", &both]);
+    assert_eq!((run.number("nodes"), run.number("missed")), (2.0, 0.0));
+}
+
+#[test]
+fn what_a_mode_would_not_heed_is_refused() {
+    let server = Server::start();
+    for (arguments, named) in [
+        (&["--mode", "single", "--rate", "5"][..], "--rate"),
+        (&["--mode", "push", "--failing", "5"], "--failing"),
+        (&["--mode", "latency", "--queues", "2"], "--queues"),
+    ] {
+        let run = bench(&server, arguments);
+        assert_eq!((run.code, run.out.as_str()), (2, ""), "{arguments:?}: {}", run.err);
+        assert!(run.err.contains(named), "{arguments:?}: {}", run.err);
+    }
+}
