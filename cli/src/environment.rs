@@ -12,6 +12,11 @@ fn variable(name: &str) -> Option<String> {
     (!value.is_empty()).then_some(value)
 }
 
+/// The database of the node, for those who look at it from beside.
+pub(crate) fn database_url() -> Option<String> {
+    variable("DATABASE_URL")
+}
+
 impl Shared {
     /// Where the broker is.
     pub(crate) fn url(&self) -> String {

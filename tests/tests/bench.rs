@@ -1,9 +1,9 @@
 //! `batonq bench`: what it counts, what it says, what it refuses. Not how fast anything is.
 
 use std::collections::HashMap;
-use std::process::Output;
+use std::process::{Output, Stdio};
 
-use batonq_tests::harness::{Cluster, Server};
+use batonq_tests::harness::{Cluster, Postgres, Server, eventually};
 
 /// What a run ended with.
 struct Run {
@@ -124,9 +124,38 @@ fn what_a_mode_would_not_heed_is_refused() {
         (&["--mode", "single", "--rate", "5"][..], "--rate"),
         (&["--mode", "push", "--failing", "5"], "--failing"),
         (&["--mode", "latency", "--queues", "2"], "--queues"),
+        (&["--hold-snapshot"], "DATABASE_URL"),
+        (&["--hold-snapshot", "--database-url", "postgres://h/d?sslmode=require"], "TLS"),
     ] {
         let run = bench(&server, arguments);
         assert_eq!((run.code, run.out.as_str()), (2, ""), "{arguments:?}: {}", run.err);
         assert!(run.err.contains(named), "{arguments:?}: {}", run.err);
+    }
+}
+
+/// Sessions of the program that hold a snapshot.
+const HOLDERS: &str = "SELECT count(*) FROM pg_stat_activity
+    WHERE application_name = 'batonq bench' AND backend_xmin IS NOT NULL";
+
+const CUT: &str = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+    WHERE application_name = 'batonq bench'";
+
+#[tokio::test]
+async fn a_snapshot_is_held_for_the_whole_run_or_the_run_has_failed() {
+    let (server, postgres) = (Server::start(), Postgres::start());
+    let dsn = postgres.dsn();
+    for is_cut in [false, true] {
+        let arguments = ["bench", "--seconds", "3", "--hold-snapshot", "--database-url", &dsn];
+        let mut command = server.command(&arguments);
+        let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let held = async || (postgres.value(HOLDERS).await == "1").then_some(());
+        eventually("a snapshot is held", held).await;
+        if is_cut {
+            postgres.execute(CUT).await;
+        }
+        let run = Run::of(&child.wait_with_output().unwrap());
+        assert_eq!(run.code, i32::from(is_cut), "{}", run.err);
+        assert_eq!(run.out.is_empty(), is_cut, "{}", run.out);
+        assert_eq!(run.err.contains("the snapshot is not held"), is_cut, "{}", run.err);
     }
 }

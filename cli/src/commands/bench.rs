@@ -18,6 +18,7 @@ mod load;
 mod meter;
 mod plot;
 mod single;
+mod snapshot;
 
 use std::fmt::Display;
 use std::fmt::Write as _;
@@ -28,8 +29,9 @@ use std::sync::Arc;
 use self::dial::Dial;
 use self::load::Load;
 use self::meter::{Meter, Period, Watch};
-use crate::Shared;
+use self::snapshot::Snapshot;
 use crate::exit::Failure;
+use crate::{Shared, environment};
 
 /// Arguments of `bench`.
 #[derive(Debug, Clone, clap::Args)]
@@ -67,6 +69,14 @@ pub(crate) struct Bench {
     /// push, pipelined). What is left of them at the end stays in the queue
     #[arg(long, default_value_t = 0, value_name = "N")]
     backlog: u64,
+
+    /// Keep a snapshot of the database open meanwhile, so that dead rows stay
+    #[arg(long)]
+    hold_snapshot: bool,
+
+    /// The database of the snapshot, without TLS [env: DATABASE_URL]
+    #[arg(long, value_name = "DSN")]
+    database_url: Option<String>,
 
     #[command(flatten)]
     load: Load,
@@ -111,7 +121,14 @@ impl Bench {
         if self.backlog > 0 {
             self.load.fill(self.backlog, &dial).await?;
         }
+        let snapshot = match self.hold_snapshot {
+            true => Some(Snapshot::take(&self.dsn()?).await?),
+            false => None,
+        };
         let outcome = self.measure(&dial).await?;
+        if let Some(snapshot) = snapshot {
+            snapshot.release().await?;
+        }
         self.report(&outcome, dial.urls.len())?;
         Ok(if outcome.is_whole { ExitCode::SUCCESS } else { ExitCode::FAILURE })
     }
@@ -123,6 +140,12 @@ impl Bench {
             Mode::Latency => single::latency(self, dial).await,
             Mode::Single => single::round_trips(self, dial).await,
         }
+    }
+
+    /// Where the snapshot is to be held.
+    fn dsn(&self) -> Result<String, Failure> {
+        let dsn = self.database_url.clone().or_else(environment::database_url);
+        dsn.ok_or_else(|| Failure::usage("--hold-snapshot needs --database-url or DATABASE_URL"))
     }
 
     /// Refuses options that this mode would not heed.
