@@ -41,8 +41,10 @@ fn bench(server: &Server, arguments: &[&str]) -> Run {
 #[test]
 fn each_mode_prints_one_line_and_counts_each_job() {
     let server = Server::start();
-    for mode in ["cycle", "push", "pipelined", "single", "latency"] {
-        let run = bench(&server, &["--mode", mode, "--queue", mode]);
+    let http = format!("http://{}", server.http().address);
+    for mode in ["cycle", "push", "pipelined", "single", "latency", "http"] {
+        let url = if mode == "http" { http.clone() } else { server.url() };
+        let run = bench(&server, &["--mode", mode, "--queue", mode, "--url", &url]);
         let start = format!("BENCH_RESULT mode={mode} jobs_per_sec=");
         assert!(run.out.starts_with(&start), "{} {}", run.err, run.out);
         for field in ["p50_ms", "p99_ms", "seconds", "generator_cpu"] {
@@ -124,6 +126,8 @@ fn what_a_mode_would_not_heed_is_refused() {
         (&["--mode", "single", "--rate", "5"][..], "--rate"),
         (&["--mode", "push", "--failing", "5"], "--failing"),
         (&["--mode", "latency", "--queues", "2"], "--queues"),
+        (&["--mode", "http", "--backlog", "2"], "--backlog"),
+        (&["--mode", "http"], "http://HOST:PORT"),
         (&["--hold-snapshot"], "DATABASE_URL"),
         (&["--hold-snapshot", "--database-url", "postgres://h/d?sslmode=require"], "TLS"),
     ] {

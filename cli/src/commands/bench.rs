@@ -7,6 +7,7 @@
 //! * `single`: each connection pushes a job, pulls it and acks it, one call after the other.
 //! * `latency`: one job at a time, from its push to its delivery to a waiting subscriber; or so
 //!   many in a second.
+//! * `http`: as `cycle`, by batch push, batch pull and batch ack over HTTP.
 //!
 //! A run is made of crews (`crew`) of tasks that push and take jobs (`load`) over connections
 //! (`dial`) while a meter (`meter`) counts them.
@@ -14,6 +15,7 @@
 mod crew;
 mod cycle;
 mod dial;
+mod http;
 mod load;
 mod meter;
 mod plot;
@@ -94,6 +96,8 @@ enum Mode {
     Single,
     /// From push to delivery, one job in a request
     Latency,
+    /// Push, pull and ack over HTTP; --url is http://HOST:PORT
+    Http,
 }
 
 impl Mode {
@@ -104,6 +108,7 @@ impl Mode {
             Self::Pipelined => "pipelined",
             Self::Single => "single",
             Self::Latency => "latency",
+            Self::Http => "http",
         }
     }
 }
@@ -111,10 +116,13 @@ impl Mode {
 impl Bench {
     pub(crate) async fn run(mut self, shared: &Shared) -> Result<ExitCode, Failure> {
         self.check()?;
-        if !matches!(self.mode, Mode::Cycle | Mode::Push) {
+        if !matches!(self.mode, Mode::Cycle | Mode::Push | Mode::Http) {
             self.batch = 1;
         }
-        let mut dial = Dial::new(shared);
+        let mut dial = match self.mode {
+            Mode::Http => Dial::over_http(shared)?,
+            _ => Dial::new(shared),
+        };
         if self.nodes {
             dial = dial.spread().await?;
         }
@@ -139,6 +147,7 @@ impl Bench {
             Mode::Latency if self.rate.is_some() => cycle::run(self, dial).await,
             Mode::Latency => single::latency(self, dial).await,
             Mode::Single => single::round_trips(self, dial).await,
+            Mode::Http => http::run(self, dial).await,
         }
     }
 
@@ -150,15 +159,16 @@ impl Bench {
 
     /// Refuses options that this mode would not heed.
     fn check(&self) -> Result<(), Failure> {
-        use Mode::{Cycle, Latency, Pipelined, Push};
+        use Mode::{Cycle, Latency, Pipelined, Push, Single};
         let Load { queues, priorities, delayed, failing, .. } = self.load;
-        let options: [(&str, bool, &[Mode]); 6] = [
+        let options: [(&str, bool, &[Mode]); 7] = [
             ("--queues", queues > 1, &[Cycle, Push]),
             ("--priorities", priorities > 1, &[Cycle, Push]),
             ("--delayed", delayed > 0, &[Cycle]),
             ("--failing", failing > 0, &[Cycle]),
             ("--backlog", self.backlog > 0, &[Cycle, Push, Pipelined]),
             ("--rate", self.rate.is_some(), &[Cycle, Latency]),
+            ("--nodes", self.nodes, &[Cycle, Push, Pipelined, Single, Latency]),
         ];
         for (option, is_used, modes) in options {
             if is_used && !modes.contains(&self.mode) {

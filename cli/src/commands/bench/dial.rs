@@ -21,6 +21,16 @@ impl Dial {
         Self { urls: vec![shared.url()], token: shared.token(), next: AtomicUsize::new(0) }
     }
 
+    /// To the addresses in turn, of a URL for HTTP.
+    pub(super) fn over_http(shared: &Shared) -> Result<Self, Failure> {
+        let url = shared.url();
+        let Some(list) = url.strip_prefix("http://") else {
+            return Err(Failure::usage(format!("{url}: mode http needs --url http://HOST:PORT")));
+        };
+        let urls = list.trim_end_matches('/').split(',').map(str::to_owned).collect();
+        Ok(Self { urls, ..Self::new(shared) })
+    }
+
     /// To all nodes in turn: those that the user has named or, if it is one, those that it names.
     pub(super) async fn spread(self) -> Result<Self, Failure> {
         let list = self.urls[0].trim_start_matches("tcp://").trim_end_matches('/').to_owned();
