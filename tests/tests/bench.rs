@@ -109,6 +109,15 @@ fn samples_go_to_standard_error_and_into_a_picture() {
     assert!(picture.contains("<polyline "), "{picture}");
 }
 
+#[test]
+fn connections_are_held_and_what_they_cost_the_node_is_said() {
+    let server = Server::start();
+    let pid = server.pid().to_string();
+    let run = bench(&server, &["--mode", "idle", "--connections", "30", "--pid", &pid]);
+    assert_eq!((run.number("opened"), run.number("lived")), (30.0, 30.0));
+    assert!(run.number("node_rss_kib") >= run.number("node_rss_before_kib"), "{}", run.out);
+}
+
 #[tokio::test]
 async fn connections_go_to_all_nodes_that_one_of_them_names() {
     let cluster = Cluster::of(2).await;
@@ -127,6 +136,8 @@ fn what_a_mode_would_not_heed_is_refused() {
         (&["--mode", "push", "--failing", "5"], "--failing"),
         (&["--mode", "latency", "--queues", "2"], "--queues"),
         (&["--mode", "http", "--backlog", "2"], "--backlog"),
+        (&["--mode", "cycle", "--pid", "1"], "--pid"),
+        (&["--connections", "1001"], "--connections"),
         (&["--mode", "http"], "http://HOST:PORT"),
         (&["--hold-snapshot"], "DATABASE_URL"),
         (&["--hold-snapshot", "--database-url", "postgres://h/d?sslmode=require"], "TLS"),

@@ -8,6 +8,7 @@
 //! * `latency`: one job at a time, from its push to its delivery to a waiting subscriber; or so
 //!   many in a second.
 //! * `http`: as `cycle`, by batch push, batch pull and batch ack over HTTP.
+//! * `idle`: connections that only live; the times are those of their handshakes.
 //!
 //! A run is made of crews (`crew`) of tasks that push and take jobs (`load`) over connections
 //! (`dial`) while a meter (`meter`) counts them.
@@ -16,6 +17,7 @@ mod crew;
 mod cycle;
 mod dial;
 mod http;
+mod idle;
 mod load;
 mod meter;
 mod plot;
@@ -35,6 +37,9 @@ use self::snapshot::Snapshot;
 use crate::exit::Failure;
 use crate::{Shared, environment};
 
+/// Connections of each kind in modes that do more than hold them.
+const CONNECTIONS_MAX: u32 = 1000;
+
 /// Arguments of `bench`.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct Bench {
@@ -49,8 +54,8 @@ pub(crate) struct Bench {
     #[arg(long, default_value_t = 500, value_name = "B", value_parser = clap::value_parser!(u32).range(1..=1000))]
     batch: u32,
 
-    /// Connections that push; as many consume.
-    #[arg(long, default_value_t = 4, value_name = "C", value_parser = clap::value_parser!(u32).range(1..=1000))]
+    /// Connections that push; as many consume. In mode idle, up to 20 000
+    #[arg(long, default_value_t = 4, value_name = "C", value_parser = clap::value_parser!(u32).range(1..=20_000))]
     connections: u32,
 
     /// Frames with one job each that are on their way at once, over all connections (mode
@@ -80,6 +85,10 @@ pub(crate) struct Bench {
     #[arg(long, value_name = "DSN")]
     database_url: Option<String>,
 
+    /// The node's process on this machine: say what its memory and CPU are (mode idle)
+    #[arg(long)]
+    pid: Option<u32>,
+
     #[command(flatten)]
     load: Load,
 }
@@ -98,6 +107,8 @@ enum Mode {
     Latency,
     /// Push, pull and ack over HTTP; --url is http://HOST:PORT
     Http,
+    /// Hold connections
+    Idle,
 }
 
 impl Mode {
@@ -109,6 +120,7 @@ impl Mode {
             Self::Single => "single",
             Self::Latency => "latency",
             Self::Http => "http",
+            Self::Idle => "idle",
         }
     }
 }
@@ -148,6 +160,7 @@ impl Bench {
             Mode::Latency => single::latency(self, dial).await,
             Mode::Single => single::round_trips(self, dial).await,
             Mode::Http => http::run(self, dial).await,
+            Mode::Idle => idle::run(self, dial).await,
         }
     }
 
@@ -159,22 +172,27 @@ impl Bench {
 
     /// Refuses options that this mode would not heed.
     fn check(&self) -> Result<(), Failure> {
-        use Mode::{Cycle, Latency, Pipelined, Push, Single};
+        use Mode::{Cycle, Idle, Latency, Pipelined, Push, Single};
         let Load { queues, priorities, delayed, failing, .. } = self.load;
-        let options: [(&str, bool, &[Mode]); 7] = [
+        let options: [(&str, bool, &[Mode]); 8] = [
             ("--queues", queues > 1, &[Cycle, Push]),
             ("--priorities", priorities > 1, &[Cycle, Push]),
             ("--delayed", delayed > 0, &[Cycle]),
             ("--failing", failing > 0, &[Cycle]),
             ("--backlog", self.backlog > 0, &[Cycle, Push, Pipelined]),
             ("--rate", self.rate.is_some(), &[Cycle, Latency]),
-            ("--nodes", self.nodes, &[Cycle, Push, Pipelined, Single, Latency]),
+            ("--nodes", self.nodes, &[Cycle, Push, Pipelined, Single, Latency, Idle]),
+            ("--pid", self.pid.is_some(), &[Idle]),
         ];
         for (option, is_used, modes) in options {
             if is_used && !modes.contains(&self.mode) {
                 let mode = self.mode.name();
                 return Err(Failure::usage(format!("{option} means nothing in mode {mode}")));
             }
+        }
+        if self.connections > CONNECTIONS_MAX && self.mode != Idle {
+            let detail = format!("more than {CONNECTIONS_MAX} --connections are for mode idle");
+            return Err(Failure::usage(detail));
         }
         Ok(())
     }
@@ -220,4 +238,9 @@ struct Outcome {
     details: Vec<(&'static str, u64)>,
     /// False: jobs are missing, or there are too many.
     is_whole: bool,
+}
+
+/// Says something that is not the result.
+fn note(text: &str) -> Result<(), Failure> {
+    Ok(writeln!(std::io::stderr(), "{text}")?)
 }

@@ -140,7 +140,7 @@ impl Meter {
             Mode::Cycle | Mode::Pipelined | Mode::Http => &self.acks,
             Mode::Push => &self.pushes,
             Mode::Latency => &self.deliveries,
-            Mode::Single => &self.turns,
+            Mode::Single | Mode::Idle => &self.turns,
         }
     }
 
