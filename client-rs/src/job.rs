@@ -8,9 +8,9 @@ use batonq_protocol::ErrorCode;
 use batonq_protocol::messages::{self, LeasedJob, State};
 use bytes::Bytes;
 use serde::de::DeserializeOwned;
-use tokio_util::sync::CancellationToken;
 
 use crate::error::Error;
+use crate::fate::Fate;
 
 /// The number of a job: the same on all nodes, never used twice, below 2^53.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -78,8 +78,7 @@ pub struct Job {
     pub tags: Vec<String>,
     /// The jobs that it waited for, by id.
     pub needs: Vec<Need>,
-    pub(crate) lost: CancellationToken,
-    pub(crate) cancelled: CancellationToken,
+    pub(crate) fate: Fate,
 }
 
 /// A job that another one waited for.
@@ -94,12 +93,7 @@ pub struct Need {
 }
 
 impl Job {
-    pub(crate) fn new(
-        leased: LeasedJob,
-        queue: Arc<str>,
-        lost: CancellationToken,
-        cancelled: CancellationToken,
-    ) -> Self {
+    pub(crate) fn new(leased: LeasedJob, queue: Arc<str>, fate: Fate) -> Self {
         let need = |need: messages::Need| Need {
             id: JobId(need.id),
             state: need.state(),
@@ -120,8 +114,7 @@ impl Job {
             timeout: (leased.timeout_ms > 0).then(|| Duration::from_millis(leased.timeout_ms)),
             tags: leased.tags,
             needs: leased.needs.into_iter().map(need).collect(),
-            lost,
-            cancelled,
+            fate,
         }
     }
 
@@ -140,23 +133,23 @@ impl Job {
     /// Only leases that last as long as the client are watched, not those of a pull that asked
     /// for a time of its own.
     pub async fn lost(&self) {
-        self.lost.cancelled().await;
+        self.fate.lost().cancelled().await;
     }
 
     /// Waits until somebody asks for the end of this job, or the lease is lost. Unless the job is
     /// acked, it does not go round again.
     pub async fn cancel_requested(&self) {
-        self.cancelled.cancelled().await;
+        self.fate.cancelled().cancelled().await;
     }
 
     /// Whether somebody has asked for the end of this job.
     pub fn is_cancel_requested(&self) -> bool {
-        self.cancelled.is_cancelled() && !self.is_lost()
+        self.fate.is_cancelled() && !self.is_lost()
     }
 
     /// Whether the lease is lost, as far as the client knows.
     pub fn is_lost(&self) -> bool {
-        self.lost.is_cancelled()
+        self.fate.is_lost()
     }
 }
 

@@ -59,6 +59,7 @@ mod connection;
 mod dial;
 mod error;
 mod failure;
+mod fate;
 mod heartbeat;
 mod inspect;
 mod job;

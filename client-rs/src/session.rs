@@ -11,9 +11,9 @@ use batonq_protocol::{Message, messages};
 use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
-use tokio_util::sync::CancellationToken;
 
 use crate::error::Error;
+use crate::fate::Fate;
 use crate::job::Job;
 use crate::subscription::{Deliver, Feed, Origin};
 
@@ -62,9 +62,7 @@ pub struct NodeInfo {
 
 #[derive(Debug)]
 struct Held {
-    lost: CancellationToken,
-    /// Fires when somebody asks for the job's end, and with `lost`.
-    cancelled: CancellationToken,
+    fate: Fate,
     /// None: it was pulled.
     origin: Option<Origin>,
 }
@@ -140,7 +138,7 @@ impl Session {
         }
         let lost = std::mem::replace(&mut state.leases, kept);
         for held in lost.values() {
-            held.lost.cancel();
+            held.fate.lose();
         }
         for subscription in state.subscriptions.values_mut() {
             subscription.wire = Wire::Absent;
@@ -159,11 +157,9 @@ impl Session {
         let leases = &mut self.state.lock().leases;
         leases.reserve(jobs.len());
         let hold = |job: LeasedJob| {
-            let lost = CancellationToken::new();
-            let cancelled = lost.child_token();
-            let held = Held { lost: lost.clone(), cancelled: cancelled.clone(), origin };
-            leases.insert(job.lease.clone(), held);
-            Job::new(job, Arc::clone(queue), lost, cancelled)
+            let fate = Fate::default();
+            leases.insert(job.lease.clone(), Held { fate: fate.clone(), origin });
+            Job::new(job, Arc::clone(queue), fate)
         };
         jobs.into_iter().map(hold).collect()
     }
@@ -185,7 +181,7 @@ impl Session {
             }
             let Some(held) = state.forget(lease, &self.control) else { continue };
             if !was_held {
-                held.lost.cancel();
+                held.fate.lose();
             }
         }
     }
@@ -195,7 +191,7 @@ impl Session {
         let state = &mut *self.state.lock();
         for lease in leases {
             if let Some(held) = state.forget(lease, &self.control) {
-                held.lost.cancel();
+                held.fate.lose();
             }
         }
     }
@@ -205,7 +201,7 @@ impl Session {
         let state = self.state.lock();
         for lease in leases {
             if let Some(held) = state.leases.get(lease) {
-                held.cancelled.cancel();
+                held.fate.cancel();
             }
         }
     }
@@ -214,7 +210,7 @@ impl Session {
     pub(crate) fn lose_all(&self) -> Vec<Bytes> {
         let leases = std::mem::take(&mut self.state.lock().leases);
         for held in leases.values() {
-            held.lost.cancel();
+            held.fate.lose();
         }
         leases.into_keys().collect()
     }

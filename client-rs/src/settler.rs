@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tokio::time::sleep;
-use tokio_util::sync::CancellationToken;
 
 use crate::client::Client;
 use crate::error::Error;
 use crate::failure::Failure;
+use crate::fate::Fate;
 use crate::job::Lease;
 use crate::pause::Pauses;
 use crate::settle::Ack;
@@ -23,7 +23,7 @@ const PAUSE_MAX: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub(crate) struct Settlement {
     pub(crate) lease: Lease,
-    pub(crate) lost: CancellationToken,
+    pub(crate) fate: Fate,
     pub(crate) result: Result<Output, Failure>,
 }
 
@@ -45,7 +45,7 @@ async fn settle(client: &Client, mut batch: Vec<Settlement>) {
             return;
         }
         sleep(pauses.next(rand::random())).await;
-        batch.retain(|settlement| !settlement.lost.is_cancelled());
+        batch.retain(|settlement| !settlement.fate.is_lost());
     }
     tracing::warn!(count = batch.len(), "jobs not settled");
 }

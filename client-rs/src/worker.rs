@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use crate::client::Client;
 use crate::error::Error;
 use crate::failure::Failure;
+use crate::fate::Fate;
 use crate::job::{Job, Lease};
 use crate::settler::{self, Settlement};
 use crate::subscription::Subscription;
@@ -256,7 +257,7 @@ struct Crew<H> {
 
 struct Running {
     lease: Lease,
-    lost: CancellationToken,
+    fate: Fate,
     aborted: CancellationToken,
 }
 
@@ -292,9 +293,9 @@ where
     }
 
     fn begin(&mut self, job: Job) {
-        let aborted = job.cancelled.child_token();
+        let aborted = job.fate.cancelled().child_token();
         let running =
-            Running { lease: job.lease.clone(), lost: job.lost.clone(), aborted: aborted.clone() };
+            Running { lease: job.lease.clone(), fate: job.fate.clone(), aborted: aborted.clone() };
         let timeout = job.timeout;
         let context = JobContext { job, client: self.client.clone(), aborted: aborted.clone() };
         let handler = Arc::clone(&self.handler);
@@ -314,13 +315,13 @@ where
         // A handler's panic was caught: a task without a result was dropped on purpose, and its
         // job stays in the list of those to give back.
         let Ok((id, result)) = done else { return };
-        let Some(Running { lease, lost, .. }) = self.running.remove(&id) else { return };
-        if lost.is_cancelled() {
+        let Some(Running { lease, fate, .. }) = self.running.remove(&id) else { return };
+        if fate.is_lost() {
             tracing::debug!("the lease was lost before the handler ended");
             return;
         }
         // Without the settler there is no client either.
-        self.settle.send(Settlement { lease, lost, result }).ok();
+        self.settle.send(Settlement { lease, fate, result }).ok();
     }
 
     /// Lets the handlers end until `deadline`, and gives back the jobs of those that do not.

@@ -7,10 +7,10 @@ use batonq_protocol::{ErrorCode, Message};
 use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::codec::Decoder;
-use tokio_util::sync::CancellationToken;
 
 use super::{About, Connection, Lost, Pending};
 use crate::error::Error;
+use crate::fate::Fate;
 use crate::job::{Job, leases};
 use crate::request::Answer;
 use crate::session::{Control, Settlement};
@@ -105,8 +105,7 @@ impl Connection {
             return self.session.hold(pulled.jobs, &queue, None);
         }
         // These leases end by themselves, whatever becomes of the session.
-        let never = CancellationToken::new;
-        let job = |job| Job::new(job, Arc::clone(&queue), never(), never());
+        let job = |job| Job::new(job, Arc::clone(&queue), Fate::default());
         pulled.jobs.into_iter().map(job).collect()
     }
 
