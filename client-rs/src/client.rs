@@ -14,7 +14,7 @@ use crate::config::{Config, Home};
 use crate::connection::Inbox;
 use crate::dial::Dialer;
 use crate::error::Error;
-use crate::request::{Answer, Request};
+use crate::request::{Answer, Request, Waiting};
 use crate::session::{NodeInfo, Session};
 use crate::supervisor::Supervisor;
 
@@ -112,15 +112,28 @@ impl Client {
         self.shared.session.node()
     }
 
-    pub(crate) async fn call(&self, message: Message) -> Result<Answer, Error> {
-        self.ask(message, Duration::ZERO).await
+    pub(crate) fn call(&self, message: Message) -> impl Future<Output = Result<Answer, Error>> {
+        self.ask(message, Duration::ZERO)
     }
 
     /// Asks and waits for the answer. `wait` is how long the node may take its time.
-    pub(crate) async fn ask(&self, message: Message, wait: Duration) -> Result<Answer, Error> {
+    pub(crate) fn ask(
+        &self,
+        message: Message,
+        wait: Duration,
+    ) -> impl Future<Output = Result<Answer, Error>> {
+        let (request, waiting) = Request::new(message, self.shared.session.control.clone());
+        self.send(request, waiting, wait)
+    }
+
+    async fn send(
+        &self,
+        request: Request,
+        waiting: Waiting,
+        wait: Duration,
+    ) -> Result<Answer, Error> {
         let shared = &*self.shared;
         let deadline = Instant::now() + shared.call_timeout + wait.min(WAIT_MAX);
-        let (request, waiting) = Request::new(message, shared.session.control.clone());
         match timeout_at(deadline, shared.requests.send(request)).await {
             Err(_) => return Err(Error::Timeout),
             Ok(Err(_)) => return Err(self.over()),

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use batonq_protocol::messages::{Hello, Welcome};
-use batonq_protocol::{FRAME_BYTES_MAX, FrameCodec, Message, VERSION_MAX, VERSION_MIN};
+use batonq_protocol::{Envelope, FRAME_BYTES_MAX, FrameCodec, Message, VERSION_MAX, VERSION_MIN};
 use bytes::BytesMut;
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
@@ -105,7 +105,7 @@ fn hello(config: &Config, session: u64) -> Hello {
 async fn greet(mut stream: TcpStream, hello: Hello) -> Result<Opened, Error> {
     let mut outbound = Outbound::new();
     outbound.put_preface();
-    outbound.put(1, Message::Hello(hello))?;
+    outbound.put(&Envelope { request_id: 1, message: Some(Message::Hello(hello)) })?;
     while !outbound.is_empty() {
         outbound.write_to(&mut stream).await.map_err(|error| unreachable(&error))?;
     }

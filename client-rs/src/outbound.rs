@@ -1,8 +1,6 @@
 //! Frames on their way to the socket, written as many at once as there are.
 
-use batonq_protocol::{
-    Envelope, ErrorCode, FRAME_BYTES_MAX, FrameCodec, FrameError, Message, PREFACE,
-};
+use batonq_protocol::{Envelope, ErrorCode, FRAME_BYTES_MAX, FrameCodec, FrameError, PREFACE};
 use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncWrite, AsyncWriteExt};
 use tokio_util::codec::Encoder;
@@ -41,22 +39,17 @@ impl Outbound {
         }
     }
 
-    /// Adds a frame. Says where it begins, and hands the message back.
+    /// Adds a frame, and says where it begins.
     ///
     /// # Errors
     ///
     /// [`Error::Refused`] if the node would refuse the frame for its size; nothing is added then.
-    pub(crate) fn put(
-        &mut self,
-        request_id: u64,
-        message: Message,
-    ) -> Result<(Position, Message), Error> {
+    pub(crate) fn put(&mut self, envelope: &Envelope) -> Result<Position, Error> {
         let position = Position(self.encoded);
         let before = self.bytes.len();
-        let envelope = Envelope { request_id, message: Some(message) };
-        self.codec.encode(&envelope, &mut self.bytes).map_err(too_large)?;
+        self.codec.encode(envelope, &mut self.bytes).map_err(too_large)?;
         self.encoded += (self.bytes.len() - before) as u64;
-        Ok((position, envelope.message.expect("it was put in above")))
+        Ok(position)
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -91,6 +84,7 @@ fn too_large(error: FrameError) -> Error {
 
 #[cfg(test)]
 mod tests {
+    use batonq_protocol::Message;
     use batonq_protocol::messages::{Ping, Push};
 
     use super::*;
@@ -98,9 +92,10 @@ mod tests {
     #[tokio::test]
     async fn a_frame_is_begun_with_its_first_byte() {
         let mut outbound = Outbound::new();
-        let (first, _) = outbound.put(1, Message::Ping(Ping {})).unwrap();
+        let ping = Envelope { request_id: 1, message: Some(Message::Ping(Ping {})) };
+        let first = outbound.put(&ping).unwrap();
         let length = outbound.bytes.len();
-        let (second, _) = outbound.put(2, Message::Ping(Ping {})).unwrap();
+        let second = outbound.put(&ping).unwrap();
         assert!(!outbound.was_begun(first));
 
         outbound.bytes.advance(1);
@@ -114,7 +109,8 @@ mod tests {
         let mut outbound = Outbound::new();
         outbound.set_frame_bytes_max(20);
         let job = batonq_protocol::messages::NewJob { queue: "q".repeat(20), ..<_>::default() };
-        let refused = outbound.put(1, Message::Push(Push { jobs: vec![job] }));
+        let push = Some(Message::Push(Push { jobs: vec![job] }));
+        let refused = outbound.put(&Envelope { request_id: 1, message: push });
         assert_eq!(refused.unwrap_err().code(), Some(ErrorCode::PayloadTooLarge));
         assert!(outbound.is_empty());
     }

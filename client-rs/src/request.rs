@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use batonq_protocol::Message;
+use batonq_protocol::{Envelope, Message};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, timeout_at};
 
@@ -15,7 +15,8 @@ use crate::subscription::Feed;
 /// What to ask, and where the answer goes.
 #[derive(Debug)]
 pub(crate) struct Request {
-    pub(crate) message: Message,
+    /// Its id is given to it when it is sent.
+    pub(crate) envelope: Box<Envelope>,
     pub(crate) reply: Reply,
 }
 
@@ -27,6 +28,7 @@ pub(crate) enum Answer {
 }
 
 impl Request {
+    /// Messages are large: the box is what travels.
     pub(crate) fn new(
         message: Message,
         control: mpsc::UnboundedSender<Control>,
@@ -34,8 +36,9 @@ impl Request {
         let (sender, receiver) = oneshot::channel();
         let ticket = Ticket::default();
         let changes = changes(&message);
+        let envelope = Box::new(Envelope { request_id: 0, message: Some(message) });
         let reply = Reply { sender, ticket: ticket.clone(), changes };
-        (Self { message, reply }, Waiting { receiver, ticket, changes, control })
+        (Self { envelope, reply }, Waiting { receiver, ticket, changes, control })
     }
 }
 

@@ -29,9 +29,8 @@ impl Connection {
         let Some(message) = message else { return Ok(()) };
         match message {
             Message::Ping(_) => {
-                self.outbound
-                    .put(request_id, Message::Pong(Pong {}))
-                    .map_err(|error| Lost(error.to_string()))?;
+                let pong = Envelope { request_id, message: Some(Message::Pong(Pong {})) };
+                self.outbound.put(&pong).map_err(|error| Lost(error.to_string()))?;
             }
             Message::Delivery(delivery) => self.deliver(delivery),
             Message::LeasesLost(lost) => self.session.lose(&lost.leases),

@@ -1,7 +1,7 @@
 //! What a connection asks: for its clients, and on its own.
 
-use batonq_protocol::Message;
 use batonq_protocol::messages::{Release, Unsubscribe};
+use batonq_protocol::{Envelope, Message};
 use bytes::Bytes;
 use tokio::sync::oneshot;
 
@@ -13,35 +13,38 @@ use crate::session::{Control, Renewal, Settlement};
 const RELEASE_MAX: usize = 500;
 
 impl Connection {
-    pub(super) fn ask(&mut self, Request { message, reply }: Request) {
+    pub(super) fn ask(&mut self, Request { mut envelope, reply }: Request) {
         if !reply.claim() {
             return;
         }
         let id = self.session.next_request_id();
-        match self.outbound.put(id, message) {
-            Ok((begins, message)) => {
-                let about = self.about(id, message);
+        envelope.request_id = id;
+        match self.outbound.put(&envelope) {
+            Ok(begins) => {
+                let about = self.about(&mut envelope);
                 self.pending.insert(id, Pending { about, begins, reply: Some(reply) });
             }
             Err(error) => drop(reply.send(Err(error))),
         }
     }
 
-    fn about(&mut self, id: u64, message: Message) -> About {
+    /// What must be known of a request that was sent, taken out of it.
+    fn about(&mut self, Envelope { request_id: id, message }: &mut Envelope) -> About {
         match message {
-            Message::Subscribe(subscribe) => {
-                let feed = self.session.subscribe(subscribe, id);
-                self.subscriptions.insert(id, feed.key());
+            Some(Message::Subscribe(subscribe)) => {
+                let feed = self.session.subscribe(std::mem::take(subscribe), *id);
+                self.subscriptions.insert(*id, feed.key());
                 About::Subscribe(feed)
             }
-            other => About::of(other),
+            Some(other) => About::of(other),
+            None => About::Anything,
         }
     }
 
     /// Sends what the connection asks on its own.
     pub(super) fn tell(&mut self, id: u64, message: Message, about: About) {
-        match self.outbound.put(id, message) {
-            Ok((begins, _)) => {
+        match self.outbound.put(&Envelope { request_id: id, message: Some(message) }) {
+            Ok(begins) => {
                 self.pending.insert(id, Pending { about, begins, reply: None });
             }
             Err(error) => tracing::warn!(%error, "not sent"),
@@ -92,24 +95,27 @@ impl Connection {
 }
 
 impl About {
-    fn of(message: Message) -> Self {
+    fn of(message: &mut Message) -> Self {
+        use std::mem::take;
         match message {
-            Message::Pull(pull) => Self::Pull(pull),
+            Message::Pull(pull) => Self::Pull(take(pull)),
             Message::Ack(ack) => {
-                let leases = ack.items.into_iter().map(|item| item.lease).collect();
+                let leases = ack.items.iter_mut().map(|item| take(&mut item.lease)).collect();
                 Self::Settle(leases, Settlement::EndsLease)
             }
             Message::Fail(fail) => {
-                let leases = fail.items.into_iter().map(|item| item.lease).collect();
+                let leases = fail.items.iter_mut().map(|item| take(&mut item.lease)).collect();
                 Self::Settle(leases, Settlement::EndsLease)
             }
-            Message::Release(release) => Self::Settle(release.leases, Settlement::EndsLease),
+            Message::Release(release) => {
+                Self::Settle(take(&mut release.leases), Settlement::EndsLease)
+            }
             Message::Extend(extend) => {
-                let leases = extend.items.into_iter().map(|item| item.lease).collect();
+                let leases = extend.items.iter_mut().map(|item| take(&mut item.lease)).collect();
                 Self::Settle(leases, Settlement::KeepsLease)
             }
             Message::Progress(progress) => {
-                Self::Settle(vec![progress.lease], Settlement::KeepsLease)
+                Self::Settle(vec![take(&mut progress.lease)], Settlement::KeepsLease)
             }
             _ => Self::Anything,
         }
