@@ -14,6 +14,7 @@ use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{mpsc, oneshot};
+use tokio::task::yield_now;
 use tokio::time::{Instant, Sleep, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -192,6 +193,14 @@ impl Connection {
                 }
                 requests.drain(..).for_each(|request| self.ask(request));
                 self.requests = requests;
+                // Many tasks may have been woken by one read, and each now asks the next thing. Let
+                // them, or there would be a write for each.
+                yield_now().await;
+                while self.room() > 0
+                    && let Ok(request) = inbox.requests.try_recv()
+                {
+                    self.ask(request);
+                }
             }
             Some(control) = inbox.control.recv() => self.obey(control),
             () = closed.cancelled() => return Err(End::Closed),
