@@ -154,6 +154,22 @@ prop_compose! {
     }
 }
 
+/// Jobs with nothing but a payload, which differ in little.
+fn alike() -> impl Strategy<Value = Vec<NewJob>> {
+    let of = (queue(), 0..2_i32, 1..7_usize);
+    of.prop_map(|(queue, priority, count)| {
+        let payload = Payload::new(Bytes::from_static(b"1")).expect("it is small");
+        vec![NewJob { priority, ..NewJob::new(queue, payload) }; count]
+    })
+}
+
+/// The acks of the latest leases, oldest first.
+fn acks() -> impl Strategy<Value = Vec<(usize, Verdict)>> {
+    (1..7_usize).prop_map(|count| {
+        (0..count).rev().map(|back| (back, Verdict::Ack { result: None })).collect()
+    })
+}
+
 fn rate_rule() -> impl Strategy<Value = RateRule> {
     (1..3_u32, 1..15_u64, proptest::option::of(1..4_u32)).prop_map(|(limit, per, burst)| RateRule {
         limit,
@@ -376,6 +392,8 @@ pub fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         8 => proptest::collection::vec(new_job(), 1..4).prop_map(Step::Push),
         2 => flow().prop_map(Step::Push),
+        5 => alike().prop_map(Step::Push),
+        3 => acks().prop_map(Step::Settle),
         8 => proptest::collection::vec(claim(), 1..3).prop_map(Step::Claim),
         8 => proptest::collection::vec((held(), verdict()), 1..4).prop_map(Step::Settle),
         1 => (lease(), verdict()).prop_map(|(lease, verdict)| Step::SettleAny(lease, verdict)),

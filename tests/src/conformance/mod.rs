@@ -15,6 +15,7 @@ mod guards;
 mod inspect;
 mod kept;
 mod leases;
+mod line;
 mod needs;
 mod notes;
 mod people;
@@ -58,6 +59,7 @@ pub fn all<M: Maker + 'static>() -> Vec<Rule> {
         cancel::rules::<M>(),
         cron::rules::<M>(),
         claim::rules::<M>(),
+        line::rules::<M>(),
         settle::rules::<M>(),
         leases::rules::<M>(),
         duties::rules::<M>(),
