@@ -11,44 +11,41 @@ use crate::job::{JobId, Lease, Options, QueueName, Reason, State, Timestamp};
 use crate::store::columns::sql_id;
 use crate::store::{Claim, Claimed, Effect, Hold, LeasedJob, SESSION_LEASE, SessionId};
 
+/// What [`read_found`] reads. The last says whether those from `expires_at` on are worth it.
+macro_rules! columns {
+    () => {
+        "j.id, j.delivery, j.attempts, j.max_attempts, j.priority, j.created_at, j.content_type,
+         j.payload, j.expires_at, j.timeout_ms, j.unique_key IS NOT NULL OR j.is_watched, j.tags,
+         j.options,
+         j.is_watched OR coalesce(j.expires_at, j.timeout_ms, j.unique_key, j.tags, j.options)
+             IS NOT NULL"
+    };
+}
+
 /// In the order of claims. The caller stops reading when it has enough.
-const SELECT_READY: &str = "
-    SELECT
-        r.rank, r.place, j.id, j.delivery, j.attempts, j.max_attempts, j.priority, j.created_at,
-        j.expires_at, j.timeout_ms, j.unique_key IS NOT NULL OR j.is_watched, j.tags,
-        j.content_type, j.payload, j.options
+const SELECT_READY: &str = concat!(
+    "SELECT ",
+    columns!(),
+    "
     FROM ready r
-    CROSS JOIN job j ON j.id = r.job_id
+    CROSS JOIN job j ON j.id BETWEEN r.job_id AND r.job_id + r.more
     WHERE r.queue_id = ?1 AND r.gate = ''
-    ORDER BY r.rank, r.place";
+    ORDER BY r.rank, r.place, j.id"
+);
 
-/// A claim takes what stands first without a gap: one range.
-const DELETE_READY: &str = "
-    DELETE FROM ready
-    WHERE queue_id = ?1 AND gate = ''
-    AND (rank, place) <= (?2, ?3)";
-
-/// The same of one job.
-const SELECT_ONE: &str = "
-    SELECT
-        -j.priority, j.place, j.id, j.delivery, j.attempts, j.max_attempts, j.priority,
-        j.created_at, j.expires_at, j.timeout_ms, j.unique_key IS NOT NULL OR j.is_watched, j.tags,
-        j.content_type, j.payload, j.options
-    FROM job j
-    WHERE j.id = ?1";
+const SELECT_ONE: &str = concat!("SELECT ", columns!(), " FROM job j WHERE j.id = ?1");
 
 /// What a claim found at the head of a queue.
 #[derive(Default)]
 struct Head {
     jobs: Vec<Found>,
     expired: Vec<(i64, u32)>,
-    /// Rank and place of the last one.
-    last: Option<(i64, i64)>,
+    last: Option<i64>,
 }
 
 pub(super) struct Found {
     pub(super) job: LeasedJob,
-    /// Something must be tidied up when its lease ends.
+    /// It has a key, or others wait for it.
     is_special: bool,
     expires_at: Option<Timestamp>,
     options: Options,
@@ -99,8 +96,8 @@ impl Tables {
     ) -> rusqlite::Result<Vec<LeasedJob>> {
         let lease_until = self.now + hold(&claim).0;
         let head = self.read_head(queue, claim.count, claim.bytes_max, lease_until)?;
-        let Some((rank, place)) = head.last else { return Ok(Vec::new()) };
-        self.execute(DELETE_READY, params![queue, rank, place])?;
+        let Some(last) = head.last else { return Ok(Vec::new()) };
+        self.leave_line_upto(queue, last)?;
         for (id, delivery) in head.expired {
             *self.count(queue, State::Ready) -= 1;
             expired.push(self.bury_waiting(queue, id, delivery, Reason::Expired)?);
@@ -125,7 +122,8 @@ impl Tables {
             self.tell_leased(queue, found.job.lease, &claim.worker)?;
             let key = found.options.flow.concurrency.as_ref().map(|it| it.key.clone());
             let plain = !found.is_special && found.job.timeout.is_none() && key.is_none();
-            taken.push(Taken { lease: found.job.lease, queue, plain, key });
+            let is_tagged = !found.job.tags.is_empty();
+            taken.push(Taken { lease: found.job.lease, queue, plain, is_tagged, key });
         }
         *self.count(queue, State::Ready) -= taken.len() as u64;
         *self.count(queue, State::Leased) += taken.len() as u64;
@@ -158,19 +156,18 @@ impl Tables {
         while head.jobs.len() < count
             && let Some(row) = rows.next()?
         {
-            let place = (row.get(0)?, row.get(1)?);
-            let expires_at = row::time(row, 8)?;
-            if expires_at.is_some_and(|at| at <= self.now) {
-                head.expired.push((row.get(2)?, row.get(3)?));
-                head.last = Some(place);
+            let found = read_found(row, lease_until)?;
+            let lease = found.job.lease;
+            if found.expires_at.is_some_and(|at| at <= self.now) {
+                head.expired.push((sql_id(lease.job), lease.delivery));
+                head.last = Some(sql_id(lease.job));
                 continue;
             }
-            let found = read_found(row, lease_until)?;
             bytes += found.job.payload.bytes.len();
             if bytes > bytes_max && !head.jobs.is_empty() {
                 break;
             }
-            head.last = Some(place);
+            head.last = Some(sql_id(lease.job));
             head.jobs.push(found);
         }
         Ok(head)
@@ -198,25 +195,27 @@ fn hold(claim: &Claim) -> (Duration, Option<SessionId>) {
 }
 
 fn read_found(row: &rusqlite::Row<'_>, lease_until: Timestamp) -> rusqlite::Result<Found> {
+    let job = LeasedJob {
+        lease: Lease { job: row::job_id(row, 0)?, delivery: row.get(1)? },
+        attempt: row.get::<_, u32>(2)? + 1,
+        max_attempts: row.get(3)?,
+        priority: row.get(4)?,
+        created_at: Timestamp(row.get(5)?),
+        lease_until,
+        payload: row::payload(row, 6, 7)?,
+        timeout: None,
+        tags: Vec::new(),
+        needs: Vec::new(),
+    };
+    let is_plain = !row.get::<_, bool>(13)?;
+    if is_plain {
+        let options = Options::default();
+        return Ok(Found { job, is_special: false, expires_at: None, options });
+    }
     Ok(Found {
-        job: leased_job(row, lease_until)?,
+        job: LeasedJob { timeout: row::duration(row, 9)?, tags: row::tags(row, 11)?, ..job },
         is_special: row.get(10)?,
         expires_at: row::time(row, 8)?,
-        options: row::options(row, 14)?,
-    })
-}
-
-fn leased_job(row: &rusqlite::Row<'_>, lease_until: Timestamp) -> rusqlite::Result<LeasedJob> {
-    Ok(LeasedJob {
-        lease: Lease { job: row::job_id(row, 2)?, delivery: row.get(3)? },
-        attempt: row.get::<_, u32>(4)? + 1,
-        max_attempts: row.get(5)?,
-        priority: row.get(6)?,
-        created_at: Timestamp(row.get(7)?),
-        lease_until,
-        timeout: row::duration(row, 9)?,
-        tags: row::tags(row, 11)?,
-        payload: row::payload(row, 12, 13)?,
-        needs: Vec::new(),
+        options: row::options(row, 12)?,
     })
 }

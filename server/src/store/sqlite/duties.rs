@@ -88,17 +88,6 @@ impl Tables {
         Ok(())
     }
 
-    pub(super) fn leave_line(&mut self, queue: QueueId, id: i64) -> rusqlite::Result<()> {
-        let sql = "DELETE FROM ready
-                   WHERE (queue_id, gate, rank, place) =
-                       (SELECT queue_id, gate, -priority, place FROM job WHERE id = ?1)
-                   RETURNING gate <> ''";
-        let is_gated = self.one(sql, [id], |row| row.get(0))?;
-        *self.gated(queue) -= u64::from(is_gated == Some(true));
-        *self.count(queue, State::Ready) -= 1;
-        Ok(())
-    }
-
     fn expiry(&mut self) -> rusqlite::Result<DutyReport> {
         let mut report = DutyReport::default();
         for lease in self.leases.run_out(self.now, DUTY_ROWS_MAX) {
@@ -253,42 +242,35 @@ impl Tables {
 
     /// Deletes all that is known of a finished job.
     pub(super) fn forget(&mut self, id: i64) -> rusqlite::Result<()> {
-        let sql = "DELETE FROM finished WHERE id = ?1
-                   RETURNING queue_id, state, deliveries, tags";
-        let read = |row: &rusqlite::Row<'_>| {
-            Ok((row.get(0)?, row.get::<_, String>(1)?, row.get::<_, u32>(2)?, row.get(3)?))
-        };
-        let Some((queue, state, deliveries, tags)) = self.one(sql, [id], read)? else {
-            return Ok(());
-        };
+        // Not RETURNING, which makes a table of its own each time.
+        let sql = "SELECT queue_id, state, tags FROM finished WHERE id = ?1";
+        let read =
+            |row: &rusqlite::Row<'_>| Ok((row.get(0)?, row.get::<_, String>(1)?, row.get(2)?));
+        let Some((queue, state, tags)) = self.one(sql, [id], read)? else { return Ok(()) };
+        self.execute("DELETE FROM finished WHERE id = ?1", [id])?;
         if let Some(state) = State::parse(&state) {
             *self.count(queue, state) -= 1;
-            // A job that was completed at its first lease has no log.
-            if deliveries > 1 || state != State::Completed {
-                self.forget_attempts(id)?;
-            }
         }
-        self.forget_story(id, tags)
+        self.forget_stories(id, id)?;
+        self.forget_tagged(id, tags)
     }
 
-    /// Deletes all that is known of a leased job, since it is completed and not kept.
-    pub(super) fn forget_leased(&self, lease: Lease) -> rusqlite::Result<()> {
-        let id = sql_id(lease.job);
-        let sql = "DELETE FROM job WHERE id = ?1 RETURNING tags";
+    /// Forgets what happened to the jobs with these ids.
+    pub(super) fn forget_stories(&self, first: i64, last: i64) -> rusqlite::Result<()> {
+        let sql = "DELETE FROM attempt_log WHERE job_id BETWEEN ?1 AND ?2";
+        self.execute(sql, [first, last])?;
+        let sql = "DELETE FROM job_note WHERE job_id BETWEEN ?1 AND ?2";
+        self.execute(sql, [first, last])
+    }
+
+    /// Has a live job found by its tags no more.
+    pub(super) fn forget_tags(&self, id: i64) -> rusqlite::Result<()> {
+        let sql = "SELECT tags FROM job WHERE id = ?1";
         let tags = self.one(sql, [id], |row| row.get(0))?.flatten();
-        if lease.delivery > 1 {
-            self.forget_attempts(id)?;
-        }
-        self.forget_story(id, tags)
+        self.forget_tagged(id, tags)
     }
 
-    fn forget_attempts(&self, id: i64) -> rusqlite::Result<()> {
-        self.execute("DELETE FROM attempt_log WHERE job_id = ?1", [id])
-    }
-
-    /// Deletes the notes and the tags of a job.
-    fn forget_story(&self, id: i64, tags: Option<String>) -> rusqlite::Result<()> {
-        self.execute("DELETE FROM job_note WHERE job_id = ?1", [id])?;
+    fn forget_tagged(&self, id: i64, tags: Option<String>) -> rusqlite::Result<()> {
         for tag in tags.iter().flat_map(|tags| tags.lines()) {
             let sql = "DELETE FROM job_tag WHERE tag = ?1 AND job_id = ?2";
             self.execute(sql, params![tag, id])?;

@@ -23,9 +23,9 @@ const NEXT_GATE: &str = "
 const IN_LINE: &str = "
     SELECT j.id, j.delivery, j.priority, j.place, j.expires_at, length(j.payload), j.options
     FROM ready r
-    CROSS JOIN job j ON j.id = r.job_id
+    CROSS JOIN job j ON j.id BETWEEN r.job_id AND r.job_id + r.more
     WHERE r.queue_id = ?1 AND r.gate = ?2
-    ORDER BY r.rank, r.place
+    ORDER BY r.rank, r.place, j.id
     LIMIT ?3";
 
 /// A job in line: its number, and that of its next lease.

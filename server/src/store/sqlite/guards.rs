@@ -16,10 +16,11 @@ const WAITING_BYTES: &str = "
     SELECT coalesce(sum(length(j.payload)), 0)
     FROM job j
     WHERE j.queue_id = ?1 AND (
-        j.is_blocked OR j.run_at IS NOT NULL OR EXISTS (
-            SELECT 1 FROM ready r
+        j.is_blocked OR j.run_at IS NOT NULL OR j.place <= (
+            SELECT r.place + r.more FROM ready r
             WHERE r.queue_id = j.queue_id AND r.gate = j.gate AND r.rank = -j.priority
-            AND r.place = j.place
+            AND r.place <= j.place
+            ORDER BY r.place DESC LIMIT 1
         )
     )";
 

@@ -16,9 +16,11 @@ const LIVE_COLUMNS: &str = "
     CASE
         WHEN j.is_blocked THEN 'blocked'
         WHEN j.run_at IS NOT NULL THEN 'scheduled'
-        WHEN EXISTS (
-            SELECT 1 FROM ready r
-            WHERE r.queue_id = j.queue_id AND r.gate = j.gate AND r.rank = -j.priority AND r.place = j.place
+        WHEN j.place <= (
+            SELECT r.place + r.more FROM ready r
+            WHERE r.queue_id = j.queue_id AND r.gate = j.gate AND r.rank = -j.priority
+            AND r.place <= j.place
+            ORDER BY r.place DESC LIMIT 1
         ) THEN 'ready'
         ELSE 'leased'
     END AS state,

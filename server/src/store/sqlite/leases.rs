@@ -5,6 +5,7 @@
 //! in between nothing is written for the jobs that are settled, their deliveries tell.
 
 use std::collections::{BTreeSet, HashMap};
+use std::hash::{BuildHasherDefault, Hasher};
 
 use rusqlite::{Connection, OptionalExtension, params};
 
@@ -15,11 +16,14 @@ use crate::store::{Effect, Extended, Extension, SESSION_LEASE, SessionId};
 
 pub(super) type LeaseId = i64;
 
+/// By numbers of our own making, which nobody can choose so that they meet.
+type ByNumber<K, V> = HashMap<K, V, BuildHasherDefault<NumberHasher>>;
+
 /// All live leases.
 #[derive(Default)]
 pub(super) struct LeaseIndex {
-    rows: HashMap<LeaseId, LeaseRow>,
-    jobs: HashMap<JobId, Held>,
+    rows: ByNumber<LeaseId, LeaseRow>,
+    jobs: ByNumber<JobId, Held>,
     by_session: HashMap<SessionId, BTreeSet<LeaseId>>,
     by_expiry: BTreeSet<(Timestamp, LeaseId)>,
     /// Live leases of each queue and concurrency key.
@@ -47,6 +51,8 @@ pub(super) struct Held {
     pub(super) queue: QueueId,
     /// It uses nothing that must be tidied up when its lease ends.
     pub(super) plain: bool,
+    /// It may have tags.
+    pub(super) is_tagged: bool,
     /// Of which it has a slot.
     key: Option<FlowKey>,
 }
@@ -57,8 +63,33 @@ pub(super) struct Taken {
     pub(super) queue: QueueId,
     /// See [`Held::plain`].
     pub(super) plain: bool,
+    /// See [`Held::is_tagged`].
+    pub(super) is_tagged: bool,
     /// Its concurrency key.
     pub(super) key: Option<FlowKey>,
+}
+
+/// Spreads numbers that follow one another, for the price of a multiplication.
+#[derive(Default)]
+struct NumberHasher(u64);
+
+impl Hasher for NumberHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, _: &[u8]) {
+        unreachable!("only numbers are hashed");
+    }
+
+    fn write_u64(&mut self, number: u64) {
+        // 2^64 divided by the golden ratio.
+        self.0 = number.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    }
+
+    fn write_i64(&mut self, number: i64) {
+        self.write_u64(number.cast_unsigned());
+    }
 }
 
 impl LeaseIndex {
@@ -85,7 +116,7 @@ impl LeaseIndex {
                 let id = lease.job.0.cast_signed();
                 let read = |row: &rusqlite::Row<'_>| {
                     let key = super::row::options(row, 1)?.flow.concurrency.map(|it| it.key);
-                    Ok(Taken { lease, queue: row.get(0)?, plain: false, key })
+                    Ok(Taken { lease, queue: row.get(0)?, plain: false, is_tagged: true, key })
                 };
                 held.extend(job.query_row(params![id, lease.delivery], read).optional()?);
             }
@@ -101,11 +132,12 @@ impl LeaseIndex {
 
     fn insert(&mut self, id: LeaseId, row: LeaseRow, taken: Vec<Taken>) {
         let jobs: Vec<Lease> = taken.iter().map(|taken| taken.lease).collect();
-        for Taken { lease, queue, plain, key } in taken {
+        for Taken { lease, queue, plain, is_tagged, key } in taken {
             if let Some(key) = &key {
                 self.slots.entry((queue, key.clone())).or_default().insert(lease.job);
             }
-            let held = Held { row: id, delivery: lease.delivery, queue, plain, key };
+            let delivery = lease.delivery;
+            let held = Held { row: id, delivery, queue, plain, is_tagged, key };
             self.jobs.insert(lease.job, held);
         }
         if let Some(session) = row.session {
@@ -120,9 +152,9 @@ impl LeaseIndex {
         self.jobs.get(&job).cloned()
     }
 
-    /// Whether this very lease is live.
-    pub(super) fn holds(&self, lease: Lease) -> bool {
-        self.jobs.get(&lease.job).is_some_and(|held| held.delivery == lease.delivery)
+    /// The job, if this very lease is live.
+    pub(super) fn find(&self, lease: Lease) -> Option<&Held> {
+        self.jobs.get(&lease.job).filter(|held| held.delivery == lease.delivery)
     }
 
     /// From now on there is something to tidy up when the job's lease ends.
@@ -280,8 +312,8 @@ impl Tables {
         // A lease of its own, so that whoever takes the old row away does not take this job.
         self.drop_lease(lease.job)?;
         self.rewrite_lease(held.row)?;
-        let Held { queue, plain, key, .. } = held;
-        let own = vec![Taken { lease, queue, plain, key }];
+        let Held { queue, plain, is_tagged, key, .. } = held;
+        let own = vec![Taken { lease, queue, plain, is_tagged, key }];
         self.insert_lease(row.worker, None, row.started_at, until, own)?;
         Ok(Some(until))
     }

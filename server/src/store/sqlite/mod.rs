@@ -6,7 +6,7 @@
 //!                  ▼
 //!               tables.rs: the tables, and in memory: queues, live leases (leases.rs), counts
 //!                  │
-//!     push.rs  guards.rs  claim.rs  flow.rs  settle.rs  needs.rs  leases.rs  duties.rs  people.rs  inspect.rs
+//!     push.rs  guards.rs  line.rs  claim.rs  flow.rs  settle.rs  needs.rs  leases.rs  duties.rs  people.rs  inspect.rs
 //! ```
 //!
 //! WAL with `synchronous=FULL`: an answer comes after its fsync. The file belongs to one process,
@@ -20,6 +20,7 @@ mod flow;
 mod guards;
 mod inspect;
 mod leases;
+mod line;
 mod needs;
 mod notes;
 mod people;
@@ -41,6 +42,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use parking_lot::Mutex;
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags, params};
 
 use self::tables::Tables;
@@ -60,13 +62,14 @@ use crate::job::{
 use crate::leader::Term;
 
 /// What makes each version of the tables from the one before. Never changed once released.
-const MIGRATIONS: [&str; 6] = [
+const MIGRATIONS: [&str; 7] = [
     include_str!("0001_first.sql"),
     include_str!("0002_options.sql"),
     include_str!("0003_cron.sql"),
     include_str!("0004_guards.sql"),
     include_str!("0005_events_of_jobs.sql"),
     include_str!("0006_events.sql"),
+    include_str!("0007_runs.sql"),
 ];
 
 /// The version of the tables.
@@ -196,6 +199,8 @@ fn configure(conn: &Connection) -> rusqlite::Result<()> {
     // 64 MiB of cache; a checkpoint each 64 MiB of log.
     conn.pragma_update(None, "cache_size", -65_536)?;
     conn.pragma_update(None, "wal_autocheckpoint", 8192)?;
+    // Plans do not depend on the values that are bound, or some would be made anew with each.
+    conn.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
     conn.pragma_update(None, "temp_store", "MEMORY")
 }
 
@@ -480,6 +485,36 @@ mod tests {
         assert!(matches!(open(dir.path()), Err(OpenError::InUse { .. })));
         drop(first);
         assert!(open(dir.path()).is_ok());
+    }
+
+    #[tokio::test]
+    async fn jobs_in_the_tables_of_an_earlier_version_are_where_they_were() {
+        let dir = tempfile::tempdir().unwrap();
+        let conn = Connection::open(dir.path().join("batonq.db")).unwrap();
+        for migration in &MIGRATIONS[..6] {
+            conn.execute_batch(migration).unwrap();
+        }
+        conn.execute_batch(
+            "INSERT INTO meta VALUES ('next_number', 9), ('lease_key', zeroblob(16));
+             INSERT INTO queue (id, name) VALUES (1, 'q');
+             INSERT INTO job (id, queue_id, priority, place, created_at, max_attempts, attempts,
+                 delivery, crashes, payload)
+             VALUES (3, 1, 0, 3, 0, 1, 0, 1, 0, x'7b7d'), (4, 1, 0, 4, 0, 1, 0, 1, 0, x'7b7d');
+             INSERT INTO ready VALUES (1, '', 0, 3, 3, 0), (1, '', 0, 4, 4, 0);
+             INSERT INTO finished (id, queue_id, state, priority, created_at, finished_at,
+                 max_attempts, attempts, deliveries, crashes, payload)
+             VALUES (1, 1, 'completed', 0, 0, 0, 1, 0, 1, 0, x'7b7d');
+             PRAGMA user_version = 6",
+        )
+        .unwrap();
+        drop(conn);
+        let store = open(dir.path()).unwrap();
+        let queue = &store.queues(None).await.unwrap()[0];
+        assert_eq!((queue.counts.ready, queue.counts.completed), (2, 1));
+        let claimed = store.claim(vec![claim()]).await.unwrap().jobs;
+        assert_eq!(claimed[0].iter().map(|job| job.lease.job.0).collect::<Vec<_>>(), [3, 4]);
+        store.run_duty(&Term::SOLE, Duty::Retention).await.unwrap();
+        assert_eq!(store.job(JobId(1)).await.unwrap(), None);
     }
 
     #[test]

@@ -1,10 +1,12 @@
 //! Storing new jobs.
 
+use std::sync::LazyLock;
+
 use rusqlite::params;
 
 use super::row::{self, job_id};
 use super::tables::{QueueId, Tables};
-use crate::job::{JobId, NewJob, State, Timestamp, UniqueHold, When};
+use crate::job::{JobId, NewJob, Options, State, Timestamp, UniqueHold, When};
 use crate::limits;
 use crate::store::columns::{sql_backoff, sql_id, sql_kind, sql_millis, sql_options, sql_tags};
 use crate::store::{Detail, Edit, EventKind, KeyKind, Pushed, Refusal, Same};
@@ -16,6 +18,47 @@ const INSERT_JOB: &str = "
         options, gate, payload
     )
     VALUES (?1, ?2, ?3, ?4, ?5, ?6, 0, 1, 0, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17)";
+
+/// How many rows are inserted at once, and how. More at once are not faster.
+static INSERT_ROWS: LazyLock<[(usize, String); 3]> =
+    LazyLock::new(|| [50, 10, 1].map(|count| (count, insert_rows(count))));
+
+fn insert_rows(count: usize) -> String {
+    let row = |place| {
+        let payload = 8 + place;
+        format!("(?1 + {place}, ?2, ?3, ?1 + {place}, ?4, ?5, 0, 1, 0, ?6, ?7, ?{payload})")
+    };
+    let rows: Vec<String> = (0..count).map(row).collect();
+    format!(
+        "INSERT INTO job (
+             id, queue_id, priority, place, created_at, max_attempts, attempts, delivery, crashes,
+             timeout_ms, content_type, payload
+         )
+         VALUES {}",
+        rows.join(", ")
+    )
+}
+
+/// The plain jobs at the head that differ in their payloads only.
+fn plain_run(jobs: &[NewJob]) -> &[NewJob] {
+    let Some(like) = jobs.first() else { return jobs };
+    let is_like = |job: &&NewJob| {
+        is_plain(job)
+            && job.queue == like.queue
+            && job.payload.content_type == like.payload.content_type
+            && (job.priority, job.max_attempts) == (like.priority, like.max_attempts)
+            && job.timeout == like.timeout
+    };
+    let count = jobs.iter().take_while(is_like).count();
+    &jobs[..count]
+}
+
+/// Whether a job is ready at once and has nothing that is written elsewhere than in its row.
+fn is_plain(job: &NewJob) -> bool {
+    let is_bare = job.tags.is_empty() && job.backoff.is_none() && job.waits_for.is_empty();
+    let is_free = job.unique.is_none() && job.ttl.is_none() && job.replay_of.is_none();
+    is_bare && is_free && job.when == When::Now && job.options == Options::default()
+}
 
 impl Tables {
     pub(super) fn push(&mut self, jobs: Vec<NewJob>) -> rusqlite::Result<Vec<Pushed>> {
@@ -30,13 +73,17 @@ impl Tables {
             refusals.fill(Some(refusal));
         }
         let mut pushed: Vec<Pushed> = Vec::with_capacity(jobs.len());
-        for (job, refusal) in jobs.into_iter().zip(refusals) {
+        while let Some(job) = jobs.get(pushed.len()) {
+            let run = plain_run(&jobs[pushed.len()..]);
             let id = |place: usize| pushed.get(place).and_then(Pushed::id);
-            let one = match refusal {
-                Some(refusal) => Pushed::Refused(refusal),
-                None => self.push_one(&job.resolved(id))?,
-            };
-            pushed.push(one);
+            match refusals[pushed.len()] {
+                Some(refusal) => pushed.push(Pushed::Refused(refusal)),
+                None if run.is_empty() => {
+                    let one = self.push_one(&job.clone().resolved(id))?;
+                    pushed.push(one);
+                }
+                None => pushed.extend(self.push_run(run)?),
+            }
         }
         // Nobody can wait yet for a job that is dead at once.
         self.ended.clear();
@@ -51,6 +98,55 @@ impl Tables {
             }
         }
         Ok(None)
+    }
+
+    /// Stores plain jobs that are alike, in as few statements as are fast.
+    fn push_run(&mut self, run: &[NewJob]) -> rusqlite::Result<Vec<Pushed>> {
+        let like = &run[0];
+        let queue = self.queue(&like.queue)?;
+        let first = self.next_numbers(run.len())?;
+        let (mut left, mut id) = (run, first);
+        while !left.is_empty() {
+            let (count, sql) = INSERT_ROWS
+                .iter()
+                .find(|(count, _)| *count <= left.len())
+                .expect("the last of them inserts one row");
+            let (rows, rest) = left.split_at(*count);
+            self.insert_rows(sql, queue, id, rows)?;
+            (left, id) = (rest, id + *count as i64);
+        }
+        for id in first..id {
+            self.tell(EventKind::Pushed, queue, Some(id), &Detail::default())?;
+        }
+        self.insert_all_ready(queue, like.priority, first, run.len())?;
+        let pushed = |id: i64| Pushed::Inserted {
+            id: JobId(id.cast_unsigned()),
+            state: State::Ready,
+            run_at: None,
+        };
+        Ok((first..id).map(pushed).collect())
+    }
+
+    fn insert_rows(
+        &self,
+        sql: &str,
+        queue: QueueId,
+        first: i64,
+        rows: &[NewJob],
+    ) -> rusqlite::Result<()> {
+        let like = &rows[0];
+        let mut statement = self.conn.prepare_cached(sql)?;
+        statement.raw_bind_parameter(1, first)?;
+        statement.raw_bind_parameter(2, queue)?;
+        statement.raw_bind_parameter(3, like.priority)?;
+        statement.raw_bind_parameter(4, self.now.0)?;
+        statement.raw_bind_parameter(5, like.max_attempts)?;
+        statement.raw_bind_parameter(6, like.timeout.map(sql_millis))?;
+        statement.raw_bind_parameter(7, like.payload.content_type.as_deref())?;
+        for (place, job) in rows.iter().enumerate() {
+            statement.raw_bind_parameter(8 + place, &job.payload.bytes[..])?;
+        }
+        statement.raw_execute().map(drop)
     }
 
     pub(super) fn push_one(&mut self, job: &NewJob) -> rusqlite::Result<Pushed> {
@@ -204,17 +300,6 @@ impl Tables {
                    WHERE queue_id = ?1 AND kind = ?2 AND key = ?3
                    AND (expires_at IS NULL OR expires_at > ?4)";
         self.one(sql, params![queue, sql_kind(kind), key, self.now.0], |row| job_id(row, 0))
-    }
-
-    /// Puts a job in line, where its row says.
-    pub(super) fn insert_ready(&mut self, queue: QueueId, id: i64) -> rusqlite::Result<()> {
-        let sql = "INSERT INTO ready (queue_id, gate, rank, place, job_id, ready_at)
-                   SELECT queue_id, gate, -priority, place, id, ?2 FROM job WHERE id = ?1
-                   RETURNING gate <> ''";
-        let is_gated = self.one(sql, params![id, self.now.0], |row| row.get(0))?;
-        *self.gated(queue) += u64::from(is_gated == Some(true));
-        *self.count(queue, State::Ready) += 1;
-        Ok(())
     }
 
     pub(super) fn insert_scheduled(

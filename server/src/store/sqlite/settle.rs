@@ -13,6 +13,7 @@ use crate::store::{
     SettledAll, Settlement, Verdict, ending_of, verdict_of,
 };
 
+/// Of one job, or of several with ids that follow one another.
 const INSERT_FINISHED: &str = "
     INSERT INTO finished (
         id, queue_id, state, reason, priority, created_at, finished_at, max_attempts, attempts,
@@ -20,11 +21,11 @@ const INSERT_FINISHED: &str = "
         replayed_as, content_type, backoff, unique_key, tags, options, payload, result
     )
     SELECT
-        id, queue_id, ?2, ?3, priority, created_at, ?4, max_attempts, coalesce(?5, attempts),
-        ?6, coalesce(?7, crashes), ?8, ?9, ?10, expires_at, timeout_ms, replay_of,
-        replayed_as, content_type, backoff, unique_key, tags, options, payload, ?11
+        id, queue_id, ?3, ?4, priority, created_at, ?5, max_attempts, coalesce(?6, attempts),
+        coalesce(?7, delivery), coalesce(?8, crashes), ?9, ?10, ?11, expires_at, timeout_ms,
+        replay_of, replayed_as, content_type, backoff, unique_key, tags, options, payload, ?12
     FROM job
-    WHERE id = ?1";
+    WHERE id BETWEEN ?1 AND ?2";
 
 const INSERT_ATTEMPT: &str = "
     INSERT INTO attempt_log (
@@ -49,30 +50,67 @@ struct End<'a> {
 impl Tables {
     pub(super) fn settle(&mut self, settlements: Vec<Settlement>) -> rusqlite::Result<SettledAll> {
         let mut all = SettledAll::default();
-        for settlement in settlements {
-            all.settled.push(self.settle_one(settlement)?);
+        while all.settled.len() < settlements.len() {
+            let left = &settlements[all.settled.len()..];
+            self.settle_first(left, &mut all.settled)?;
         }
         self.release_dependents(&mut all.more)?;
         Ok(all)
     }
 
-    fn settle_one(&mut self, settlement: Settlement) -> rusqlite::Result<Settled> {
-        let Settlement { lease, verdict } = settlement;
-        let held = self.leases.held(lease.job).filter(|held| held.delivery == lease.delivery);
-        let Some(held) = held else { return self.settled_before(lease, &verdict) };
-        let effect = match &verdict {
-            Verdict::Ack { result } => self.complete(lease, held, result.as_ref())?,
+    /// Ends the first lease, and those after it that can be ended with it.
+    fn settle_first(
+        &mut self,
+        settlements: &[Settlement],
+        settled: &mut Vec<Settled>,
+    ) -> rusqlite::Result<()> {
+        let Settlement { lease, verdict } = &settlements[0];
+        let lease = *lease;
+        let Some(held) = self.leases.find(lease).cloned() else {
+            settled.push(self.settled_before(lease, verdict)?);
+            return Ok(());
+        };
+        let end = match verdict {
+            Verdict::Ack { result } => {
+                let run = self.plain_run(settlements, &held);
+                self.complete(run, &held, result.as_ref())?;
+                let done = |one: &Settlement| {
+                    let to = Destination::Finished(State::Completed);
+                    Settled::Done(self.effect(held.queue, one.lease.job, to))
+                };
+                settled.extend(run.iter().map(done));
+                return Ok(());
+            }
             Verdict::Fail { code, message, chance, .. } => {
-                let ending = ending_of(&verdict);
-                let end = End { ending, code: code.as_str(), message, chance: *chance };
-                self.end_badly(lease, held, &end)?
+                let ending = ending_of(verdict);
+                End { ending, code: code.as_str(), message, chance: *chance }
             }
             Verdict::Release | Verdict::Snooze(_) => {
-                let end = End { ending: ending_of(&verdict), code: "", message: "", chance: 0.0 };
-                self.end_badly(lease, held, &end)?
+                End { ending: ending_of(verdict), code: "", message: "", chance: 0.0 }
             }
         };
-        Ok(Settled::Done(effect))
+        settled.push(Settled::Done(self.end_badly(lease, held, &end)?));
+        Ok(())
+    }
+
+    /// The first one, and those after it that are acks too and can be written together with it:
+    /// of the same claim, of the jobs that follow, with nothing to write beside their rows.
+    fn plain_run<'a>(&self, settlements: &'a [Settlement], first: &Held) -> &'a [Settlement] {
+        let is_plain = |one: &Settlement, held: &Held| {
+            let is_bare = matches!(one.verdict, Verdict::Ack { result: None });
+            is_bare && held.plain && !held.is_tagged
+        };
+        if !is_plain(&settlements[0], first) {
+            return &settlements[..1];
+        }
+        let mut next = settlements[0].lease.job;
+        let is_next = |one: &&Settlement| {
+            next.0 += 1;
+            let held = self.leases.find(one.lease).filter(|held| held.row == first.row);
+            one.lease.job == next && held.is_some_and(|held| is_plain(one, held))
+        };
+        let more = settlements[1..].iter().take_while(is_next).count();
+        &settlements[..1 + more]
     }
 
     /// Takes a lease away for a reason that its worker has not given.
@@ -106,25 +144,28 @@ impl Tables {
         Ok(if is_known { Settled::LeaseLost } else { Settled::Unknown })
     }
 
+    /// Jobs of one claim are done: one, or a run of plain ones.
     fn complete(
         &mut self,
-        lease: Lease,
-        held: Held,
+        run: &[Settlement],
+        held: &Held,
         result: Option<&Bytes>,
-    ) -> rusqlite::Result<Effect> {
-        let id = sql_id(lease.job);
+    ) -> rusqlite::Result<()> {
+        let job = run[0].lease.job;
+        let (first, last) = (sql_id(job), sql_id(job) + run.len() as i64 - 1);
+        let is_kept = self.is_kept(job, held)?;
         let by = self.leases.row(held.row);
-        let is_kept = self.is_kept(lease.job, &held)?;
         if is_kept {
             self.execute(
                 INSERT_FINISHED,
                 params![
-                    id,
+                    first,
+                    last,
                     State::Completed.name(),
                     None::<&str>,
                     self.now.0,
                     None::<u32>,
-                    lease.delivery,
+                    None::<u32>,
                     None::<u32>,
                     by.node,
                     by.worker.as_str(),
@@ -132,22 +173,27 @@ impl Tables {
                     result.map(|result| &result[..]),
                 ],
             )?;
+        } else {
+            self.forget_stories(first, last)?;
         }
         if !held.plain {
-            self.end_attempt(id, by.started_at)?;
-            self.release_key(held.queue, id)?;
-            self.ended.push((lease.job, State::Completed));
+            self.end_attempt(first, by.started_at)?;
+            self.release_key(held.queue, first)?;
+            self.ended.push((job, State::Completed));
         }
-        match is_kept {
-            true => self.execute("DELETE FROM job WHERE id = ?1", [id])?,
-            false => self.forget_leased(lease)?,
+        if !is_kept && held.is_tagged {
+            self.forget_tags(first)?;
         }
-        let detail = Detail::of_end(lease.delivery, None);
-        self.tell(EventKind::Completed, held.queue, Some(id), &detail)?;
-        self.drop_lease(lease.job)?;
-        *self.count(held.queue, State::Leased) -= 1;
-        *self.count(held.queue, State::Completed) += u64::from(is_kept);
-        Ok(self.effect(held.queue, lease.job, Destination::Finished(State::Completed)))
+        self.execute("DELETE FROM job WHERE id BETWEEN ?1 AND ?2", [first, last])?;
+        for Settlement { lease, .. } in run {
+            let detail = Detail::of_end(lease.delivery, None);
+            self.tell(EventKind::Completed, held.queue, Some(sql_id(lease.job)), &detail)?;
+            self.drop_lease(lease.job)?;
+        }
+        let count = run.len() as u64;
+        *self.count(held.queue, State::Leased) -= count;
+        *self.count(held.queue, State::Completed) += if is_kept { count } else { 0 };
+        Ok(())
     }
 
     /// Whether a job is kept once it is completed.
@@ -323,6 +369,7 @@ impl Tables {
             INSERT_FINISHED,
             params![
                 id,
+                id,
                 state.name(),
                 reason.map(Reason::name),
                 self.now.0,
@@ -349,7 +396,7 @@ impl Tables {
     }
 
     pub(super) fn progress(&mut self, lease: Lease, progress: Progress) -> rusqlite::Result<bool> {
-        if !self.leases.holds(lease) {
+        if self.leases.find(lease).is_none() {
             return Ok(false);
         }
         self.leases.set_not_plain(lease.job);

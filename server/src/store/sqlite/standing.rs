@@ -11,13 +11,13 @@ use crate::store::{InLine, Job, Limit, Standing};
 
 /// Jobs behind one gate that come before a rank, up to a number.
 const OF_HIGHER_RANK: &str = "
-    SELECT count(*)
-    FROM (SELECT 1 FROM ready WHERE queue_id = ?1 AND gate = ?2 AND rank < ?3 LIMIT ?4)";
+    SELECT min(?4, coalesce(sum(1 + more), 0))
+    FROM (SELECT more FROM ready WHERE queue_id = ?1 AND gate = ?2 AND rank < ?3 LIMIT ?4)";
 
 const AHEAD: &str = "
-    SELECT count(*)
+    SELECT min(?5, coalesce(sum(min(1 + more, ?4 - place)), 0))
     FROM (
-        SELECT 1 FROM ready
+        SELECT more, place FROM ready
         WHERE queue_id = ?1 AND gate = ?2 AND rank = ?3 AND place < ?4
         LIMIT ?5
     )";

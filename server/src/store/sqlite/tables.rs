@@ -159,7 +159,7 @@ impl Tables {
         for sql in [
             "SELECT queue_id, iif(is_blocked, 'blocked', 'scheduled'), count(*) FROM job
              WHERE run_at IS NOT NULL OR is_blocked GROUP BY 1, 2",
-            "SELECT queue_id, 'ready', count(*) FROM ready GROUP BY 1",
+            "SELECT queue_id, 'ready', sum(1 + more) FROM ready GROUP BY 1",
             "SELECT queue_id, state, count(*) FROM finished GROUP BY 1, 2",
         ] {
             self.reload_counts(sql)?;
@@ -168,7 +168,7 @@ impl Tables {
     }
 
     fn reload_gated(&mut self) -> rusqlite::Result<()> {
-        let sql = "SELECT queue_id, count(*) FROM ready WHERE gate <> '' GROUP BY 1";
+        let sql = "SELECT queue_id, sum(1 + more) FROM ready WHERE gate <> '' GROUP BY 1";
         let mut statement = self.conn.prepare(sql)?;
         let mut rows = statement.query([])?;
         while let Some(row) = rows.next()? {
@@ -199,13 +199,19 @@ impl Tables {
 
     /// The next number, for an id or a place.
     pub(super) fn next_number(&mut self) -> rusqlite::Result<i64> {
+        self.next_numbers(1)
+    }
+
+    /// The first of so many numbers that follow one another.
+    pub(super) fn next_numbers(&mut self, count: usize) -> rusqlite::Result<i64> {
         let (next, end) = self.numbers;
-        if next >= end {
-            let end = next + NUMBERS_BLOCK;
+        let upto = next + i64::try_from(count).unwrap_or(i64::MAX);
+        if upto > end {
+            let end = upto.max(next + NUMBERS_BLOCK);
             self.execute("UPDATE meta SET value = ?1 WHERE key = 'next_number'", [end])?;
             self.numbers.1 = end;
         }
-        self.numbers.0 = next + 1;
+        self.numbers.0 = upto;
         Ok(next)
     }
 
