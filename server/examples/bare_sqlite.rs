@@ -1,7 +1,9 @@
 //! The limit that the embedded store is measured against: a bare loop over tables of the same
 //! shape, in one thread, without anything around it.
 //!
-//! `cargo run --release -p batonq-server --example bare_sqlite -- SECONDS BATCH`
+//! `cargo run --release -p batonq-server --example bare_sqlite -- SECONDS BATCH [kept|none]`
+//!
+//! `kept`: each job leaves a finished row with its payload. `none`: it leaves nothing.
 
 use std::io::Write;
 use std::time::Duration;
@@ -9,12 +11,24 @@ use std::time::Duration;
 use rusqlite::{Connection, params};
 use tokio::time::Instant;
 
+/// What an ack does with each job.
+const FINISH: [&str; 2] = [
+    "INSERT INTO finished (id, payload) SELECT id, payload FROM job WHERE id = ?1",
+    "DELETE FROM job WHERE id = ?1",
+];
+
 const PAYLOAD: [u8; 60] = [b'x'; 60];
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut arguments = std::env::args().skip(1);
     let seconds: u64 = arguments.next().map_or(Ok(5), |text| text.parse())?;
     let batch: i64 = arguments.next().map_or(Ok(500), |text| text.parse())?;
+    let finished = arguments.next().unwrap_or_else(|| "kept".into());
+    let ack = match finished.as_str() {
+        "kept" => FINISH.as_slice(),
+        "none" => &FINISH[1..],
+        other => return Err(format!("kept or none, not {other}").into()),
+    };
     let dir = tempfile::tempdir()?;
     let conn = Connection::open(dir.path().join("bare.db"))?;
     conn.pragma_update(None, "page_size", 8192)?;
@@ -32,11 +46,14 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     while started.elapsed() < Duration::from_secs(seconds) {
         push(&conn, jobs, batch)?;
         let claimed = claim(&conn, batch)?;
-        ack(&conn, &claimed)?;
+        end(&conn, &claimed, ack)?;
         jobs += batch;
     }
     let rate = jobs as f64 / started.elapsed().as_secs_f64();
-    writeln!(std::io::stdout(), "BARE_RESULT jobs_per_sec={rate:.0} batch={batch}")?;
+    writeln!(
+        std::io::stdout(),
+        "BARE_RESULT jobs_per_sec={rate:.0} batch={batch} finished={finished}"
+    )?;
     Ok(())
 }
 
@@ -70,12 +87,12 @@ fn claim(conn: &Connection, count: i64) -> rusqlite::Result<Vec<i64>> {
     Ok(ids)
 }
 
-fn ack(conn: &Connection, ids: &[i64]) -> rusqlite::Result<()> {
+fn end(conn: &Connection, ids: &[i64], statements: &[&str]) -> rusqlite::Result<()> {
     let transaction = conn.unchecked_transaction()?;
     for id in ids {
-        let sql = "INSERT INTO finished (id, payload) SELECT id, payload FROM job WHERE id = ?1";
-        conn.prepare_cached(sql)?.execute([id])?;
-        conn.prepare_cached("DELETE FROM job WHERE id = ?1")?.execute([id])?;
+        for sql in statements {
+            conn.prepare_cached(sql)?.execute([id])?;
+        }
     }
     conn.prepare_cached("DELETE FROM lease")?.execute([])?;
     transaction.commit()

@@ -6,7 +6,8 @@
 //!                  ▼
 //!               tables.rs: the tables, and in memory: queues, live leases (leases.rs), counts
 //!                  │
-//!     push.rs  guards.rs  line.rs  claim.rs  flow.rs  settle.rs  needs.rs  leases.rs  duties.rs  people.rs  inspect.rs
+//!     push.rs  guards.rs  line.rs  claim.rs  flow.rs  settle.rs  needs.rs  leases.rs  duties.rs
+//!     retention.rs  people.rs  inspect.rs
 //! ```
 //!
 //! WAL with `synchronous=FULL`: an answer comes after its fsync. The file belongs to one process,
@@ -25,6 +26,7 @@ mod needs;
 mod notes;
 mod people;
 mod push;
+mod retention;
 mod row;
 mod schedules;
 mod settle;

@@ -110,7 +110,7 @@ impl Tables {
                 let sql = "SELECT queue_id FROM finished WHERE id = ?1";
                 let queue =
                     self.conn.prepare_cached(sql)?.query_row([sql_id(id)], |row| row.get(0))?;
-                self.forget(sql_id(id))?;
+                self.forget_one(queue, sql_id(id))?;
                 Changed::Done(self.effect(queue, id, Destination::Finished(state)))
             }
         })

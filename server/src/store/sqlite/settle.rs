@@ -173,6 +173,7 @@ impl Tables {
                     result.map(|result| &result[..]),
                 ],
             )?;
+            self.keep(held.queue, first, last)?;
         } else {
             self.forget_stories(first, last)?;
         }
@@ -194,6 +195,13 @@ impl Tables {
         *self.count(held.queue, State::Leased) -= count;
         *self.count(held.queue, State::Completed) += if is_kept { count } else { 0 };
         Ok(())
+    }
+
+    /// Jobs that ended now, but not dead, are to be forgotten in their turn.
+    fn keep(&self, queue: QueueId, first: i64, last: i64) -> rusqlite::Result<()> {
+        let sql = "INSERT INTO kept (queue_id, finished_at, first_id, last_id)
+                   VALUES (?1, ?2, ?3, ?4)";
+        self.execute(sql, [queue, self.now.0, first, last])
     }
 
     /// Whether a job is kept once it is completed.
@@ -382,6 +390,9 @@ impl Tables {
                 None::<&[u8]>,
             ],
         )?;
+        if state != State::Dead {
+            self.keep(queue, id, id)?;
+        }
         self.release_key(queue, id)?;
         self.execute("DELETE FROM dependency WHERE job_id = ?1", [id])?;
         self.execute("DELETE FROM job WHERE id = ?1", [id])?;
