@@ -253,6 +253,12 @@ impl Core {
         if let Some(known) = known() {
             return Ok(known);
         }
+        // Apart: it is rare, and every push would carry it about.
+        Box::pin(self.ask_encrypted()).await
+    }
+
+    async fn ask_encrypted(&self) -> Result<Encrypted, Error> {
+        let known = || self.sealing.known(self.store.is_shared());
         let _one = self.sealing.asking.lock().await;
         if let Some(known) = known() {
             return Ok(known);
@@ -321,7 +327,7 @@ impl Core {
         if !encrypted.is_empty() {
             let jobs = settlements.iter().map(|settlement| settlement.lease.job);
             queues.extend(jobs.zip(noted).filter_map(|(job, queue)| Some((job, queue?))));
-            self.find_queues(&mut queues, with_result).await?;
+            Box::pin(self.find_queues(&mut queues, with_result)).await?;
         }
         for settlement in settlements {
             let job = settlement.lease.job;

@@ -1,5 +1,6 @@
 //! One request: its operation, its answer.
 
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -115,38 +116,64 @@ pub(super) fn operation(message: &Message) -> Option<Operation> {
     })
 }
 
+fn answered(answer: Result<Answer, Error>) -> Answer {
+    answer.unwrap_or_else(|error| convert::error_message(&error).into())
+}
+
 impl Asker {
     /// Serves a request; what goes wrong is its answer.
-    pub(super) async fn answer(self: Arc<Self>, message: Message) -> Answer {
-        let answered = self.serve(message).await;
-        answered.unwrap_or_else(|error| convert::error_message(&error).into())
+    ///
+    /// A push does not carry the weight of everything else about: each kind is a future of its own.
+    pub(super) fn answer(
+        self: Arc<Self>,
+        message: Message,
+    ) -> Pin<Box<dyn Future<Output = Answer> + Send>> {
+        match message {
+            Message::Push(push) => {
+                Box::pin(async move { answered(self.push(push).await.map(Answer::from)) })
+            }
+            message @ (Message::Ack(_) | Message::Fail(_) | Message::Release(_)) => {
+                Box::pin(async move { answered(self.serve_end(message).await) })
+            }
+            Message::Pull(pull) => {
+                Box::pin(async move { answered(self.pull(pull).await.map(Answer::from)) })
+            }
+            message => {
+                Box::pin(async move { answered(self.serve(message).await.map(Answer::from)) })
+            }
+        }
     }
 
-    async fn serve(&self, message: Message) -> Result<Answer, Error> {
-        match message {
-            Message::Push(push) => Ok(self.push(push).await?.into()),
-            Message::PushFlow(flow) => Ok(self.push_flow(flow).await?.into()),
-            Message::Pull(pull) => Ok(self.pull(pull).await?.into()),
+    async fn serve_end(&self, message: Message) -> Result<Answer, Error> {
+        let items = match message {
             Message::Ack(ack) => {
                 check_batch("items", ack.items.len())?;
                 let items = ack.items.into_iter();
-                self.settle(items.map(|item| convert::ack(&self.broker, item)).collect()).await
+                items.map(|item| convert::ack(&self.broker, item)).collect()
             }
             Message::Fail(fail) => {
                 check_batch("items", fail.items.len())?;
                 let items = fail.items.into_iter();
-                self.settle(items.map(|item| convert::fail(&self.broker, item)).collect()).await
+                items.map(|item| convert::fail(&self.broker, item)).collect()
             }
             Message::Release(release) => {
                 check_batch("leases", release.leases.len())?;
                 let leases = release.leases.iter();
                 let verdict = convert::release_verdict(release.delay_ms)?;
                 let release = |lease: &Bytes| convert::release(&self.broker, lease, &verdict);
-                self.settle(leases.map(release).collect()).await
+                leases.map(release).collect()
             }
-            Message::Extend(extend) => Ok(self.extend(extend).await?.into()),
-            Message::Progress(progress) => Ok(self.progress(progress).await?.into()),
-            message => Ok(self.serve_people(message).await?.into()),
+            _ => return Err(Error::invalid("message", "ends no lease")),
+        };
+        self.settle(items).await
+    }
+
+    async fn serve(&self, message: Message) -> Result<Message, Error> {
+        match message {
+            Message::PushFlow(flow) => self.push_flow(flow).await,
+            Message::Extend(extend) => self.extend(extend).await,
+            Message::Progress(progress) => self.progress(progress).await,
+            message => self.serve_people(message).await,
         }
     }
 
