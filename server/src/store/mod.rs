@@ -437,7 +437,7 @@ pub struct Offer {
 pub struct PushedTo {
     /// Of each job. Those that were leased at once are ready in it: so they were stored.
     pub pushed: Vec<Pushed>,
-    /// The jobs of each claim.
+    /// The jobs of each claim, in the order of claims.
     pub leased: Vec<Vec<LeasedJob>>,
 }
 

@@ -12,6 +12,7 @@ mod events;
 mod flow;
 mod given;
 mod guards;
+mod handover;
 mod inspect;
 mod kept;
 mod leases;
@@ -54,6 +55,7 @@ pub fn all<M: Maker + 'static>() -> Vec<Rule> {
         unique::rules::<M>(),
         flow::rules::<M>(),
         guards::rules::<M>(),
+        handover::rules::<M>(),
         kept::rules::<M>(),
         needs::rules::<M>(),
         cancel::rules::<M>(),

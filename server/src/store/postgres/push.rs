@@ -1,5 +1,6 @@
 //! Storing new jobs.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Duration;
 
@@ -387,13 +388,16 @@ impl PostgresStore {
                 None => self.note_ready(queue, job.priority, *id),
             }
         }
-        for ((claim, id), own) in to.claims.iter().zip(leases).zip(&leased) {
-            let Some(first) = own.first() else { continue };
+        for ((claim, id), own) in to.claims.iter().zip(leases).zip(&mut leased) {
+            // As a claim would bring them.
+            own.sort_by_key(|job| Reverse(job.priority));
+            if own.is_empty() {
+                continue;
+            }
             let (node, worker) = (self.node.id.as_str().into(), claim.worker.clone());
             let (lasts, session) = hold(claim);
             let given = Given { node, worker, session, started_at: now };
             let queue = Some((queues[&claim.queue], claim.queue.clone()));
-            debug_assert_eq!(first.lease.delivery, 1);
             let held: Vec<(Lease, bool)> =
                 own.iter().map(|job| (job.lease, job.timeout.is_none())).collect();
             self.leases.insert(id, Origin { given, queue }, &held, lasts);
