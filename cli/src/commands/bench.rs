@@ -77,6 +77,11 @@ pub(crate) struct Bench {
     #[arg(long, default_value_t = 0, value_name = "N")]
     backlog: u64,
 
+    /// Push no more while so many jobs have been pushed and not acked, so that consumers keep up
+    /// (modes cycle, pipelined). At least a batch
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
+    ahead: Option<u32>,
+
     /// Keep a snapshot of the database open meanwhile, so that dead rows stay
     #[arg(long)]
     hold_snapshot: bool,
@@ -174,12 +179,13 @@ impl Bench {
     fn check(&self) -> Result<(), Failure> {
         use Mode::{Cycle, Idle, Latency, Pipelined, Push, Single};
         let Load { queues, priorities, delayed, failing, .. } = self.load;
-        let options: [(&str, bool, &[Mode]); 8] = [
+        let options: [(&str, bool, &[Mode]); 9] = [
             ("--queues", queues > 1, &[Cycle, Push]),
             ("--priorities", priorities > 1, &[Cycle, Push]),
             ("--delayed", delayed > 0, &[Cycle]),
             ("--failing", failing > 0, &[Cycle]),
             ("--backlog", self.backlog > 0, &[Cycle, Push, Pipelined]),
+            ("--ahead", self.ahead.is_some(), &[Cycle, Pipelined]),
             ("--rate", self.rate.is_some(), &[Cycle, Latency]),
             ("--nodes", self.nodes, &[Cycle, Push, Pipelined, Single, Latency, Idle]),
             ("--pid", self.pid.is_some(), &[Idle]),
@@ -189,6 +195,9 @@ impl Bench {
                 let mode = self.mode.name();
                 return Err(Failure::usage(format!("{option} means nothing in mode {mode}")));
             }
+        }
+        if self.ahead.is_some_and(|ahead| ahead < self.batch) && self.mode == Cycle {
+            return Err(Failure::usage("--ahead must be at least --batch"));
         }
         if self.connections > CONNECTIONS_MAX && self.mode != Idle {
             let detail = format!("more than {CONNECTIONS_MAX} --connections are for mode idle");

@@ -41,7 +41,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 pub(super) async fn run(bench: &Bench, dial: &Dial) -> Result<Outcome, Failure> {
     let admin = dial.connect("bench").await?;
-    let meter = Arc::new(Meter::new(bench.mode, bench.load.left(&admin).await?));
+    let meter = Meter::new(bench.mode, bench.load.left(&admin).await?);
+    let meter = Arc::new(meter.at_most_ahead(bench.ahead));
     let (mut producers, mut consumers) = (Crew::default(), Crew::default());
     if bench.mode != Mode::Push {
         for number in 0..bench.connections {
@@ -137,6 +138,10 @@ impl Producer {
     /// As fast as the broker stores them.
     async fn run(mut self, stop: CancellationToken) -> Result<(), Failure> {
         while !stop.is_cancelled() {
+            tokio::select! {
+                () = self.meter.room_for(self.batch as u32) => {}
+                () = stop.cancelled() => break,
+            }
             self.push().await?;
         }
         Ok(())

@@ -9,6 +9,7 @@ use batonq_client::Job;
 use hdrhistogram::Histogram;
 use parking_lot::Mutex;
 use rustix::time::{ClockId, clock_gettime};
+use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep_until};
 
 use super::{Mode, load, plot};
@@ -44,6 +45,8 @@ pub(super) struct Meter {
     pub(super) before: u64,
     /// The fewest jobs that had been pushed and not acked.
     behind_min: AtomicU64,
+    /// How many more may be pushed before others are acked.
+    ahead: Option<Semaphore>,
     /// Of a push, from the call to its answer.
     pub(super) pushes: Times,
     /// From the push of a job to its arrival at a consumer.
@@ -81,6 +84,7 @@ impl Meter {
             mode,
             before,
             behind_min: AtomicU64::new(u64::MAX),
+            ahead: None,
             began: Instant::now(),
             done: Counter::default(),
             pushed: Counter::default(),
@@ -90,6 +94,19 @@ impl Meter {
             deliveries: Times::new(),
             acks: Times::new(),
             turns: Times::new(),
+        }
+    }
+
+    /// The same, where producers push no more while so many jobs have not been acked.
+    pub(super) fn at_most_ahead(self, ahead: Option<u32>) -> Self {
+        Self { ahead: ahead.map(|ahead| Semaphore::new(ahead as usize)), ..self }
+    }
+
+    /// Waits until so many jobs may be pushed.
+    pub(super) async fn room_for(&self, count: u32) {
+        if let Some(ahead) = &self.ahead {
+            // It is never closed.
+            ahead.acquire_many(count).await.expect("it is open").forget();
         }
     }
 
@@ -111,6 +128,9 @@ impl Meter {
         self.acks.record(micros, 1);
         self.done.add(count);
         self.acked.add(count);
+        if let Some(ahead) = &self.ahead {
+            ahead.add_permits(count);
+        }
         let behind = (self.before + self.pushed.get()).saturating_sub(self.acked.get());
         self.behind_min.fetch_min(behind, Ordering::Relaxed);
     }
