@@ -134,6 +134,7 @@ fn what_a_mode_would_not_heed_is_refused() {
     for (arguments, named) in [
         (&["--mode", "single", "--rate", "5"][..], "--rate"),
         (&["--mode", "push", "--failing", "5"], "--failing"),
+        (&["--mode", "single", "--in-flight", "5"], "--in-flight"),
         (&["--mode", "latency", "--queues", "2"], "--queues"),
         (&["--mode", "http", "--backlog", "2"], "--backlog"),
         (&["--mode", "cycle", "--pid", "1"], "--pid"),

@@ -40,6 +40,9 @@ use crate::{Shared, environment};
 /// Connections of each kind in modes that do more than hold them.
 const CONNECTIONS_MAX: u32 = 1000;
 
+/// Jobs in flight, in mode pipelined.
+const IN_FLIGHT: u32 = 1000;
+
 /// Arguments of `bench`.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct Bench {
@@ -58,10 +61,10 @@ pub(crate) struct Bench {
     #[arg(long, default_value_t = 4, value_name = "C", value_parser = clap::value_parser!(u32).range(1..=20_000))]
     connections: u32,
 
-    /// Frames with one job each that are on their way at once, over all connections (mode
-    /// pipelined)
-    #[arg(long, default_value_t = 1000, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100_000))]
-    in_flight: u32,
+    /// Jobs that are on their way to the broker at once, over all connections, and as many on
+    /// their way to consumers. Default: two requests of each producer; in mode pipelined, 1000
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    in_flight: Option<u32>,
 
     /// Spread the connections over all nodes, in turn: those of --url or, if it has one, those
     /// that this one names. Without it, each connection chooses one of --url at random
@@ -158,6 +161,12 @@ impl Bench {
         Ok(if outcome.is_whole { ExitCode::SUCCESS } else { ExitCode::FAILURE })
     }
 
+    /// Jobs of one connection that are on their way at once, if that is given.
+    fn in_flight_each(&self) -> Option<u32> {
+        let default = (self.mode == Mode::Pipelined).then_some(IN_FLIGHT);
+        Some(self.in_flight.or(default)?.div_ceil(self.connections))
+    }
+
     async fn measure(&self, dial: &Dial) -> Result<Outcome, Failure> {
         match self.mode {
             Mode::Cycle | Mode::Push | Mode::Pipelined => cycle::run(self, dial).await,
@@ -179,13 +188,14 @@ impl Bench {
     fn check(&self) -> Result<(), Failure> {
         use Mode::{Cycle, Idle, Latency, Pipelined, Push, Single};
         let Load { queues, priorities, delayed, failing, .. } = self.load;
-        let options: [(&str, bool, &[Mode]); 9] = [
+        let options: [(&str, bool, &[Mode]); 10] = [
             ("--queues", queues > 1, &[Cycle, Push]),
             ("--priorities", priorities > 1, &[Cycle, Push]),
             ("--delayed", delayed > 0, &[Cycle]),
             ("--failing", failing > 0, &[Cycle]),
             ("--backlog", self.backlog > 0, &[Cycle, Push, Pipelined]),
             ("--ahead", self.ahead.is_some(), &[Cycle, Pipelined]),
+            ("--in-flight", self.in_flight.is_some(), &[Cycle, Push, Pipelined]),
             ("--rate", self.rate.is_some(), &[Cycle, Latency]),
             ("--nodes", self.nodes, &[Cycle, Push, Pipelined, Single, Latency, Idle]),
             ("--pid", self.pid.is_some(), &[Idle]),

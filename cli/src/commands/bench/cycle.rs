@@ -96,10 +96,7 @@ pub(super) fn account(meter: Arc<Meter>, period: Period, left: u64) -> Outcome {
 }
 
 fn pushes_at_once(bench: &Bench) -> u32 {
-    match bench.mode {
-        Mode::Pipelined => bench.in_flight.div_ceil(bench.connections),
-        _ => PUSHES_AT_ONCE,
-    }
+    bench.in_flight_each().map_or(PUSHES_AT_ONCE, |jobs| jobs.div_ceil(bench.batch))
 }
 
 /// Waits until all has been acked, or nothing more comes.
@@ -229,14 +226,16 @@ impl Consumer {
         Ok(())
     }
 
-    /// Jobs that a subscription holds at once: four batches over all queues, but a batch at least.
+    /// Jobs that a subscription holds at once: four batches over all queues unless told otherwise,
+    /// but a batch at least.
     fn credit(&self) -> u32 {
-        let Bench { mode, batch, in_flight, connections, rate, ref load, .. } = self.bench;
-        match (mode, rate) {
-            (Mode::Pipelined, _) => in_flight.div_ceil(connections),
-            (_, Some(_)) => (batch * 4).max(OFFERED_CREDIT),
-            (_, None) => (batch * 4 / load.queues).max(batch),
-        }
+        let Bench { batch, rate, ref load, .. } = self.bench;
+        let credit = match (self.bench.in_flight_each(), rate) {
+            (Some(in_flight), _) => in_flight,
+            (None, Some(_)) => (batch * 4).max(OFFERED_CREDIT),
+            (None, None) => batch * 4,
+        };
+        (credit / load.queues).max(batch).min(self.client.node().limits.credit_max)
     }
 
     async fn settle(self: Arc<Self>, jobs: Vec<Job>) -> Result<(), Failure> {
