@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use batonq_client::{Ack, NewJob, PullOptions};
 use batonq_tests::harness::cluster::{ack, is_ready, pull, push};
 use batonq_tests::harness::{Cluster, Http, Pooler, Postgres, Server, eventually};
 use serde_json::json;
@@ -373,4 +374,24 @@ async fn a_node_whose_clock_is_an_hour_off_treats_jobs_like_all_others() {
         .map(|node| node["last_heartbeat"].as_str().unwrap()[..13].to_owned())
         .collect();
     assert!(hours.len() <= 2, "{nodes}");
+}
+
+#[tokio::test]
+async fn the_leader_keeps_the_hot_tables_small() {
+    let cluster = Cluster::of(1).await;
+    let client = cluster.nodes[0].client().await;
+    for _ in 0..25 {
+        let pushed = client.push_batch(vec![NewJob::new("q", "{}"); 1000]).await.unwrap();
+        assert!(pushed.iter().all(Result::is_ok));
+        let jobs = client.pull(PullOptions::new("q").count(1000)).await.unwrap();
+        client.ack_batch(jobs.iter().map(Ack::from)).await.unwrap();
+    }
+    for table in ["job", "ready"] {
+        let vacuums = format!(
+            "SELECT vacuum_count FROM pg_stat_all_tables
+             WHERE schemaname = 'batonq' AND relname = '{table}'"
+        );
+        eventually(table, async || (cluster.postgres.value(&vacuums).await != "0").then_some(()))
+            .await;
+    }
 }

@@ -241,6 +241,15 @@ impl Broker {
         Ok(report.next)
     }
 
+    /// Has the store tidy up its tables.
+    ///
+    /// # Errors
+    ///
+    /// Those of the store.
+    pub(crate) async fn tidy_tables(&self) -> Result<(), Error> {
+        self.store().tidy_tables().await
+    }
+
     /// Wakes duties for what other nodes have left them to do.
     ///
     /// # Errors

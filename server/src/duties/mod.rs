@@ -31,6 +31,9 @@ const AFTER_FAILURE: Duration = Duration::from_secs(1);
 /// How often the leader looks whether nodes are gone, and what the others have left it to do.
 const NODES_EVERY: Duration = Duration::from_secs(1);
 
+/// How often the leader looks whether tables need something.
+const TABLES_EVERY: Duration = Duration::from_secs(10);
+
 /// What the leader does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Chore {
@@ -38,12 +41,14 @@ pub(crate) enum Chore {
     Jobs(Duty),
     /// To nodes that are gone; and it looks ahead for all duties.
     Nodes,
+    /// To the tables, so that they stay small.
+    Tables,
 }
 
 impl Chore {
     /// All of them.
     pub(crate) fn all() -> impl Iterator<Item = Self> {
-        Duty::ALL.into_iter().map(Self::Jobs).chain([Self::Nodes])
+        Duty::ALL.into_iter().map(Self::Jobs).chain([Self::Nodes, Self::Tables])
     }
 
     /// The word for it in logs.
@@ -51,6 +56,7 @@ impl Chore {
         match self {
             Self::Jobs(duty) => duty.name(),
             Self::Nodes => "nodes",
+            Self::Tables => "tables",
         }
     }
 }
@@ -109,6 +115,10 @@ impl Frame {
                 self.broker.look_ahead().await?;
                 NODES_EVERY
             }
+            Chore::Tables => {
+                self.broker.tidy_tables().await?;
+                TABLES_EVERY
+            }
         };
         self.registry.note_duty(chore.name());
         Ok(pause)
@@ -121,7 +131,7 @@ impl Frame {
         let time = async {
             match chore {
                 Chore::Jobs(duty) => self.broker.alarms().of(duty).sleep(pause).await,
-                Chore::Nodes => tokio::time::sleep(pause).await,
+                Chore::Nodes | Chore::Tables => tokio::time::sleep(pause).await,
             }
         };
         tokio::select! {

@@ -132,6 +132,11 @@ pub trait Store: Send + Sync + 'static {
     /// Takes all leases of a session away, as [`job::Ending::Crashed`] ones.
     async fn give_back(&self, session: SessionId) -> Result<Vec<Effect>, Error>;
 
+    /// Begins what the tables need so that they stay small, if anything. Only the leader asks.
+    async fn tidy_tables(&self) -> Result<(), Error> {
+        Ok(())
+    }
+
     /// Does a bounded part of a duty. Idempotent: doing it twice, or twice at once, changes
     /// nothing more. A shared store refuses it, with [`Error::Unavailable`] and nothing done, if
     /// another node was elected after `term` began.

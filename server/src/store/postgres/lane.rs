@@ -185,6 +185,11 @@ impl Conn {
         Ok(statement)
     }
 
+    /// Does a statement that no transaction may hold, however long it takes.
+    pub(super) async fn execute(&self, sql: &str) -> Result<(), Failure> {
+        self.client.batch_execute(sql).await.map_err(|error| Failure::of(&error))
+    }
+
     /// Rolls back what was left open, at once and without waiting for it.
     fn undo(&mut self) {
         let client = Arc::clone(&self.client);

@@ -44,6 +44,7 @@ mod schedules;
 mod settle;
 mod special;
 mod standing;
+mod vacuum;
 mod wake;
 mod webhooks;
 
@@ -129,8 +130,9 @@ pub struct Options {
     pub stale_after: Duration,
 }
 
-/// Connections for one purpose each: push, claim, settle, keep, duty, notify; presence, election.
-const DEDICATED: u32 = 8;
+/// Connections for one purpose each: push, claim, settle, keep, duty, notify; presence, election;
+/// and, of the leader now and then, vacuum.
+const DEDICATED: u32 = 9;
 
 /// Statements by name.
 pub type Named = (&'static str, &'static str);
@@ -179,6 +181,8 @@ pub struct PostgresStore {
     leases: Memory,
     outbox: Outbox,
     tail: Mutex<Tail>,
+    /// Held while tables are vacuumed.
+    vacuum: Arc<tokio::sync::Mutex<()>>,
     /// Finished jobs that are too many, by queue, as far as they have been counted.
     excess: Mutex<duties::Excess>,
 }
@@ -214,6 +218,7 @@ impl PostgresStore {
             leases: Memory::default(),
             outbox: Outbox::default(),
             tail: Mutex::default(),
+            vacuum: Arc::default(),
             excess: Mutex::default(),
         })
     }
@@ -335,6 +340,10 @@ impl Store for PostgresStore {
         let effects = self.give_back_session(session).await?;
         self.note_due(&effects);
         Ok(effects)
+    }
+
+    async fn tidy_tables(&self) -> Result<(), Error> {
+        Ok(self.begin_vacuum().await?)
     }
 
     async fn run_duty(&self, term: &Term, duty: Duty) -> Result<DutyReport, Error> {
