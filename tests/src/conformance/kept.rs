@@ -13,7 +13,8 @@ use crate::stores::Maker;
 
 /// Both ways to say that none are kept.
 fn none_kept() -> [Settings; 2] {
-    let by_time = Settings { keep_completed: Some(std::time::Duration::ZERO), ..Settings::default() };
+    let by_time =
+        Settings { keep_completed: Some(std::time::Duration::ZERO), ..Settings::default() };
     [by_time, Settings { keep_completed_max: Some(0), ..Settings::default() }]
 }
 
