@@ -88,10 +88,17 @@ impl Feed {
         let pulling = self.broker.demand().begin(&pull.queue);
         let (mut waiter, bell) = self.broker.wait_for(&pull.queue);
         waiter.sit(&pull, &self.credit);
-        while !self.broker.is_draining() {
-            let mut rung = pin!(bell.rung());
-            rung.as_mut().enable();
+        while !self.is_over() {
+            // Before more is claimed, or these would wait as long as there is a backlog.
+            while let Some(jobs) = waiter.try_handed_over() {
+                self.deliver(jobs).await;
+            }
             let has_credit = self.credit.available_permits() > 0;
+            let mut rung = pin!(bell.rung());
+            if has_credit {
+                // Without credit it would be woken in place of somebody who has some.
+                rung.as_mut().enable();
+            }
             if has_credit && !waiter.is_clear() {
                 self.claim(&mut pull, &mut waiter).await;
                 continue;
@@ -111,6 +118,10 @@ impl Feed {
                 () = self.deliveries.closed() => return,
             }
         }
+    }
+
+    fn is_over(&self) -> bool {
+        self.broker.is_draining() || self.stop.is_cancelled() || self.deliveries.is_closed()
     }
 
     /// Claims as many as there is credit for, up to a batch.
