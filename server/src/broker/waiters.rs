@@ -34,7 +34,7 @@
 use std::cmp::Reverse;
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
 use tokio::sync::{Semaphore, mpsc};
@@ -50,7 +50,10 @@ use crate::store::{Claim, LeasedJob};
 pub(super) struct Waiters {
     bells: Bells<QueueName>,
     lines: Mutex<HashMap<QueueName, Line>>,
+    /// How many seats are taken.
     seats: AtomicUsize,
+    /// The number of the next one.
+    next: AtomicU64,
 }
 
 #[derive(Debug, Default)]
@@ -66,7 +69,7 @@ struct Line {
 /// A place of somebody who waits.
 #[derive(Debug)]
 struct Seat {
-    number: usize,
+    number: u64,
     claim: Claim,
     credit: Arc<Semaphore>,
     jobs: mpsc::UnboundedSender<Vec<LeasedJob>>,
@@ -226,7 +229,7 @@ impl Handover {
 pub(super) struct Waiter {
     broker: Broker,
     queue: QueueName,
-    seat: Option<usize>,
+    seat: Option<u64>,
     jobs: (mpsc::UnboundedSender<Vec<LeasedJob>>, mpsc::UnboundedReceiver<Vec<LeasedJob>>),
 }
 
@@ -265,7 +268,7 @@ impl Waiter {
         if self.seat.is_some() || !self.broker.store().hands_over() {
             return;
         }
-        let number = rand::random::<u64>() as usize;
+        let number = waiters.next.fetch_add(1, Ordering::Relaxed);
         let claim = Claim {
             queue: pull.queue.clone(),
             count: pull.count,
@@ -328,5 +331,96 @@ impl Drop for Waiter {
                 lines.remove(&self.queue);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::job::{Payload, WorkerName};
+    use crate::store::{Hold, SessionId};
+
+    fn queue() -> QueueName {
+        QueueName::parse("q").unwrap()
+    }
+
+    fn job(bytes: usize) -> NewJob {
+        NewJob::new(queue(), Payload::new(Bytes::from(vec![b'1'; bytes])).unwrap())
+    }
+
+    /// A seat with so much credit; of a pull, if it is for so many at once.
+    fn seat(number: u64, credit: usize, once: usize) -> Seat {
+        let claim = Claim {
+            queue: queue(),
+            count: once,
+            bytes_max: 100,
+            worker: WorkerName::parse("w").unwrap(),
+            hold: Hold::Session(SessionId(number)),
+        };
+        let jobs = mpsc::unbounded_channel().0;
+        Seat { number, claim, credit: Arc::new(Semaphore::new(credit)), jobs }
+    }
+
+    fn waiters(seats: Vec<Seat>) -> Waiters {
+        let waiters = Waiters::default();
+        waiters.seats.store(seats.len(), Ordering::Relaxed);
+        let line = Line { is_clear: true, seats: seats.into(), ..Line::default() };
+        waiters.lines.lock().insert(queue(), line);
+        waiters
+    }
+
+    /// Whose session gets how many.
+    fn assigned(waiters: &Waiters, jobs: &[NewJob]) -> Vec<(Hold, usize)> {
+        let handover = waiters.assign(jobs);
+        handover.claims.iter().map(|claim| (claim.hold, claim.count)).collect()
+    }
+
+    fn session(number: u64) -> Hold {
+        Hold::Session(SessionId(number))
+    }
+
+    #[test]
+    fn jobs_go_to_those_who_have_waited_longest_as_far_as_their_credit_goes() {
+        let waiters = waiters(vec![seat(1, 2, 0), seat(2, 9, 0)]);
+        assert_eq!(assigned(&waiters, &vec![job(1); 3]), [(session(1), 2), (session(2), 1)]);
+        assert_eq!(assigned(&waiters, &[job(1)]), [(session(2), 1)], "the first has no credit");
+    }
+
+    #[test]
+    fn those_who_wait_take_turns() {
+        let waiters = waiters(vec![seat(1, 9, 0), seat(2, 9, 0)]);
+        let got: Vec<_> = (0..3).flat_map(|_| assigned(&waiters, &[job(1)])).collect();
+        assert_eq!(got, [(session(1), 1), (session(2), 1), (session(1), 1)]);
+    }
+
+    #[test]
+    fn a_pull_is_served_once() {
+        let waiters = waiters(vec![seat(1, 3, 3)]);
+        assert_eq!(assigned(&waiters, &[job(1)]), [(session(1), 1)]);
+        assert_eq!(assigned(&waiters, &[job(1)]), []);
+    }
+
+    #[test]
+    fn nobody_gets_more_bytes_than_fit_into_an_answer_but_one_job_always() {
+        let waiters = waiters(vec![seat(1, 9, 0), seat(2, 9, 0)]);
+        let jobs = [job(60), job(60), job(400)];
+        assert_eq!(assigned(&waiters, &jobs), [(session(1), 1), (session(2), 1)]);
+    }
+
+    #[test]
+    fn after_a_ring_nothing_is_handed_over() {
+        let waiters = waiters(vec![seat(1, 9, 0)]);
+        waiters.ring(&queue(), 1);
+        assert_eq!(assigned(&waiters, &[job(1)]), []);
+    }
+
+    #[test]
+    fn credit_that_was_not_used_comes_back() {
+        let waiters = waiters(vec![seat(1, 5, 0)]);
+        let credit = Arc::clone(&waiters.lines.lock()[&queue()].seats[0].credit);
+        waiters.assign(&vec![job(1); 3]).hand_over(Vec::new());
+        assert_eq!(credit.available_permits(), 5);
     }
 }
