@@ -33,6 +33,16 @@ const FINISHED_COLUMNS: &str = "
     j.replayed_as, j.backoff, j.unique_key, j.tags, j.options, j.is_dropped";
 const COLUMNS: usize = 21;
 
+/// Earlier versions wrote it to the job's own row.
+const COMPLETED_BY: &str = "
+    SELECT coalesce(k.node, f.node), coalesce(k.worker, f.worker),
+        coalesce(k.started_at, f.started_at)
+    FROM finished f
+    LEFT JOIN kept k
+    ON k.queue_id = f.queue_id AND k.finished_at = f.finished_at
+    AND k.first_id <= f.id AND k.last_id >= f.id
+    WHERE f.id = ?1";
+
 impl Tables {
     /// Where a job is; `None`: there is no such job.
     pub(super) fn state(&self, id: JobId) -> rusqlite::Result<Option<State>> {
@@ -142,8 +152,7 @@ impl Tables {
         if job.state != State::Completed {
             return Ok(None);
         }
-        let sql = "SELECT node, worker, started_at FROM finished WHERE id = ?1";
-        self.one(sql, [sql_id(job.id)], |row| {
+        self.one(COMPLETED_BY, [sql_id(job.id)], |row| {
             Ok(Attempt {
                 node: row.get(0)?,
                 worker: row::parsed(row, 1, WorkerName::parse)?.unwrap_or(attempt.worker),

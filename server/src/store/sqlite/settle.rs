@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use rusqlite::params;
 
-use super::leases::Held;
+use super::leases::{Held, LeaseRow};
 use super::row;
 use super::tables::{QueueId, Tables};
 use crate::job::{self, Charges, Ending, JobId, Lease, Next, Reason, Rules, State, Timestamp};
@@ -17,13 +17,13 @@ use crate::store::{
 const INSERT_FINISHED: &str = "
     INSERT INTO finished (
         id, queue_id, state, reason, priority, created_at, finished_at, max_attempts, attempts,
-        deliveries, crashes, node, worker, started_at, expires_at, timeout_ms, replay_of,
-        replayed_as, content_type, backoff, unique_key, tags, options, payload, result
+        deliveries, crashes, expires_at, timeout_ms, replay_of, replayed_as, content_type,
+        backoff, unique_key, tags, options, payload, result
     )
     SELECT
         id, queue_id, ?3, ?4, priority, created_at, ?5, max_attempts, coalesce(?6, attempts),
-        coalesce(?7, delivery), coalesce(?8, crashes), ?9, ?10, ?11, expires_at, timeout_ms,
-        replay_of, replayed_as, content_type, backoff, unique_key, tags, options, payload, ?12
+        coalesce(?7, delivery), coalesce(?8, crashes), expires_at, timeout_ms, replay_of,
+        replayed_as, content_type, backoff, unique_key, tags, options, payload, ?9
     FROM job
     WHERE id BETWEEN ?1 AND ?2";
 
@@ -167,13 +167,10 @@ impl Tables {
                     None::<u32>,
                     None::<u32>,
                     None::<u32>,
-                    by.node,
-                    by.worker.as_str(),
-                    by.started_at.0,
                     result.map(|result| &result[..]),
                 ],
             )?;
-            self.keep(held.queue, first, last)?;
+            self.keep(held.queue, first, last, Some(by))?;
         } else {
             self.forget_stories(first, last)?;
         }
@@ -197,11 +194,22 @@ impl Tables {
         Ok(())
     }
 
-    /// Jobs that ended now, but not dead, are to be forgotten in their turn.
-    fn keep(&self, queue: QueueId, first: i64, last: i64) -> rusqlite::Result<()> {
-        let sql = "INSERT INTO kept (queue_id, finished_at, first_id, last_id)
-                   VALUES (?1, ?2, ?3, ?4)";
-        self.execute(sql, [queue, self.now.0, first, last])
+    /// Jobs that ended now, but not dead, are to be forgotten in their turn. Those that are completed
+    /// were so by the holder of a lease.
+    fn keep(
+        &self,
+        queue: QueueId,
+        first: i64,
+        last: i64,
+        by: Option<&LeaseRow>,
+    ) -> rusqlite::Result<()> {
+        let sql = "INSERT INTO kept (
+                       queue_id, finished_at, first_id, last_id, node, worker, started_at
+                   )
+                   VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)";
+        let (node, worker) = by.map(|by| (&by.node, by.worker.as_str())).unzip();
+        let started_at = by.map(|by| by.started_at.0);
+        self.execute(sql, params![queue, self.now.0, first, last, node, worker, started_at])
     }
 
     /// Whether a job is kept once it is completed.
@@ -384,14 +392,11 @@ impl Tables {
                 charges.map(|charges| charges.attempts),
                 deliveries,
                 charges.map(|charges| charges.crashes),
-                None::<&str>,
-                None::<&str>,
-                None::<i64>,
                 None::<&[u8]>,
             ],
         )?;
         if state != State::Dead {
-            self.keep(queue, id, id)?;
+            self.keep(queue, id, id, None)?;
         }
         self.release_key(queue, id)?;
         self.execute("DELETE FROM dependency WHERE job_id = ?1", [id])?;
