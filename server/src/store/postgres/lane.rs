@@ -325,7 +325,10 @@ impl Lane {
                 Ok(slot)
             }
             Err(failure) => {
-                slot.refused = Some((Instant::now(), failure.clone()));
+                // Before the store is open nobody was asked: it may be open the next moment.
+                if self.connector.gate.read().is_ok() {
+                    slot.refused = Some((Instant::now(), failure.clone()));
+                }
                 Err(failure)
             }
         }
