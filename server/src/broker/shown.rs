@@ -2,7 +2,6 @@
 
 use serde::Serialize;
 
-use crate::job::Timestamp;
 use crate::store::EventKind;
 use crate::store::events::Event;
 
@@ -48,7 +47,7 @@ impl From<Event> for ShownEvent {
         Self {
             id: event.id,
             kind: kind.name(),
-            at: time(event.at),
+            at: event.at.to_string(),
             queue: event.queue.as_str().into(),
             job: event.job.map(|job| job.0),
             delivery: detail.number.filter(|_| !is_progress),
@@ -59,9 +58,4 @@ impl From<Event> for ShownEvent {
             message: detail.message,
         }
     }
-}
-
-/// A time as RFC 3339 in UTC.
-fn time(at: Timestamp) -> String {
-    jiff::Timestamp::from_millisecond(at.0).map(|at| at.to_string()).unwrap_or_default()
 }

@@ -28,13 +28,13 @@ impl Timestamp {
     }
 }
 
-/// RFC 3339 in UTC.
+/// RFC 3339 in UTC, with three digits of the second always: so texts are in the order of times.
 impl fmt::Display for Timestamp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match jiff::Timestamp::from_millisecond(self.0) {
-            Ok(at) => write!(f, "{at}"),
+            Ok(at) => write!(f, "{at:.3}"),
             // Beyond the year 9999, which no request can name.
-            Err(_) => f.write_str("9999-12-31T23:59:59Z"),
+            Err(_) => f.write_str("9999-12-31T23:59:59.999Z"),
         }
     }
 }
@@ -100,5 +100,17 @@ pub(super) mod maybe_millis {
         from: D,
     ) -> Result<Option<Duration>, D::Error> {
         Ok(Option::<u64>::deserialize(from)?.map(Duration::from_millis))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Timestamp;
+
+    #[test]
+    fn texts_are_in_the_order_of_times() {
+        let texts: Vec<String> = [0, 7, 440, 447, 1000].map(|at| Timestamp(at).to_string()).into();
+        assert_eq!(texts[2], "1970-01-01T00:00:00.440Z");
+        assert!(texts.is_sorted(), "{texts:?}");
     }
 }
