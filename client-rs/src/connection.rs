@@ -3,7 +3,7 @@
 mod inwards;
 mod outwards;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -85,6 +85,8 @@ pub(crate) struct Connection {
     going_away: bool,
     /// Room for what is taken from the inbox at once; empty in between.
     requests: Vec<Request>,
+    /// What the node holds for this session, and the session has given up for lost or never got.
+    unknown: Vec<Bytes>,
 }
 
 #[derive(Debug)]
@@ -128,11 +130,10 @@ impl Connection {
             subscriptions: HashMap::new(),
             going_away: false,
             requests: Vec::new(),
+            unknown: session.welcome(&welcome),
             session,
         };
         connection.outbound.set_frame_bytes_max(limits.frame_bytes_max);
-        let unknown = connection.session.welcome(&welcome);
-        connection.release(unknown);
         connection.renew();
         connection
     }
@@ -147,12 +148,31 @@ impl Connection {
         if let Err(lost) = self.read_frames() {
             return End::Lost(lost);
         }
+        self.give_back_unknown(inbox);
         while !self.going_away {
             if let Err(end) = self.step(inbox, closed).await {
                 return end;
             }
         }
         End::GoAway
+    }
+
+    /// Gives back what the node holds for this session and nobody here works on. What was asked
+    /// meanwhile goes first: work may have been done whose leases were given up for lost too soon.
+    fn give_back_unknown(&mut self, inbox: &mut Inbox) {
+        while self.room() > 0
+            && let Ok(request) = inbox.requests.try_recv()
+        {
+            self.ask(request);
+        }
+        let mut unknown: HashSet<Bytes> = std::mem::take(&mut self.unknown).into_iter().collect();
+        for Pending { about, .. } in self.pending.values() {
+            if let About::Settle(leases, Settlement::EndsLease) = about {
+                let settling = leases.iter().filter(|lease| unknown.remove(*lease));
+                self.session.hold_again(settling);
+            }
+        }
+        self.release(unknown.into_iter().collect());
     }
 
     /// Serves on at a node that goes away, until there is another connection: jobs that run can

@@ -164,6 +164,12 @@ impl Session {
         jobs.into_iter().map(hold).collect()
     }
 
+    /// Notes leases again that were given up for lost, and are not.
+    pub(crate) fn hold_again<'a>(&self, leases: impl Iterator<Item = &'a Bytes>) {
+        let held = || Held { fate: Fate::default(), origin: None };
+        self.state.lock().leases.extend(leases.map(|lease| (lease.clone(), held())));
+    }
+
     /// Forgets the leases that the node's answer ended.
     pub(crate) fn settled<'a>(
         &self,

@@ -1,7 +1,11 @@
 //! Settles what a worker's handlers have done, as many jobs at once as there are.
+//!
+//! A result that the node refuses for good, being too large for example, becomes a failure, so that
+//! its job does not stay in the hands of a worker that is done with it.
 
 use std::time::Duration;
 
+use batonq_protocol::ErrorCode;
 use tokio::sync::mpsc;
 use tokio::time::sleep;
 
@@ -15,6 +19,8 @@ use crate::settle::Ack;
 use crate::worker::Output;
 
 const BATCH_MAX: usize = 500;
+/// Bytes of results in one frame, which holds everything else too.
+const BATCH_BYTES_MAX: usize = 3 * 1024 * 1024;
 const TRIES_MAX: usize = 10;
 const PAUSE_MIN: Duration = Duration::from_millis(50);
 const PAUSE_MAX: Duration = Duration::from_secs(5);
@@ -31,8 +37,29 @@ pub(crate) struct Settlement {
 pub(crate) async fn run(client: Client, mut settlements: mpsc::UnboundedReceiver<Settlement>) {
     let mut batch = Vec::with_capacity(BATCH_MAX);
     while settlements.recv_many(&mut batch, BATCH_MAX).await > 0 {
-        settle(&client, std::mem::take(&mut batch)).await;
+        let bytes = |one: &Settlement| one.result.as_ref().map_or(0, |Output(result)| result.len());
+        for part in parts(std::mem::take(&mut batch), bytes) {
+            settle(&client, part).await;
+        }
     }
+}
+
+/// What goes into one frame each: what is too large for any goes alone, so that it is refused alone.
+fn parts<T>(batch: Vec<T>, bytes_of: impl Fn(&T) -> usize) -> Vec<Vec<T>> {
+    let mut parts = Vec::new();
+    let mut part = Vec::with_capacity(batch.len());
+    let mut bytes = 0;
+    for one in batch {
+        let own = bytes_of(&one);
+        if !part.is_empty() && bytes + own > BATCH_BYTES_MAX {
+            parts.push(std::mem::take(&mut part));
+            bytes = 0;
+        }
+        bytes += own;
+        part.push(one);
+    }
+    parts.push(part);
+    parts
 }
 
 /// Repeats what may have been lost on the way, which is safe: the same settlement with the same
@@ -86,32 +113,44 @@ async fn settle_once(client: &Client, batch: Vec<Settlement>) -> Vec<Settlement>
     again
 }
 
+/// Those that are to be settled again.
 fn unsettled(
     batch: Vec<Settlement>,
     results: Result<Vec<Result<(), Error>>, Error>,
 ) -> Vec<Settlement> {
     match results {
-        Err(error) if may_repeat(&error) => batch,
-        Err(error) => {
-            tracing::warn!(%error, count = batch.len(), "jobs not settled");
-            Vec::new()
-        }
+        Err(error) => batch.into_iter().filter_map(|one| after(one, &error)).collect(),
         Ok(results) => {
-            let again = |(settlement, result)| needs_again(result).then_some(settlement);
+            let again = |(one, result): (_, Result<(), Error>)| after(one, &result.err()?);
             batch.into_iter().zip(results).filter_map(again).collect()
         }
     }
 }
 
-fn needs_again(result: Result<(), Error>) -> bool {
-    let Err(error) = result else { return false };
-    let again = may_repeat(&error);
-    if !again {
-        tracing::warn!(%error, "job not settled");
+/// What is to be settled after this error; `None`: there is no use in another try.
+fn after(mut settlement: Settlement, error: &Error) -> Option<Settlement> {
+    if error.is_retryable() || matches!(error, Error::OutcomeUnknown { .. }) {
+        return Some(settlement);
     }
-    again
+    tracing::warn!(%error, "job not settled");
+    let is_refused = matches!(error.code(), Some(ErrorCode::Invalid | ErrorCode::PayloadTooLarge));
+    if !is_refused || settlement.result.is_err() {
+        return None;
+    }
+    settlement.result = Err(Failure::new("RESULT_REFUSED", error.to_string()));
+    Some(settlement)
 }
 
-fn may_repeat(error: &Error) -> bool {
-    error.is_retryable() || matches!(error, Error::OutcomeUnknown { .. })
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_fits_goes_together_and_what_is_too_large_for_any_frame_goes_alone() {
+        const MIB: usize = 1024 * 1024;
+        let split = |sizes: &[usize]| parts(sizes.to_vec(), |size| *size);
+        assert_eq!(split(&[0, 0, 3 * MIB]), [vec![0, 0, 3 * MIB]]);
+        assert_eq!(split(&[2 * MIB, MIB, 1]), [vec![2 * MIB, MIB], vec![1]]);
+        assert_eq!(split(&[0, 5 * MIB, 0]), [vec![0], vec![5 * MIB], vec![0]]);
+    }
 }

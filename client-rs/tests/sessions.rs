@@ -9,7 +9,7 @@ use std::time::Duration;
 use batonq_client::{Client, Error, Job, NewJob, PullOptions};
 use batonq_protocol::Message;
 use batonq_protocol::messages::{GoAway, LeasesLost, Pulled, Stats, Welcome};
-use fake::{FakeNode, Peer, SESSION, lease, leased, pushed, resumed, welcome, within};
+use fake::{FakeNode, Peer, SESSION, lease, leased, pushed, resumed, settled_ok, welcome, within};
 
 async fn pulled<const N: usize>(client: &Client, peer: &mut Peer, ids: [u64; N]) -> [Job; N] {
     let (jobs, ()) = tokio::join!(client.pull(PullOptions::new("mail").count(10)), async {
@@ -123,6 +123,27 @@ async fn leases_that_nobody_here_holds_are_given_back() {
     let mut peer = node.welcome(resumed([9])).await;
     let Message::Release(release) = peer.settled().await else { panic!("no release") };
     assert_eq!(release.leases, [lease(9)]);
+}
+
+#[tokio::test]
+async fn work_that_was_done_is_said_before_leases_are_given_back() {
+    let node = FakeNode::start().await;
+    let welcome = Welcome { reconnect_grace_ms: 50, ..welcome() };
+    let (client, mut peer) = node.client_of(node.config(), welcome).await;
+    let [done, other] = pulled(&client, &mut peer, [1, 2]).await;
+    drop(peer);
+    let (mut peer, _) = node.accept().await;
+    let (acked, ()) = tokio::join!(client.ack(&done), async {
+        within(async { tokio::join!(done.lost(), other.lost()) }).await;
+        // The node has borne the silence for longer.
+        peer.answer(1, Message::Welcome(resumed([1, 2]))).await;
+        let (id, Message::Ack(ack)) = peer.expect().await else { panic!("no ack") };
+        assert_eq!(ack.items[0].lease, lease(1));
+        let Message::Release(release) = peer.settled().await else { panic!("no release") };
+        assert_eq!(release.leases, [lease(2)]);
+        peer.answer(id, settled_ok(1)).await;
+    });
+    acked.unwrap();
 }
 
 #[tokio::test]

@@ -16,6 +16,8 @@ use sha2::{Digest, Sha256};
 use crate::access::Access;
 use crate::broker::Patience;
 use crate::leader::Profile;
+#[cfg(feature = "mutants")]
+use crate::mutants::{self, Mutant};
 use crate::secrets::Keyring;
 use crate::store::Retention;
 use crate::store::postgres::{CONNECTIONS_MIN, Database, Dsn, Migrate};
@@ -186,7 +188,13 @@ pub const SETTINGS: &[Setting] = &[
 ];
 
 /// Names under our prefix in the environment that are not the server's.
-const FOREIGN: [&str; 3] = ["BATONQ_CONFIG", "BATONQ_URL", "BATONQ_TOKEN"];
+const FOREIGN: &[&str] = &[
+    "BATONQ_CONFIG",
+    "BATONQ_URL",
+    "BATONQ_TOKEN",
+    #[cfg(feature = "mutants")]
+    mutants::SETTING,
+];
 
 /// How log lines look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -254,6 +262,9 @@ pub struct Config {
     pub log: String,
     /// How log lines look.
     pub log_format: LogFormat,
+    /// In which way to be wrong.
+    #[cfg(feature = "mutants")]
+    pub mutant: Option<Mutant>,
 }
 
 /// A setting that can not be used.
@@ -466,6 +477,8 @@ impl Config {
             drain_timeout: values.duration("drain_timeout")?,
             log: values.parse("log", |text| Some(text.into()), "a filter")?,
             log_format: values.parse("log_format", log_format, "human or json")?,
+            #[cfg(feature = "mutants")]
+            mutant: mutant(sources, &values)?,
         })
     }
 
@@ -669,6 +682,20 @@ fn patience(values: &Values) -> Result<Patience, ConfigError> {
     Ok(patience)
 }
 
+/// In no file and no flag: it is nobody's setting.
+#[cfg(feature = "mutants")]
+fn mutant(sources: &Sources, values: &Values) -> Result<Option<Mutant>, ConfigError> {
+    let Some(name) = sources.env.get(mutants::SETTING).filter(|name| !name.is_empty()) else {
+        return Ok(None);
+    };
+    if values.get("database_url").is_none() {
+        return Err(error(mutants::SETTING, "needs a shared store: set DATABASE_URL"));
+    }
+    let mutant = Mutant::parse(name);
+    let unknown = |names| error(mutants::SETTING, format!("{name:?} is none of {names}"));
+    mutant.map(Some).map_err(unknown)
+}
+
 /// A number and its unit, as `500ms`, `10s`, `2m`, `24h` or `30d`.
 pub fn parse_duration(text: &str) -> Option<Duration> {
     let unit_at = text.find(|letter: char| !letter.is_ascii_digit())?;
@@ -776,6 +803,28 @@ mod tests {
             let is_told = refused.detail.contains("s3cret") || refused.detail.contains(KEY);
             assert!(!is_told, "{refused}");
         }
+    }
+
+    #[cfg(not(feature = "mutants"))]
+    #[test]
+    fn a_release_can_not_be_made_a_mutant() {
+        let sources = env(&[("DATABASE_URL", "postgres://h/d"), ("BATONQ_MUTANT", "skip-fence")]);
+        let refused = Config::load(&sources).unwrap_err();
+        assert_eq!(refused.to_string(), "BATONQ_MUTANT: is no setting: see batonq serve --help");
+    }
+
+    #[cfg(feature = "mutants")]
+    #[test]
+    fn a_mutant_is_chosen_by_its_name_on_a_shared_store() {
+        let load = |pairs: &[(&str, &str)]| Config::load(&env(pairs));
+        let shared = ("DATABASE_URL", "postgres://h/d");
+        let chosen = load(&[shared, ("BATONQ_MUTANT", "skip-fence")]).unwrap().mutant;
+        assert_eq!(chosen, Some(Mutant::SkipFence));
+        assert_eq!(load(&[shared, ("BATONQ_MUTANT", "")]).unwrap().mutant, None);
+        let unknown = load(&[shared, ("BATONQ_MUTANT", "skip")]).unwrap_err();
+        assert!(unknown.detail.contains("drop-for-share, early-recovery"), "{unknown}");
+        let alone = load(&[("BATONQ_MUTANT", "skip-fence")]).unwrap_err();
+        assert!(alone.detail.contains("DATABASE_URL"), "{alone}");
     }
 
     #[test]

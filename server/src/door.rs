@@ -148,13 +148,23 @@ impl Door {
     }
 }
 
-/// The version of this build, in answers and logs.
+/// The version of this build.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// What this process says of its version, in answers and logs.
+pub fn version() -> &'static str {
+    #[cfg(feature = "mutants")]
+    if let Some(version) = crate::mutants::version() {
+        return version;
+    }
+    VERSION
+}
 
 /// What this build is for.
 pub fn build() -> String {
     let kind = if cfg!(debug_assertions) { "debug" } else { "release" };
-    format!("{VERSION} {kind} {}-{}", std::env::consts::ARCH, std::env::consts::OS)
+    let version = version();
+    format!("{version} {kind} {}-{}", std::env::consts::ARCH, std::env::consts::OS)
 }
 
 /// # Errors

@@ -37,4 +37,5 @@ pub mod error;
 pub mod leader;
 pub mod limits;
 pub mod metrics;
+pub mod mutants;
 pub mod secrets;

@@ -24,14 +24,15 @@ use crate::broker::{Broker, Loop};
 use crate::clock::{Clock, DatabaseClock, SystemClock};
 use crate::cluster::{Card, Demand, Leave, Registry, Requests};
 use crate::config::{Config, SharedConfig, StoreConfig};
-use crate::door::{Door, VERSION, build};
+use crate::door::{Door, build, version};
 use crate::duties::{Chore, Frame, Watchdog};
 use crate::leader::Leadership;
+use crate::mutants::Mutant;
 use crate::store::postgres::{self, Election, Identity, PostgresStore, Presence};
 use crate::store::sqlite::{OpenError, Options, SqliteStore};
-use crate::store::{Alone, Retention, Signal, Store};
+use crate::store::{Alone, Duty, Retention, Signal, Store};
 use crate::webhooks::Courier;
-use crate::{http, limits, tcp};
+use crate::{http, limits, mutants, tcp};
 
 /// A running node. To be [stopped](Node::stop); dropping it cuts everything off.
 #[derive(Debug)]
@@ -95,6 +96,8 @@ impl Node {
     /// See [`StartError`]; then nothing runs. A shared store that can not be used is waited for,
     /// or told by [`Node::failed`].
     pub async fn start(config: Config) -> Result<Self, StartError> {
+        #[cfg(feature = "mutants")]
+        mutants::choose(config.mutant);
         let listener = listen(&config, "PORT", config.port).await?;
         let http_listener = match config.http_port {
             Some(port) => Some(listen(&config, "HTTP_PORT", port).await?),
@@ -144,7 +147,7 @@ impl Node {
         }
         let http = http_address.map(|address| address.to_string());
         let node = &door.card.id;
-        tracing::info!(node, version = VERSION, tcp = %tcp_address, http, key, "started");
+        tracing::info!(node, version = version(), tcp = %tcp_address, http, key, "started");
         let drain_timeout = config.drain_timeout;
         Ok(Self { tcp_address, http_address, door, loops, phases, requests, drain_timeout })
     }
@@ -221,7 +224,11 @@ fn spawn_duties(loops: &mut JoinSet<String>, door: &Door, phases: &Phases) {
     let watch = async move { watchdog.run(leadership, stop).await };
     loops.spawn(named("watchdog", Box::pin(watch)));
     for chore in Chore::all() {
-        let run = frame.clone().run(chore, phases.loops.clone());
+        let mut frame = frame.clone();
+        if mutants::is(Mutant::FollowerFiresCron) && chore == Chore::Jobs(Duty::Cron) {
+            frame.leadership = Leadership::sole();
+        }
+        let run = frame.run(chore, phases.loops.clone());
         loops.spawn(named(chore.name(), Box::pin(run)));
     }
 }
@@ -268,7 +275,7 @@ fn card(config: &Config, tcp: SocketAddr, http: Option<SocketAddr>) -> Card {
         hostname,
         tcp_port: tcp.port(),
         http_port: http.map(|address| address.port()),
-        version: VERSION.into(),
+        version: version().into(),
         build: build(),
         fingerprint: config.fingerprint.clone(),
     }

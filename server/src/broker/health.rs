@@ -75,7 +75,11 @@ impl Monitor {
         };
         let mut known = self.known.lock();
         match (&*known, &failure) {
-            (None, Some(error)) => tracing::error!(error, "store failed"),
+            (None, Some(error)) => {
+                tracing::error!(error, "store failed");
+                // One connection may be lost, and the next one is good.
+                self.look();
+            }
             (Some(_), None) => tracing::info!("store works again"),
             _ => {}
         }
@@ -95,5 +99,25 @@ impl Monitor {
 
     pub(super) fn failure(&self) -> Option<String> {
         self.known.lock().clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn is_time(monitor: &Monitor) -> bool {
+        tokio::time::timeout(std::time::Duration::from_millis(1), monitor.is_time()).await.is_ok()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_store_that_has_failed_is_tried_at_once_and_then_from_time_to_time() {
+        let monitor = Monitor::new(None);
+        let fail = || monitor.watch::<()>(Err(Error::Unavailable("gone".into()))).is_err();
+        assert!(!is_time(&monitor).await);
+        assert!(fail());
+        assert!(is_time(&monitor).await, "nobody is told for a while that it works again");
+        assert!(fail());
+        assert!(!is_time(&monitor).await, "it is tried without a pause");
     }
 }

@@ -3,10 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::{Core, Loop};
-use crate::store::SESSION_LEASE;
+use crate::store::{Effect, SESSION_LEASE};
 
 /// How often sessions are looked at: what it adds to their patience at most.
 const SESSIONS_EVERY: Duration = Duration::from_millis(500);
@@ -24,25 +26,37 @@ const HEALTH_EVERY_ILL: Duration = Duration::from_millis(250);
 /// nobody tells.
 const POLL_EVERY: Duration = Duration::from_secs(1);
 
-/// Gives back the jobs of workers that are gone.
+/// Gives back the jobs of workers that are gone. What the store could not do is tried again until
+/// their leases, which nobody renews, have run out.
 pub(super) fn sessions(core: Arc<Core>, stop: CancellationToken) -> Loop {
+    let gone = Arc::new(Mutex::new(Vec::new()));
     Box::pin(every(SESSIONS_EVERY, stop, move || {
-        let core = Arc::clone(&core);
+        let (core, gone) = (Arc::clone(&core), Arc::clone(&gone));
         async move {
-            for session in core.sessions.take_gone() {
-                match core.store.give_back(session).await {
-                    Ok(effects) => {
-                        if !effects.is_empty() {
-                            tracing::info!(count = effects.len(), "worker gone, jobs given back");
-                        }
-                        core.announce(&effects);
+            let until = Instant::now() + SESSION_LEASE;
+            let mut all = std::mem::take(&mut *gone.lock());
+            all.extend(core.sessions.take_gone().into_iter().map(|session| (session, until)));
+            all.retain(|(_, until)| Instant::now() < *until);
+            while let Some((session, _)) = all.last() {
+                match core.store.give_back(*session).await {
+                    Ok(effects) => tell_given_back(&core, &effects),
+                    Err(error) => {
+                        tracing::warn!(%error, "jobs could not be given back");
+                        break;
                     }
-                    // Nobody renews the leases of a forgotten session: they run out.
-                    Err(error) => tracing::warn!(%error, "jobs could not be given back"),
                 }
+                all.pop();
             }
+            gone.lock().extend(all);
         }
     }))
+}
+
+fn tell_given_back(core: &Core, effects: &[Effect]) {
+    if !effects.is_empty() {
+        tracing::info!(count = effects.len(), "worker gone, jobs given back");
+    }
+    core.announce(effects);
 }
 
 /// Keeps the leases of living sessions.

@@ -448,6 +448,9 @@ impl<T> Fair<T> {
 }
 
 #[cfg(test)]
+mod properties;
+
+#[cfg(test)]
 mod tests {
     use super::*;
 

@@ -274,6 +274,9 @@ fn expire(next: Next, expires_at: Option<Timestamp>, now: Timestamp) -> Next {
 }
 
 #[cfg(test)]
+mod properties;
+
+#[cfg(test)]
 mod tests {
     use super::*;
 

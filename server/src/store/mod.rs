@@ -7,7 +7,10 @@
 //!   for a commit whose answer was lost. No other errors come from a store.
 //! * **One transaction per call.** A call is done as a whole or not at all, however many items it
 //!   has. Items are independent: one that finds nothing to do (a lost lease, a taken unique key)
-//!   says so in its place and its neighbours succeed.
+//!   says so in its place and its neighbours succeed. Each item for itself holds everywhere; a
+//!   shared store may take several transactions for claims of several queues and for settlements of
+//!   several kinds. If a later one fails, what was claimed is handed out, and settlements answer
+//!   [`Error::OutcomeUnknown`]: settled again, each says what became of it.
 //! * **One live lease per job.** A job stands in exactly one place: scheduled, ready, leased or
 //!   finished. A lease is (job, delivery). The delivery of a job rises whenever a lease ends
 //!   without completing it, in the same transaction, so that the old lease finds nothing.
@@ -297,8 +300,12 @@ pub const CRASHES_MAX: u32 = 5;
 /// The chance for the jitter of a retry that no worker asked for.
 const EVEN_CHANCE: f64 = 0.5;
 
-/// Rows that one call of [`Store::run_duty`] touches at most.
+/// Rows that one call of [`Store::run_duty`] touches at most, but for [`FORGOTTEN_MAX`].
 pub const DUTY_ROWS_MAX: usize = 500;
+
+/// Finished jobs that one call for [`Duty::Retention`] forgets at most: some 10 ms of work, and many
+/// enough to keep up with a hundred thousand that finish in a second.
+pub const FORGOTTEN_MAX: usize = 2_000;
 
 /// A worker's stay with the cluster, over reconnects. The key to its leases.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]

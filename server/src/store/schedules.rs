@@ -173,8 +173,11 @@ impl Plan {
         let mut last = schedule.last.map(|(_, job)| job).filter(|job| is_live(*job)).map(Last::Job);
         let left = schedule.spec.runs_max.map(|max| max.saturating_sub(schedule.runs));
         let mut made = 0;
+        let mut next_at = due.next;
         for slot in due.slots {
             if left.is_some_and(|left| made >= left) {
+                // Its turn comes if one of the jobs before is not stored.
+                next_at = Some(slot);
                 break;
             }
             if schedule.spec.overlap == Overlap::Skip
@@ -197,7 +200,7 @@ impl Plan {
             made += 1;
         }
         self.schedules[place].missed += due.missed;
-        self.schedules[place].next_at = due.next.filter(|_| left.is_none_or(|left| made < left));
+        self.schedules[place].next_at = next_at;
     }
 
     /// The schedules as they are now, and what became of their slots.
@@ -222,6 +225,11 @@ impl Plan {
             };
             let fire = Fire { slot, fired_at: now, outcome, job, count };
             fires.push((schedule.name.clone(), fire));
+        }
+        for schedule in &mut schedules {
+            if schedule.spec.runs_max.is_some_and(|max| schedule.runs >= max) {
+                schedule.next_at = None;
+            }
         }
         (schedules, fires)
     }
@@ -368,3 +376,6 @@ pub(crate) fn effects_of(jobs: &[NewJob], pushed: &[Pushed]) -> Vec<Effect> {
     };
     jobs.iter().zip(pushed).filter_map(effect).collect()
 }
+
+#[cfg(test)]
+mod properties;

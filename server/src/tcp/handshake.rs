@@ -15,7 +15,7 @@ use tokio_util::codec::{Decoder, Encoder};
 use super::convert;
 use crate::access::Principal;
 use crate::broker::{Attendance, Visitor};
-use crate::door::{Door, VERSION};
+use crate::door::{Door, version};
 use crate::error::Error;
 use crate::job::{WorkerName, cut};
 use crate::limits;
@@ -95,7 +95,7 @@ async fn admit(hello: Hello, address: &str, door: &Door) -> Result<(Guest, Welco
     let welcome = Welcome {
         version: 0,
         node_id: door.card.id.clone(),
-        server_version: VERSION.into(),
+        server_version: version().into(),
         session: attendance.id().0,
         resumed: leases.is_some(),
         leases: leases.unwrap_or_default().into_iter().map(token).collect(),

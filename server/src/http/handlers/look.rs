@@ -6,7 +6,7 @@ use hyper::StatusCode;
 
 use super::{Answered, Call, ok};
 use crate::broker::Condition;
-use crate::door::VERSION;
+use crate::door::version;
 use crate::error::Error;
 use crate::http::model::explain::ExplainBody;
 use crate::http::model::look::{
@@ -80,7 +80,7 @@ pub(in crate::http) async fn health(call: Call, _: NoBody) -> Answered<HealthBod
         node_id: call.door.card.id.clone(),
         is_leader: call.door.leadership.term().is_some(),
         uptime_seconds: health.uptime.as_secs(),
-        version: VERSION,
+        version: version(),
         reason,
     })
 }

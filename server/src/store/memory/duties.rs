@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::{Model, Place, Record};
 use crate::job::{Ending, JobId, Lease, QueueName, Reason, State, Timestamp};
-use crate::store::{DUTY_ROWS_MAX, Destination, Duty, DutyReport, Effect, NoteKind};
+use crate::store::{DUTY_ROWS_MAX, Destination, Duty, DutyReport, Effect, FORGOTTEN_MAX, NoteKind};
 
 impl Model {
     pub(super) fn run_duty(&mut self, duty: Duty) -> DutyReport {
@@ -102,7 +102,7 @@ impl Model {
         let queues: Vec<QueueName> = self.queues.keys().cloned().collect();
         let mut over: Vec<JobId> =
             queues.iter().flat_map(|queue| self.forgettable(queue)).collect();
-        over.truncate(DUTY_ROWS_MAX);
+        over.truncate(FORGOTTEN_MAX);
         for id in &over {
             self.jobs.remove(id);
         }
@@ -110,7 +110,7 @@ impl Model {
             self.drop_payloads(queue);
         }
         let is_some_left = self.jobs.values().any(|record| !record.is_live());
-        let next = match over.len() >= DUTY_ROWS_MAX {
+        let next = match over.len() >= FORGOTTEN_MAX {
             true => Some(Duration::ZERO),
             false => is_some_left.then_some(Duration::from_secs(60)),
         };

@@ -19,6 +19,7 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use super::QueueId;
+use crate::mutants::{self, Mutant};
 
 /// What nobody has told is found this much later at most, as long as looks are fast.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -146,7 +147,11 @@ impl Cursors {
         let mut count: HashMap<QueueId, usize> = HashMap::new();
         for (id, priority, place) in heads {
             *count.entry(*id).or_default() += 1;
-            known.entry(*id).or_default().lower(*priority, place - 1);
+            let queue = known.entry(*id).or_default();
+            if mutants::is(Mutant::CursorWithoutFullLook) && queue.looked.is_some() {
+                continue;
+            }
+            queue.lower(*priority, place - 1);
         }
         for id in queues {
             let queue = known.entry(*id).or_default();

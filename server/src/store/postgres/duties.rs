@@ -19,14 +19,19 @@ use super::settle::{Ended, end_badly, finish_waiting};
 use super::{PostgresStore, QueueId, retrying};
 use crate::job::{Ending, JobId, Lease, Reason, Settings, State, Timestamp};
 use crate::leader::Term;
+use crate::mutants::{self, Mutant, altered};
 use crate::store::columns::{parse_settings, sql_id, sql_millis};
 use crate::store::guards::DECISIONS_KEPT;
 use crate::store::{
-    DUTY_ROWS_MAX, Destination, Duty, DutyReport, Effect, FIRES_KEPT, NoteKind, SessionId,
+    DUTY_ROWS_MAX, Destination, Duty, DutyReport, Effect, FIRES_KEPT, FORGOTTEN_MAX, NoteKind,
+    SessionId,
 };
 
 /// How long until finished jobs are looked at again.
 const RETENTION_EVERY: Duration = Duration::from_secs(60);
+
+/// So much earlier may a job have finished that is seen after another one, at most.
+const COMMITTED_WITHIN_MS: i64 = 60_000;
 
 /// How long it is remembered what leaders did.
 const AUDIT_KEPT: Duration = Duration::from_secs(24 * 3600);
@@ -280,34 +285,38 @@ const BEYOND_DEAD: &str = "
         LIMIT 1
     ) f";
 
-/// The oldest finished jobs of queues, up to one that is too many.
+/// The oldest finished jobs of queues, from behind one up to one that is too many.
 const OLDEST_KEPT: &str = "
-    SELECT f.id, u.queue_id
-    FROM unnest($1::bigint[], $2::bigint[], $3::bigint[]) AS u (queue_id, last_at, last_id)
+    SELECT f.id, u.queue_id, f.finished_at
+    FROM unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[])
+        AS u (queue_id, last_at, last_id, from_at, from_id)
     CROSS JOIN LATERAL (
-        SELECT id
+        SELECT id, finished_at
         FROM finished
         WHERE queue_id = u.queue_id AND state <> 'dead'
         AND (finished_at, id) <= (u.last_at, u.last_id)
+        AND (finished_at, id) > (u.from_at, u.from_id)
         ORDER BY finished_at, id
-        LIMIT $4
+        LIMIT $6
         FOR UPDATE SKIP LOCKED
     ) f
-    LIMIT $4";
+    LIMIT $6";
 
 const OLDEST_DEAD: &str = "
-    SELECT f.id, u.queue_id
-    FROM unnest($1::bigint[], $2::bigint[], $3::bigint[]) AS u (queue_id, last_at, last_id)
+    SELECT f.id, u.queue_id, f.finished_at
+    FROM unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[])
+        AS u (queue_id, last_at, last_id, from_at, from_id)
     CROSS JOIN LATERAL (
-        SELECT id
+        SELECT id, finished_at
         FROM finished
         WHERE queue_id = u.queue_id AND state = 'dead'
         AND (finished_at, id) <= (u.last_at, u.last_id)
+        AND (finished_at, id) > (u.from_at, u.from_id)
         ORDER BY finished_at, id
-        LIMIT $4
+        LIMIT $6
         FOR UPDATE SKIP LOCKED
     ) f
-    LIMIT $4";
+    LIMIT $6";
 
 const DROPPABLE: &str = "
     SELECT id
@@ -330,23 +339,52 @@ const FORGET_DECISIONS: &str = "
         SELECT ctid FROM decision WHERE minute <= $1 ORDER BY minute LIMIT $2
     ))";
 
+/// All that is known of finished jobs goes, as runs of jobs whose numbers follow each other:
+/// walking along an index is cheaper than searching it for each.
 pub(super) const FORGET: &str = "
-    WITH gone AS (
+    WITH runs AS MATERIALIZED (
+        SELECT unnest($1::bigint[]) AS first, unnest($2::bigint[]) AS last
+    ),
+    gone AS (
         DELETE FROM finished
-        WHERE id = ANY($1::bigint[])
+        WHERE ctid = ANY(ARRAY(
+            SELECT f.ctid
+            FROM runs r
+            CROSS JOIN LATERAL (
+                SELECT ctid FROM finished WHERE id BETWEEN r.first AND r.last OFFSET 0
+            ) f
+        ))
         RETURNING id, tags
     ),
     logs AS (
         DELETE FROM attempt_log
-        WHERE job_id = ANY($1::bigint[])
+        WHERE ctid = ANY(ARRAY(
+            SELECT l.ctid
+            FROM runs r
+            CROSS JOIN LATERAL (
+                SELECT ctid FROM attempt_log WHERE job_id BETWEEN r.first AND r.last OFFSET 0
+            ) l
+        ))
     ),
     notes AS (
         DELETE FROM job_note
-        WHERE job_id = ANY($1::bigint[])
+        WHERE ctid = ANY(ARRAY(
+            SELECT n.ctid
+            FROM runs r
+            CROSS JOIN LATERAL (
+                SELECT ctid FROM job_note WHERE job_id BETWEEN r.first AND r.last OFFSET 0
+            ) n
+        ))
     ),
     progresses AS (
         DELETE FROM progress
-        WHERE job_id = ANY($1::bigint[])
+        WHERE ctid = ANY(ARRAY(
+            SELECT p.ctid
+            FROM runs r
+            CROSS JOIN LATERAL (
+                SELECT ctid FROM progress WHERE job_id BETWEEN r.first AND r.last OFFSET 0
+            ) p
+        ))
     )
     DELETE FROM job_tag
     WHERE ctid = ANY(ARRAY(
@@ -401,11 +439,33 @@ const OUTLOOK: &str = "
         (SELECT 'ttl', expires_at FROM ttl ORDER BY expires_at, job_id LIMIT 1)
     ) next";
 
-/// Up to where finished jobs are too many, by queue; as of when.
+/// Finished jobs that are too many, as of when that was asked for.
 #[derive(Debug, Default)]
 pub(super) struct Excess {
-    until: Vec<(QueueId, i64, i64)>,
+    stretches: Vec<Stretch>,
     asked_at: Option<Instant>,
+}
+
+/// Finished jobs of a queue, in the order of (finished at, id): behind one, up to another.
+///
+/// What was forgotten lately still stands in the index, as long as some transaction could see it.
+/// Whoever began from the oldest each time would walk through all of that again.
+#[derive(Debug, Clone, Copy)]
+struct Stretch {
+    queue: QueueId,
+    behind: (i64, i64),
+    last: (i64, i64),
+}
+
+impl Excess {
+    /// Where to begin in a queue: a little before the last job that was forgotten, since what
+    /// finished before it may have been committed after that.
+    fn behind(&self, queue: QueueId) -> (i64, i64) {
+        let known = self.stretches.iter().find(|stretch| stretch.queue == queue);
+        known.map_or((i64::MIN, i64::MIN), |known| {
+            (known.behind.0.saturating_sub(COMMITTED_WITHIN_MS), i64::MIN)
+        })
+    }
 }
 
 /// A part of a duty, before it is committed.
@@ -451,7 +511,13 @@ impl PostgresStore {
     }
 
     async fn try_duty(&self, term: &Term, duty: Duty) -> Result<DutyReport, Failure> {
-        let mut tx = self.duty_lane.begin().await?;
+        let lane = match duty {
+            Duty::Due | Duty::Cron => &self.time_lane,
+            Duty::Expiry | Duty::Timeouts | Duty::Cancels | Duty::Ttl | Duty::Retention => {
+                &self.duty_lane
+            }
+        };
+        let mut tx = lane.begin().await?;
         let now = fence(&mut tx, term).await?;
         let mut part = match duty {
             Duty::Due => self.due(&mut tx, now).await,
@@ -521,7 +587,9 @@ impl PostgresStore {
     }
 
     async fn due(&self, tx: &mut Tx<'_>, now: Timestamp) -> Result<Part, Failure> {
-        let rows = tx.query(DUE, &[&rows_max()]).await?;
+        let soon = "run_at <= (SELECT now FROM clock) + 3600000";
+        let sql = altered(Mutant::DueTooEarly, DUE, "run_at <= (SELECT now FROM clock)", soon);
+        let rows = tx.query(sql, &[&rows_max()]).await?;
         let mut notes = Vec::new();
         let effects = self.effects(&rows, &mut notes).await?;
         Noted::each(effects.iter().map(|effect| effect.job), NoteKind::Due).write(tx).await?;
@@ -544,6 +612,7 @@ impl PostgresStore {
     }
 
     async fn expiry(&self, tx: &mut Tx<'_>, now: Timestamp) -> Result<Part, Failure> {
+        let now = if mutants::is(Mutant::EarlyRecovery) { now + mutants::EARLY } else { now };
         let run_out = tx.query(RUN_OUT, &[&now.0, &rows_max()]).await?;
         let ids: Vec<leases::LeaseId> = run_out.iter().map(|row| get(row, "id")).collect();
         let mut jobs = 0;
@@ -558,7 +627,8 @@ impl PostgresStore {
         tx.query(leases::DELETE, &[&gone]).await?;
         let sql = "SELECT expires_at AS next FROM lease ORDER BY expires_at LIMIT 1";
         let next_at = earliest(tx, sql).await?;
-        part.report.next = next(part.report.effects.len(), next_at, now);
+        let next = next(part.report.effects.len(), next_at, now);
+        part.report.next = mutants::sooner(Mutant::EarlyRecovery, next);
         Ok(part)
     }
 
@@ -670,9 +740,10 @@ impl PostgresStore {
         tx.query(FORGET_DECISIONS, &[&old(DECISIONS_KEPT), &rows_max()]).await?;
         self.open_gates(tx).await?;
         tx.query(FORGET_AUDIT, &[&old(AUDIT_KEPT), &rows_max()]).await?;
-        let sql = "SELECT 1 FROM finished LIMIT 1";
+        // The latest: in front of the oldest stand all that were forgotten lately.
+        let sql = "SELECT 1 FROM finished ORDER BY id DESC LIMIT 1";
         let is_some_left = !tx.query(sql, &[]).await?.is_empty();
-        let next = match done >= rows_max() || events >= rows_max() {
+        let next = match done >= number(FORGOTTEN_MAX) || events >= rows_max() {
             true => Some(Duration::ZERO),
             false => is_some_left.then_some(RETENTION_EVERY),
         };
@@ -693,9 +764,9 @@ impl PostgresStore {
         let of = |settings| self.retention.of(settings);
         let kept: Vec<i64> = all.iter().map(|(_, it)| until(of(it).completed)).collect();
         let dead: Vec<i64> = all.iter().map(|(_, it)| until(of(it).dead)).collect();
-        let mut room = rows_max();
+        let mut room = number(FORGOTTEN_MAX);
         for (sql, old) in [(OLD_KEPT, kept), (OLD_DEAD, dead)] {
-            room -= forget(tx, sql, &[&ids, &old, &room]).await?;
+            room -= number(forget(tx, sql, &[&ids, &old, &room]).await?.len());
         }
         // What is old fills this part: what is too many is looked for when it does not.
         if room > 0 {
@@ -706,7 +777,7 @@ impl PostgresStore {
                 room -= drop_payloads(tx, *queue, until(keep), room).await?;
             }
         }
-        Ok(rows_max() - room)
+        Ok(number(FORGOTTEN_MAX) - room)
     }
 
     /// Forgets what is too much. It takes a while to look beyond a million jobs: where that is, is
@@ -717,54 +788,73 @@ impl PostgresStore {
         queues: &[(QueueId, Settings)],
         room: i64,
     ) -> Result<i64, Failure> {
-        let known = {
-            let excess = self.excess.lock();
-            let is_fresh = excess.asked_at.is_some_and(|at| at.elapsed() < RETENTION_EVERY);
-            if is_fresh { excess.until.clone() } else { Vec::new() }
-        };
-        let mut done = forget_until(tx, OLDEST_KEPT, &known, room).await?;
+        let mut excess = std::mem::take(&mut *self.excess.lock());
+        let mut done = 0;
+        if excess.asked_at.is_some_and(|at| at.elapsed() < RETENTION_EVERY) {
+            done = forget_stretches(tx, OLDEST_KEPT, &mut excess.stretches, room).await?;
+        }
         if done == 0 {
             let kept = queues.iter().map(|(id, it)| (*id, self.retention.of(it).completed_max));
-            let until = beyond(tx, BEYOND_KEPT, kept).await?;
-            done = forget_until(tx, OLDEST_KEPT, &until, room).await?;
-            *self.excess.lock() = Excess { until, asked_at: Some(Instant::now()) };
+            let mut stretches = beyond(tx, BEYOND_KEPT, kept).await?;
+            for stretch in &mut stretches {
+                stretch.behind = excess.behind(stretch.queue);
+            }
+            excess = Excess { stretches, asked_at: Some(Instant::now()) };
+            done = forget_stretches(tx, OLDEST_KEPT, &mut excess.stretches, room).await?;
         }
+        // If this part is not committed, what it would have forgotten is found when it is asked again.
+        *self.excess.lock() = excess;
         let dead = queues.iter().filter_map(|(id, it)| Some((*id, it.keep_dead_max?)));
-        let until = beyond(tx, BEYOND_DEAD, dead).await?;
-        done += forget_until(tx, OLDEST_DEAD, &until, room - done).await?;
+        let mut dead = beyond(tx, BEYOND_DEAD, dead).await?;
+        done += forget_stretches(tx, OLDEST_DEAD, &mut dead, room - done).await?;
         Ok(done)
     }
 }
 
-/// The last job that is too many, of each queue that has such.
+/// What is too many, of each queue that has such.
 async fn beyond(
     tx: &mut Tx<'_>,
     sql: &'static str,
     kept: impl Iterator<Item = (QueueId, u64)>,
-) -> Result<Vec<(QueueId, i64, i64)>, Failure> {
+) -> Result<Vec<Stretch>, Failure> {
     let (queues, most): (Vec<QueueId>, Vec<i64>) =
         kept.map(|(queue, max)| (queue, i64::try_from(max).unwrap_or(i64::MAX))).unzip();
     if queues.is_empty() {
         return Ok(Vec::new());
     }
     let rows = tx.query(sql, &[&queues, &most]).await?;
-    let last = |row: &Row| (get(row, "queue_id"), get(row, "finished_at"), get(row, "id"));
-    Ok(rows.iter().map(last).collect())
+    let stretch = |row: &Row| Stretch {
+        queue: get(row, "queue_id"),
+        behind: (i64::MIN, i64::MIN),
+        last: (get(row, "finished_at"), get(row, "id")),
+    };
+    Ok(rows.iter().map(stretch).collect())
 }
 
-async fn forget_until(
+/// Forgets up to `room` jobs, and has the stretches begin behind them.
+async fn forget_stretches(
     tx: &mut Tx<'_>,
     sql: &'static str,
-    until: &[(QueueId, i64, i64)],
+    stretches: &mut [Stretch],
     room: i64,
 ) -> Result<i64, Failure> {
-    if until.is_empty() {
+    if stretches.is_empty() {
         return Ok(0);
     }
-    let queues: Vec<QueueId> = until.iter().map(|(queue, ..)| *queue).collect();
-    let last_at: Vec<i64> = until.iter().map(|(_, at, _)| *at).collect();
-    let last_id: Vec<i64> = until.iter().map(|(.., id)| *id).collect();
-    forget(tx, sql, &[&queues, &last_at, &last_id, &room]).await
+    let column = |of: fn(&Stretch) -> i64| stretches.iter().map(of).collect::<Vec<i64>>();
+    let (queues, last_at, last_id) =
+        (column(|it| it.queue), column(|it| it.last.0), column(|it| it.last.1));
+    let (behind_at, behind_id) = (column(|it| it.behind.0), column(|it| it.behind.1));
+    let params: [&(dyn tokio_postgres::types::ToSql + Sync); 6] =
+        [&queues, &last_at, &last_id, &behind_at, &behind_id, &room];
+    let rows = forget(tx, sql, &params).await?;
+    for stretch in stretches {
+        let mine = rows.iter().rev().find(|row| get::<QueueId>(row, "queue_id") == stretch.queue);
+        if let Some(row) = mine {
+            stretch.behind = (get(row, "finished_at"), get(row, "id"));
+        }
+    }
+    Ok(number(rows.len()))
 }
 
 fn number(count: usize) -> i64 {
@@ -801,23 +891,40 @@ async fn drop_payloads(
 
 /// Asks for the fence. The answer: the database's time.
 pub(super) async fn fence(tx: &mut Tx<'_>, term: &Term) -> Result<Timestamp, Failure> {
-    let rows = tx.query(FENCE, &[&term.token_text()]).await?;
+    let rows = tx.query(fence_sql(), &[&term.token_text()]).await?;
+    #[cfg(feature = "mutants")]
+    mutants::linger(Mutant::DropForShare).await;
     let deposed = || Failure::NotDone("another node leads by now".into());
     rows.first().map(now).ok_or_else(deposed)
 }
 
-/// Deletes all that is known of the finished jobs that `sql` finds. The answer: how many.
+/// [`FENCE`], unless this process is wrong about it.
+fn fence_sql() -> &'static str {
+    let by_token = "token = $1::text::uuid";
+    let sole = "token = $1::text::uuid OR $1::text ~ '^0+$'";
+    let sql = altered(Mutant::SkipFence, FENCE, by_token, "$1::text <> ''");
+    let sql = altered(Mutant::FollowerFiresCron, sql, by_token, sole);
+    altered(Mutant::DropForShare, sql, "FOR SHARE", "")
+}
+
+/// Deletes all that is known of the finished jobs that `sql` finds. The answer: what it found.
 async fn forget(
     tx: &mut Tx<'_>,
     sql: &'static str,
     params: &[&(dyn tokio_postgres::types::ToSql + Sync)],
-) -> Result<i64, Failure> {
+) -> Result<Vec<Row>, Failure> {
     let rows = tx.query(sql, params).await?;
-    let ids: Vec<i64> = rows.iter().map(|row| get(row, "id")).collect();
-    if !ids.is_empty() {
-        tx.query(FORGET, &[&ids]).await?;
+    if !rows.is_empty() {
+        let (first, last) = runs(rows.iter().map(|row| get(row, "id")).collect());
+        tx.query(FORGET, &[&first, &last]).await?;
     }
-    Ok(number(ids.len()))
+    Ok(rows)
+}
+
+/// The first and the last of each run of numbers that follow each other, for [`FORGET`].
+pub(super) fn runs(mut ids: Vec<i64>) -> (Vec<i64>, Vec<i64>) {
+    ids.sort_unstable();
+    ids.chunk_by(|one, next| one + 1 == *next).map(|run| (run[0], run[run.len() - 1])).unzip()
 }
 
 async fn earliest(tx: &mut Tx<'_>, sql: &'static str) -> Result<Option<Timestamp>, Failure> {

@@ -6,6 +6,7 @@
 //! now counts for nothing.
 
 use std::collections::{HashMap, HashSet, VecDeque};
+use std::time::Duration;
 
 use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
@@ -18,8 +19,12 @@ use crate::job::{
     Admission, Bucket, Concurrency, Fair, Found, JobId, Line, QueueName, Settings, Timestamp,
     Waiting,
 };
+use crate::mutants::{self, Mutant};
 use crate::store::columns::{parse_options, parse_settings, sql_id, sql_settings};
 use crate::store::{Claim, Claimed, KeyUse, KeyUses};
+
+/// When a queue is asked for again whose row somebody holds.
+const HELD_PAUSE: Duration = Duration::from_millis(200);
 
 /// Jobs of each line that are read at first. Few: most lines give out one or two.
 const PART: i64 = 4;
@@ -33,7 +38,9 @@ const LOCK_QUEUE: &str = "
     WHERE id = $1
     FOR NO KEY UPDATE";
 
-/// The first jobs behind each gate. From each gate it hops to the next.
+/// The first jobs behind each gate. From each gate it hops to the next. With the time at which they
+/// are seen: a job that was given back while the queue's lock was waited for must not be leased from
+/// a time before that.
 const LINES: &str = "
     WITH RECURSIVE gates AS (
         (SELECT gate FROM ready WHERE queue_id = $1 ORDER BY gate LIMIT 1)
@@ -48,7 +55,7 @@ const LINES: &str = "
             LIMIT 1
         ) n
     )
-    SELECT g.gate, t.turn, j.*, o.options
+    SELECT (SELECT now_ms()) AS now, g.gate, t.turn, j.*, o.options
     FROM gates g
     LEFT JOIN LATERAL (
         SELECT turn FROM turn WHERE queue_id = $1 AND gate = g.gate OFFSET 0
@@ -65,7 +72,7 @@ const LINES: &str = "
 
 /// More of one line, behind those that are known.
 const MORE_OF: &str = "
-    SELECT j.*, o.options
+    SELECT (SELECT now_ms()) AS now, j.*, o.options
     FROM (
         SELECT
             ctid::text AS tid, job_id, priority, place, delivery, bytes, expires_at, timeout_ms
@@ -166,8 +173,15 @@ impl PostgresStore {
         claims: &[Claim],
     ) -> Result<Option<Claimed>, Failure> {
         let nothing = Claimed { jobs: vec![Vec::new(); claims.len()], ..Claimed::default() };
-        let mut tx = self.claim_lane.begin().await?;
-        let rows = tx.query(LOCK_QUEUE, &[&queue]).await?;
+        let mut tx = self.gate_lane.begin().await?;
+        let rows = match tx.query(LOCK_QUEUE, &[&queue]).await {
+            Err(Failure::Held(error)) => {
+                tracing::debug!(error, "another node claims from the queue, or is frozen");
+                drop(tx);
+                return self.later(claims).await.map(Some);
+            }
+            done => done?,
+        };
         let Some(row) = rows.first() else { return Ok(None) };
         if !get::<bool>(row, "is_gated") {
             self.gated.write().remove(&queue);
@@ -177,9 +191,10 @@ impl PostgresStore {
         if get::<Option<i64>>(row, "paused_at").is_some() {
             return Ok(Some(nothing));
         }
-        let (now, settings) = (now(row), row::parsed(row, "settings", parse_settings)?);
-        let admission = admission(&mut tx, queue, settings.unwrap_or_default(), now).await?;
-        let lines = lines(&mut tx, queue).await?;
+        let (mut seen, settings) = (now(row), row::parsed(row, "settings", parse_settings)?);
+        let mut admission = admission(&mut tx, queue, settings.unwrap_or_default(), seen).await?;
+        let lines = lines(&mut tx, queue, &mut seen).await?;
+        admission.now_us = seen.0 * 1000;
         // Nobody is kept from anything: there are no turns to be taken.
         let is_plain =
             !admission.settings.is_limited() && lines.iter().all(|line| line.gate.is_empty());
@@ -192,7 +207,7 @@ impl PostgresStore {
         let mut fair = Fair::new(admission, lines);
         let (mut picked, mut closed) = (Vec::with_capacity(claims.len()), Vec::new());
         for claim in claims {
-            let own = fill(&mut tx, queue, &mut fair, &mut ends, claim).await?;
+            let own = fill(&mut tx, (queue, &mut seen), &mut fair, &mut ends, claim).await?;
             if own.share.jobs.len() < claim.count {
                 closed.extend(fair.closed().map(|until| (claim.queue.clone(), until)));
             }
@@ -203,8 +218,17 @@ impl PostgresStore {
             remember(&mut tx, queue, &picked, fair, &before).await?;
         }
         let shares = picked.into_iter().map(|picked| picked.share).collect();
-        let claimed = self.take(tx, claims, shares, now).await?;
+        let claimed = self.take(tx, claims, shares, seen).await?;
         Ok(Some(Claimed { closed, ..claimed }))
+    }
+
+    /// Nobody gets anything of a queue that another node holds, until it may be asked again.
+    async fn later(&self, claims: &[Claim]) -> Result<Claimed, Failure> {
+        let rows = self.gate_lane.once(("SELECT now_ms() AS now", &[])).await?;
+        let until = now(&rows[0]) + HELD_PAUSE;
+        let closed = claims.iter().take(1).map(|claim| (claim.queue.clone(), Some(until)));
+        let jobs = vec![Vec::new(); claims.len()];
+        Ok(Claimed { jobs, closed: closed.collect(), ..Claimed::default() })
     }
 
     pub(super) async fn set_queue_settings(
@@ -285,6 +309,9 @@ pub(super) async fn admission(
     let mut buckets: HashMap<String, Bucket> = found[1].iter().map(bucket).collect();
     let leased = found.get(2).and_then(|rows| rows.first()).map_or(0, number);
     let bucket = buckets.remove("").unwrap_or_default();
+    if mutants::is(Mutant::IgnoreLimits) {
+        return Ok(Admission { settings, now_us: now.0 * 1000, ..Admission::default() });
+    }
     Ok(Admission { settings, leased, slots, bucket, buckets, now_us: now.0 * 1000 })
 }
 
@@ -307,9 +334,15 @@ fn waiting(row: &Row) -> Result<Waiting<Candidate>, Failure> {
     })
 }
 
-async fn lines(tx: &mut Tx<'_>, queue: QueueId) -> Result<Vec<Line<Candidate>>, Failure> {
+/// The lines of a queue. `seen` becomes the time at which they were read, if there are any.
+async fn lines(
+    tx: &mut Tx<'_>,
+    queue: QueueId,
+    seen: &mut Timestamp,
+) -> Result<Vec<Line<Candidate>>, Failure> {
     let mut lines: Vec<Line<Candidate>> = Vec::new();
     for row in &tx.query(LINES, &[&queue, &PART]).await? {
+        *seen = now(row);
         let gate: &str = get(row, "gate");
         if lines.last().is_none_or(|line| line.gate != gate) {
             let (gate, turn) = (gate.to_owned(), get(row, "turn"));
@@ -331,10 +364,11 @@ struct Picked {
     keys: Vec<Option<Concurrency>>,
 }
 
-/// Gives a claim what it may have. `ends` says up to where each line has been read.
+/// Gives a claim what it may have. `ends` says up to where each line has been read, `seen` when
+/// the last of them was.
 async fn fill(
     tx: &mut Tx<'_>,
-    queue: QueueId,
+    (queue, seen): (QueueId, &mut Timestamp),
     fair: &mut Fair<Candidate>,
     ends: &mut HashMap<String, (i32, i64)>,
     claim: &Claim,
@@ -352,6 +386,7 @@ async fn fill(
                 let gate = fair.line(at).gate.clone();
                 let (priority, place) = ends.get(&gate).copied().unwrap_or((i32::MAX, 0));
                 let rows = tx.query(MORE_OF, &[&queue, &gate, &priority, &place, &MORE]).await?;
+                *seen = rows.first().map_or(*seen, now);
                 let jobs = rows.iter().map(waiting).collect::<Result<VecDeque<_>, _>>()?;
                 if let Some(last) = jobs.back() {
                     ends.insert(gate, (last.priority, last.place));

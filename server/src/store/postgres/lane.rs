@@ -32,14 +32,15 @@ const CALL_MAX: Duration = Duration::from_secs(6);
 const REFUSED_FOR: Duration = Duration::from_millis(250);
 
 /// What every connection of ours is told. `plan_cache_mode` and the rest pin the plans; the
-/// timeouts end what a node that is frozen or cut off has left behind.
+/// timeouts end what a node that is frozen or cut off has left behind: nobody waits for its locks
+/// for longer than two seconds.
 ///
 /// The planner can not be told not to hash a correlated `EXISTS`, which then reads the whole
 /// table; statements ask with `(SELECT … LIMIT 1)` instead.
 pub(super) const SETTINGS: &str = "
     SET statement_timeout = '5s';
     SET lock_timeout = '4s';
-    SET idle_in_transaction_session_timeout = '5s';
+    SET idle_in_transaction_session_timeout = '2s';
     SET plan_cache_mode = force_generic_plan;
     SET enable_seqscan = off;
     SET enable_bitmapscan = off;
@@ -50,9 +51,15 @@ pub(super) const SETTINGS: &str = "
     SELECT set_config('synchronous_commit', 'on', false)
     WHERE current_setting('synchronous_commit') IN ('off', 'local');";
 
-/// What the leader's lane is told beside that. Its transactions hold the fence, for which the next
-/// election waits: what a leader has left behind that was cut off must end soon.
-pub(super) const SHORT: &str = "SET idle_in_transaction_session_timeout = '1s';";
+/// What the leader's lanes are told beside that. Their transactions hold the fence, for which the
+/// next election waits: what a leader has left behind that was cut off must end soon. And each does
+/// one part after the other: one that needs what somebody else holds gives up soon.
+pub(super) const SHORT: &str =
+    "SET idle_in_transaction_session_timeout = '1s'; SET lock_timeout = '500ms';";
+
+/// What the lane for queues with limits is told: whoever has the lock of a queue's row has it for some
+/// milliseconds, or is frozen or cut off.
+pub(super) const BRIEF: &str = "SET lock_timeout = '100ms';";
 
 /// Opens connections, once it is known where and that the tables fit.
 #[derive(Debug)]
@@ -129,6 +136,9 @@ pub(super) enum Failure {
     /// Nothing was done because of others at work on the same rows: do it again.
     #[error("{0}")]
     Conflict(String),
+    /// Nothing was done because somebody held what was needed for too long.
+    #[error("{0}")]
+    Held(String),
     /// It may have been done.
     #[error("{0}")]
     InDoubt(String),
@@ -145,6 +155,7 @@ impl Failure {
             Some(&SqlState::T_R_DEADLOCK_DETECTED | &SqlState::T_R_SERIALIZATION_FAILURE) => {
                 Self::Conflict(text)
             }
+            Some(&SqlState::LOCK_NOT_AVAILABLE) => Self::Held(text),
             _ => Self::NotDone(text),
         }
     }
@@ -156,9 +167,10 @@ impl Failure {
         });
         match (Self::of(error), is_certain) {
             (failure, true) => failure,
-            (Self::NotDone(text) | Self::Conflict(text) | Self::InDoubt(text), false) => {
-                Self::InDoubt(text)
-            }
+            (
+                Self::NotDone(text) | Self::Conflict(text) | Self::Held(text) | Self::InDoubt(text),
+                false,
+            ) => Self::InDoubt(text),
         }
     }
 }
@@ -166,7 +178,9 @@ impl Failure {
 impl From<Failure> for Error {
     fn from(failure: Failure) -> Self {
         match failure {
-            Failure::NotDone(text) | Failure::Conflict(text) => Self::Unavailable(text.into()),
+            Failure::NotDone(text) | Failure::Conflict(text) | Failure::Held(text) => {
+                Self::Unavailable(text.into())
+            }
             Failure::InDoubt(text) => Self::OutcomeUnknown(text.into()),
         }
     }
@@ -346,7 +360,12 @@ impl Lane {
     /// Dropping this future does not recall the statement.
     pub(super) async fn once(&self, call: Call<'_>) -> Result<Vec<Row>, Failure> {
         let mut slot = self.open().await?;
-        slot.conn.as_mut().expect("it has just been opened").once(call).await
+        let conn = slot.conn.as_mut().expect("it has just been opened");
+        #[cfg(feature = "mutants")]
+        if self.answers_early(call) {
+            return conn.once_and_commit_later(call).await;
+        }
+        conn.once(call).await
     }
 }
 
@@ -533,5 +552,35 @@ impl Tx<'_> {
                 false => Err(too_slow()),
             }
         })
+    }
+}
+
+#[cfg(feature = "mutants")]
+impl Lane {
+    /// Whether [`Mutant::ReplyBeforeCommit`] is wrong about this. What leases jobs is left out: they
+    /// would be acked before they are there.
+    ///
+    /// [`Mutant::ReplyBeforeCommit`]: crate::mutants::Mutant::ReplyBeforeCommit
+    fn answers_early(&self, (sql, _): Call<'_>) -> bool {
+        crate::mutants::is(crate::mutants::Mutant::ReplyBeforeCommit)
+            && ["push", "settle"].contains(&self.name)
+            && !sql.contains("INSERT INTO lease")
+    }
+}
+
+#[cfg(feature = "mutants")]
+impl Conn {
+    /// Does one statement, and commits when it has been answered.
+    async fn once_and_commit_later(&mut self, call: Call<'_>) -> Result<Vec<Row>, Failure> {
+        let done = self.send_all(&[call], "", false).await.inspect_err(|_| self.undo());
+        let client = Arc::clone(&self.client);
+        let commit = async move {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+            client.batch_execute("COMMIT").await.is_ok()
+        };
+        if done.is_ok() {
+            self.undoing = Some(tokio::spawn(commit));
+        }
+        Ok(done?.into_iter().next().unwrap_or_default())
     }
 }

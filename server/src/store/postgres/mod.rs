@@ -30,6 +30,8 @@ mod inspect;
 mod lane;
 mod leases;
 pub mod migrate;
+#[cfg(feature = "mutants")]
+mod mutants;
 mod needs;
 mod nodes;
 mod notes;
@@ -80,6 +82,7 @@ use crate::job::{
     JobId, Lease, LeaseKey, NewJob, QueueName, ScheduleName, ScheduleSpec, Settings, WebhookName,
 };
 use crate::leader::Term;
+use crate::mutants::Mutant;
 
 /// A queue's key in the tables.
 type QueueId = i64;
@@ -130,9 +133,9 @@ pub struct Options {
     pub stale_after: Duration,
 }
 
-/// Connections for one purpose each: push, claim, settle, keep, duty, notify; presence, election;
-/// and, of the leader now and then, vacuum.
-const DEDICATED: u32 = 9;
+/// Connections for one purpose each: push, claim, gate, settle, keep, time, duty, notify; presence,
+/// election; and, of the leader now and then, vacuum.
+const DEDICATED: u32 = 11;
 
 /// Statements by name.
 pub type Named = (&'static str, &'static str);
@@ -167,9 +170,13 @@ pub struct PostgresStore {
     lease_key: OnceLock<LeaseKey>,
     push_lane: Lane,
     claim_lane: Lane,
+    /// Claims of queues with limits: they wait for each other.
+    gate_lane: Lane,
     settle_lane: Lane,
     /// Renewals, give-backs, progress: what keeps leases right must not wait behind a push.
     keep_lane: Lane,
+    /// What is to happen at a time does not wait behind what may have to wait for others.
+    time_lane: Lane,
     duty_lane: Lane,
     notify_lane: Lane,
     pool: Pool,
@@ -205,8 +212,10 @@ impl PostgresStore {
             lease_key: OnceLock::new(),
             push_lane: lane("push"),
             claim_lane: lane("claim"),
+            gate_lane: lane("gate").with(lane::BRIEF),
             settle_lane: lane("settle"),
             keep_lane: lane("keep"),
+            time_lane: lane("time").with(lane::SHORT),
             duty_lane: lane("duty").with(lane::SHORT),
             notify_lane: lane("notify"),
             pool: Pool::new(&connector, pool_max),
@@ -295,7 +304,11 @@ impl Store for PostgresStore {
     }
 
     async fn push(&self, jobs: Vec<NewJob>) -> Result<Vec<Pushed>, Error> {
-        Ok(self.push_jobs(&jobs).await?)
+        let pushed = self.push_jobs(&jobs).await?;
+        if crate::mutants::is(Mutant::PushTwice) {
+            self.push_jobs(&jobs).await?;
+        }
+        Ok(pushed)
     }
 
     fn hands_over(&self) -> bool {
@@ -303,7 +316,11 @@ impl Store for PostgresStore {
     }
 
     async fn push_to(&self, jobs: Vec<NewJob>, to: Offer) -> Result<PushedTo, Error> {
-        Ok(self.push_jobs_to(&jobs, &to).await?)
+        let pushed = self.push_jobs_to(&jobs, &to).await?;
+        if crate::mutants::is(Mutant::PushTwice) {
+            self.push_jobs(&jobs).await?;
+        }
+        Ok(pushed)
     }
 
     async fn claim(&self, claims: Vec<Claim>) -> Result<Claimed, Error> {
@@ -311,6 +328,8 @@ impl Store for PostgresStore {
     }
 
     async fn settle(&self, settlements: Vec<Settlement>) -> Result<SettledAll, Error> {
+        #[cfg(feature = "mutants")]
+        let settlements = self.without_deliveries(settlements).await?;
         let all = self.settle_all(&settlements).await?;
         let done = all.settled.iter().filter_map(|settled| match settled {
             Settled::Done(effect) => Some(effect),

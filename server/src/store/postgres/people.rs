@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio_postgres::Row;
 
-use super::duties::{FORGET, LEAVE_PLACES};
+use super::duties::{self, FORGET, LEAVE_PLACES};
 use super::inspect::read_job;
 use super::lane::{Failure, Tx};
 use super::leases;
@@ -273,8 +273,8 @@ impl PostgresStore {
             Ok(row) => row,
             Err(changed) => return Ok(changed),
         };
-        let ids = vec![sql_id(job)];
-        tx.commit(&[(FORGET, &[&ids])]).await?;
+        let (first, last) = duties::runs(vec![sql_id(job)]);
+        tx.commit(&[(FORGET, &[&first, &last])]).await?;
         let queue = self.queues.name(&self.pool, get(&row, "queue_id")).await?;
         Ok(Changed::Done(Effect { job, queue, to: Destination::Finished(state_of(&row)) }))
     }

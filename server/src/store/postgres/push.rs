@@ -18,6 +18,7 @@ use crate::job::{
     JobId, Lease, NewJob, Options, QueueName, Reason, State, Timestamp, UniqueHold, UniqueKey, When,
 };
 use crate::limits;
+use crate::mutants::{self, Mutant};
 use crate::store::columns::{sql_backoff, sql_id, sql_kind, sql_millis, sql_options, sql_tags};
 use crate::store::{Claim, Edit, KeyKind, LeasedJob, Offer, Pushed, PushedTo, Refusal, Same};
 
@@ -687,6 +688,7 @@ fn keys(job: &NewJob, queue: QueueId) -> Vec<Wanted> {
         hold_ms: hold.map(sql_millis),
     };
     let push = job.options.idempotency.as_ref();
+    let push = push.filter(|_| !mutants::is(Mutant::IgnoreIdempotencyKey));
     let push = push.map(|key| wanted(KeyKind::Push, key, Some(limits::IDEMPOTENCY_WINDOW)));
     let unique = job.unique.as_ref().map(|key| {
         let hold = match job.options.hold {

@@ -15,6 +15,7 @@ use super::settle::Note;
 use super::{PostgresStore, retrying};
 use crate::job::{JobId, NewJob, QueueName, ScheduleName, ScheduleSpec, Timestamp};
 use crate::limits;
+use crate::mutants::{self, Mutant, altered};
 use crate::store::columns::sql_id;
 use crate::store::schedules::{
     Plan, SCHEDULES_AT_ONCE, effects_of, manual_job, parse_spec, sql_spec,
@@ -277,7 +278,8 @@ impl PostgresStore {
     /// Fires the schedules whose slots have come, in the leader's transaction.
     pub(super) async fn fire(&self, tx: &mut Tx<'_>, now: Timestamp) -> Result<Fired, Failure> {
         let most = SCHEDULES_AT_ONCE as i64;
-        let rows = tx.query(DUE, &[&now.0, &most]).await?;
+        let sql = altered(Mutant::FollowerFiresCron, DUE, "FOR UPDATE", "");
+        let rows = tx.query(sql, &[&now.0, &most]).await?;
         let due: Vec<Schedule> = rows.iter().map(read).collect::<Result<_, _>>()?;
         let count = due.len();
         let last: Vec<i64> =
@@ -313,6 +315,7 @@ impl PostgresStore {
         });
         let notes = ready.collect();
         let effects = effects_of(&jobs, &pushed);
+        let next = mutants::sooner(Mutant::FollowerFiresCron, next);
         let report = DutyReport { effects, lost: Vec::new(), next };
         Ok(Fired { report, count: fires.len(), notes })
     }

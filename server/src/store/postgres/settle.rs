@@ -11,13 +11,14 @@ use rustc_hash::{FxBuildHasher, FxHashMap as HashMap, FxHashSet as HashSet};
 use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 
-use super::duties::FORGET;
+use super::duties::{self, FORGET};
 use super::lane::{Failure, Tx};
 use super::leases::{self, Given, Known, LeaseId, Origin};
 use super::needs::release_dependents;
 use super::row::{self, count, get, job_id, now, time};
 use super::{PostgresStore, QueueId, retrying};
 use crate::job::{self, Charges, Ending, JobId, Lease, Next, Reason, Rules, State, Timestamp};
+use crate::mutants::{self, Mutant, altered};
 use crate::store::columns::{parse_backoff, sql_id};
 use crate::store::{
     CRASHES_MAX, Destination, EVEN_CHANCE, Effect, Settled, SettledAll, Settlement, Verdict,
@@ -201,15 +202,6 @@ const FINISH: &str = "
             result
         FROM ended
     ),
-    waits AS (
-        DELETE FROM dependency
-        WHERE ctid = ANY(ARRAY(
-            SELECT d.ctid
-            FROM ended e
-            CROSS JOIN LATERAL (SELECT ctid FROM dependency WHERE job_id = e.job_id OFFSET 0) d
-            WHERE e.is_blocked
-        ))
-    ),
     keys AS (
         DELETE FROM unique_key
         WHERE ctid = ANY(ARRAY(
@@ -335,6 +327,15 @@ const DELETE_TTLS_OF: &str = "
         CROSS JOIN LATERAL (
             SELECT ctid FROM ttl WHERE expires_at = j.expires_at AND job_id = u.id OFFSET 0
         ) t
+    ))";
+
+/// A job that ends while it waits for others waits no longer, also if it is sent round again.
+const DELETE_NEEDS_OF: &str = "
+    DELETE FROM dependency
+    WHERE ctid = ANY(ARRAY(
+        SELECT d.ctid
+        FROM unnest($1::bigint[]) AS u (id)
+        CROSS JOIN LATERAL (SELECT ctid FROM dependency WHERE job_id = u.id OFFSET 0) d
     ))";
 
 /// A lease that ends without completing its job.
@@ -545,6 +546,7 @@ impl<'a> Plan<'a> {
         log.code.push(ended.code);
         log.message.push(ended.message);
         let (next, charges) = job::after(ended.ending, charges, &standing.rules, now, ended.chance);
+        let charges = if mutants::is(Mutant::UncountedEnding) { standing.charges } else { charges };
         if standing.is_gated {
             self.notes.push(opened(standing.queue));
         }
@@ -584,9 +586,9 @@ impl<'a> Plan<'a> {
         let attempts = params([job_id, started_at]);
         let (jobs, charged, crashed, next_at) = &self.go_on;
         let go_on = params([jobs, charged, crashed, next_at, &now.0]);
-        let mut calls = vec![(LOG, &log[..]), (END_ATTEMPTS, &attempts[..])];
+        let mut calls = vec![(logging(LOG), &log[..]), (END_ATTEMPTS, &attempts[..])];
         if !jobs.is_empty() {
-            calls.push((GO_ON, &go_on[..]));
+            calls.push((raising(GO_ON), &go_on[..]));
         }
         tx.all(&calls).await?;
         self.finish.carry_out(tx, now).await
@@ -626,7 +628,7 @@ pub(super) async fn finish_waiting(
         let queue = store.queues.name(&store.pool, get(row, "queue_id")).await?;
         effects.push(Effect { job: *job, queue, to: Destination::Finished(state) });
     }
-    tx.query(DELETE_TTLS_OF, &[&ids]).await?;
+    tx.all(&[(DELETE_TTLS_OF, &[&ids]), (DELETE_NEEDS_OF, &[&ids])]).await?;
     finish.carry_out(tx, now).await?;
     Ok(effects)
 }
@@ -642,6 +644,7 @@ pub(super) const HOT: &[super::Named] = &[
     ("settle::GO_ON", GO_ON),
     ("settle::BEFORE", BEFORE),
     ("settle::DELETE_TTLS_OF", DELETE_TTLS_OF),
+    ("settle::DELETE_NEEDS_OF", DELETE_NEEDS_OF),
 ];
 
 impl PostgresStore {
@@ -744,10 +747,10 @@ impl PostgresStore {
             let all = params([
                 &empty, &count, &first, &last, &delivery, &node, &worker, &started, &result,
             ]);
-            self.settle_lane.once((ACK, &all)).await?
+            self.settle_lane.once((leaving_row(ACK), &all)).await?
         } else {
             let all = params([&empty, &count, &first, &last, &delivery]);
-            self.settle_lane.once((ACK_AND_FORGET, &all)).await?
+            self.settle_lane.once((leaving_row(ACK_AND_FORGET), &all)).await?
         };
         let gone: Option<Vec<i64>> = get(&rows[0], "ids");
         let mut gone = gone.unwrap_or_default();
@@ -880,7 +883,8 @@ impl PostgresStore {
         tx.query(END_ATTEMPTS, &[&ids, &started]).await?;
         finish.carry_out(tx, now).await?;
         if !forgotten.is_empty() {
-            tx.query(FORGET, &[&forgotten]).await?;
+            let (first, last) = duties::runs(forgotten);
+            tx.query(FORGET, &[&first, &last]).await?;
         }
         Ok(effects)
     }
@@ -917,6 +921,28 @@ impl Ack<'_> {
             && given.worker == others.worker
             && given.node == others.node
     }
+}
+
+/// Of a statement that acks.
+fn leaving_row(sql: &'static str) -> &'static str {
+    let (delete, keep) =
+        ("DELETE FROM job\n        USING (", "UPDATE job SET place = job.place FROM (");
+    altered(Mutant::AckLeavesRow, sql, delete, keep)
+}
+
+/// Of [`GO_ON`].
+fn raising(sql: &'static str) -> &'static str {
+    let sql = altered(Mutant::SameDelivery, sql, "job.delivery + 1", "job.delivery");
+    altered(Mutant::SameDelivery, sql, "delivery + 1, bytes", "delivery, bytes")
+}
+
+/// Of [`LOG`].
+fn logging(sql: &'static str) -> &'static str {
+    let end = "started_at, ending, code, message)";
+    let never = "started_at, ending, code, message) WHERE false";
+    let sql = altered(Mutant::UnloggedEnding, sql, end, never);
+    let once = "started_at, ending, code, message) ON CONFLICT DO NOTHING";
+    altered(Mutant::SameDelivery, sql, end, once)
 }
 
 /// An ack of a plain job.
@@ -979,6 +1005,7 @@ fn outcome_before(row: &Row, settlement: &Settlement) -> Settled {
     let expected = ending_of(&settlement.verdict);
     match (ending == Some(expected.name()), state.is_some() || get(row, "is_live")) {
         (true, _) => Settled::Repeated,
+        (false, true) if mutants::is(Mutant::AcceptLostLease) => Settled::Repeated,
         (false, true) => Settled::LeaseLost,
         (false, false) => Settled::Unknown,
     }

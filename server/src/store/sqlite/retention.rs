@@ -8,7 +8,7 @@ use super::row;
 use super::tables::{QueueId, Tables};
 use crate::job::State;
 use crate::store::columns::sql_millis;
-use crate::store::{DUTY_ROWS_MAX, DutyReport};
+use crate::store::{DUTY_ROWS_MAX, DutyReport, FORGOTTEN_MAX};
 
 /// How long until finished jobs are looked at again.
 const EVERY: Duration = Duration::from_secs(60);
@@ -70,11 +70,11 @@ impl Tables {
         let mut done = 0;
         let queues: Vec<QueueId> = self.queue_ids().into_iter().map(|(_, id)| id).collect();
         for queue in queues {
-            done += self.forget_old(queue, DUTY_ROWS_MAX - done)?;
-            done += self.drop_payloads(queue, DUTY_ROWS_MAX - done)?;
+            done += self.forget_old(queue, FORGOTTEN_MAX - done)?;
+            done += self.drop_payloads(queue, FORGOTTEN_MAX - done)?;
         }
         let is_some_left = self.one("SELECT 1 FROM finished LIMIT 1", [], |_| Ok(()))?.is_some();
-        let next = match done >= DUTY_ROWS_MAX || events >= DUTY_ROWS_MAX {
+        let next = match done >= FORGOTTEN_MAX || events >= DUTY_ROWS_MAX {
             true => Some(Duration::ZERO),
             false => is_some_left.then_some(EVERY),
         };
