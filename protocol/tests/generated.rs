@@ -1,31 +1,43 @@
-//! The committed messages are what the `.proto` says.
+//! What is committed is what the `.proto` says: the messages, and the descriptors that generators of
+//! other languages begin with, so that they need no compiler of their own.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-/// Compiles `proto/batonq.proto` without `protoc`.
-fn generate() -> String {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+use prost::Message as _;
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).to_owned()
+}
+
+/// The messages in Rust, and the descriptors with their comments; made without `protoc`.
+fn generate() -> (Vec<u8>, Vec<u8>) {
     let descriptors =
-        protox::compile(["batonq.proto"], [root.join("proto")]).expect("the .proto compiles");
+        protox::compile(["batonq.proto"], [root().join("proto")]).expect("the .proto compiles");
+    let encoded = descriptors.encode_to_vec();
     let out = tempfile::tempdir().expect("a temporary directory");
     prost_build::Config::new()
         .bytes(["."])
         .out_dir(out.path())
         .compile_fds(descriptors)
         .expect("messages are generated");
-    std::fs::read_to_string(out.path().join("batonq.v1.rs")).expect("they are in one file")
+    let messages = std::fs::read(out.path().join("batonq.v1.rs")).expect("they are in one file");
+    (messages, encoded)
 }
 
 #[test]
-fn committed_messages_are_fresh() {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/messages.rs");
-    let fresh = generate();
-    if std::env::var_os("BATONQ_BLESS").is_some() {
-        std::fs::write(&path, &fresh).expect("messages.rs can be written");
+fn what_is_committed_is_fresh() {
+    let (messages, descriptors) = generate();
+    for (name, fresh) in
+        [("src/messages.rs", messages), ("proto/batonq.descriptors.bin", descriptors)]
+    {
+        let path = root().join(name);
+        if std::env::var_os("BATONQ_BLESS").is_some() {
+            std::fs::write(&path, &fresh).expect("it can be written");
+        }
+        let committed = std::fs::read(&path).unwrap_or_default();
+        assert!(
+            committed == fresh,
+            "protocol/{name} is stale: BATONQ_BLESS=1 cargo test -p batonq-protocol"
+        );
     }
-    let committed = std::fs::read_to_string(&path).unwrap_or_default();
-    assert!(
-        committed == fresh,
-        "protocol/src/messages.rs is stale: BATONQ_BLESS=1 cargo test -p batonq-protocol"
-    );
 }
