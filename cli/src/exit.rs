@@ -10,6 +10,7 @@
 //! | 5 | not allowed: a token is missing, wrong, or lacks a role |
 //! | 6 | nothing in time: no job came up, or the job has not ended yet |
 //! | 7 | the job that was waited for is dead or cancelled |
+//! | 8 | `verify` could not be run, or not to its end: nothing was found to be wrong so far |
 
 use std::fmt::Display;
 use std::io::Write;
@@ -21,6 +22,7 @@ use crate::output::Format;
 
 pub(crate) const NOTHING_IN_TIME: u8 = 6;
 pub(crate) const JOB_DEAD: u8 = 7;
+pub(crate) const NOT_VERIFIED: u8 = 8;
 
 /// Why a command failed.
 #[derive(Debug)]
@@ -40,9 +42,19 @@ impl Failure {
         Self { code: 1, message: message.to_string(), error: None }
     }
 
+    /// Nothing can be said of the broker.
+    pub(crate) fn not_verified(message: impl Display) -> Self {
+        Self { code: NOT_VERIFIED, message: message.to_string(), error: None }
+    }
+
     /// The same, and what was done before it.
     pub(crate) fn after(self, done: &str) -> Self {
         Self { message: format!("{} ({done})", self.message), ..self }
+    }
+
+    /// The same, and during what.
+    pub(crate) fn within(self, what: &str) -> Self {
+        Self { message: format!("{what}: {}", self.message), ..self }
     }
 
     /// Standard output is closed, as by `| head`: that is no failure.

@@ -15,9 +15,16 @@ use clap::Parser;
 use commands::Command;
 use output::Format;
 
+/// A build whose broker can be made wrong says so.
+const VERSION: &str = if cfg!(feature = "mutants") {
+    concat!(env!("CARGO_PKG_VERSION"), " with mutants")
+} else {
+    env!("CARGO_PKG_VERSION")
+};
+
 /// A job queue broker that needs nothing beside itself.
 #[derive(Debug, Parser)]
-#[command(name = "batonq", version, max_term_width = 100)]
+#[command(name = "batonq", version = VERSION, max_term_width = 100)]
 struct Arguments {
     #[command(subcommand)]
     command: Command,

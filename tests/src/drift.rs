@@ -4,18 +4,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use batonq_server::clock::ManualClock;
+use batonq_server::error::Error;
 use batonq_server::job::{
     Backoff, CatchUp, Concurrency, CronRule, Depends, FailureCode, Flow, FlowKey, JobId, KeyLimits,
     Lease, NewJob, OnFailure, Options, Overlap, Payload, QueueName, Rate, RateRule, Reason,
     ScheduleName, ScheduleSpec, Settings, State, Tag, Timestamp, UniqueHold, UniqueKey, When,
     WorkerName,
 };
+use batonq_server::leader::Term;
 use batonq_server::store::{
     Claim, Duty, Edit, Extension, Hold, JobFilter, Pausing, Progress, Refused, Retention, Retry,
     Schedule, SchedulesWanted, SessionId, Settlement, Store, Verdict,
 };
 use bytes::Bytes;
-use futures_util::TryFutureExt;
 use proptest::prelude::*;
 
 use crate::stores::{Maker, Memory};
@@ -433,11 +434,138 @@ pub fn step() -> impl Strategy<Value = Step> {
 }
 
 /// Keeps few finished jobs for a short time, so that they go within a run.
-const RETENTION: Retention = Retention {
+pub(crate) const RETENTION: Retention = Retention {
     completed: Duration::from_secs(30),
     completed_max: 4,
     dead: Duration::from_secs(60),
 };
+
+/// What a store answered.
+#[derive(Debug, PartialEq)]
+pub(crate) struct Answer {
+    /// All of it.
+    pub(crate) text: String,
+    /// The leases that it gave.
+    pub(crate) leased: Vec<Lease>,
+}
+
+/// The leases that were given so far.
+#[derive(Debug, Default, Clone)]
+pub(crate) struct Given(Vec<Lease>);
+
+impl Given {
+    pub(crate) fn add(&mut self, answer: &Answer) {
+        self.0.extend(&answer.leased);
+    }
+
+    /// The lease that was given so many leases ago, if any was.
+    fn lease(&self, back: usize) -> Lease {
+        let none = Lease { job: JobId(1), delivery: 1 };
+        self.0.iter().rev().nth(back).copied().unwrap_or(none)
+    }
+}
+
+/// Asks a store, for the text of its answer.
+macro_rules! ask {
+    ($call:expr) => {
+        format!("{:?}", $call.await?)
+    };
+}
+
+/// Does a step on a store, unless it is about the time or the store itself.
+pub(crate) async fn perform(
+    store: &dyn Store,
+    term: &Term,
+    given: &Given,
+    step: &Step,
+) -> Result<Answer, Error> {
+    let text = match step {
+        Step::Claim(claims) => {
+            let mut claimed = store.claim(claims.clone()).await?;
+            // Queues with limits may be served after the others.
+            claimed.expired.sort_by_key(|effect| effect.job);
+            let leased = claimed.jobs.iter().flatten().map(|job| job.lease).collect();
+            return Ok(Answer { text: format!("{claimed:?}"), leased });
+        }
+        Step::Push(jobs) => ask!(store.push(jobs.clone())),
+        Step::Settle(settlements) => {
+            let settlement = |(back, verdict): &(usize, Verdict)| Settlement {
+                lease: given.lease(*back),
+                verdict: verdict.clone(),
+            };
+            ask!(store.settle(settlements.iter().map(settlement).collect()))
+        }
+        Step::SettleAny(lease, verdict) => {
+            let settlement = Settlement { lease: *lease, verdict: verdict.clone() };
+            let settled = ask!(store.settle(vec![settlement]));
+            let refused = Refused { lease: *lease, who: "ada".into(), what: "ack" };
+            settled + &ask!(store.note_refused(vec![refused]))
+        }
+        Step::Extend(back, hold) => {
+            let extension = Extension { lease: given.lease(*back), hold: *hold };
+            ask!(store.extend(vec![extension]))
+        }
+        Step::Progress(back, percent) => {
+            let progress = Progress { percent: *percent, message: "on".into() };
+            ask!(store.progress(given.lease(*back), progress))
+        }
+        Step::Renew(sessions) => ask!(store.renew(sessions.clone())),
+        Step::Adopt(session) => ask!(store.adopt(*session)),
+        Step::GiveBack(session) => ask!(store.give_back(*session)),
+        Step::Duty(duty) => ask!(store.run_duty(term, *duty)),
+        step => perform_for_people(store, step).await?,
+    };
+    Ok(Answer { text, leased: Vec::new() })
+}
+
+async fn perform_for_people(store: &dyn Store, step: &Step) -> Result<String, Error> {
+    Ok(match step {
+        Step::Pause(queue, pausing) => {
+            ask!(store.set_paused(queue.clone(), *pausing, "ada".into()))
+        }
+        Step::Retry(id) => ask!(store.retry(*id)),
+        Step::Replay(id, edit) => ask!(store.replay(*id, edit.clone())),
+        Step::Delete(id) => ask!(store.delete(*id)),
+        Step::Decisions => ask!(store.decisions(None, 50)),
+        Step::Cancel(id, grace) => ask!(store.cancel(*id, *grace)),
+        Step::Edit(id, edit) => ask!(store.edit(*id, edit.clone())),
+        Step::Settings(queue, settings) => {
+            ask!(store.set_settings(queue.clone(), settings.clone()))
+        }
+        Step::Keys(queue) => ask!(store.key_uses(queue.clone())),
+        Step::Promote(id) => ask!(store.promote(*id)),
+        Step::Schedule(name, spec) => ask!(store.put_schedule(name.clone(), (**spec).clone())),
+        Step::PauseSchedule(name, pausing) => ask!(store.pause_schedule(name.clone(), *pausing)),
+        Step::RunSchedule(name) => ask!(store.run_schedule(name.clone())),
+        Step::DeleteSchedule(name) => ask!(store.delete_schedule(name.clone())),
+        Step::List(filter) => ask!(store.jobs(filter.clone())),
+        Step::Look(id) => ask!(store.job(*id)),
+        Step::LookAt(queue) => ask!(store.queues(Some(queue.clone()))),
+        other => unreachable!("{other:?} is no call of a store"),
+    })
+}
+
+/// All that can be seen of a store, thing by thing. `newest` is the newest job that was ever seen:
+/// those that are forgotten must be so everywhere.
+pub(crate) async fn visible(store: &dyn Store, newest: &mut u64) -> Result<Vec<String>, Error> {
+    let mut seen = vec![ask!(store.queues(None))];
+    let schedules = store.schedules(SchedulesWanted::After(None, 10)).await?;
+    seen.push(format!("{schedules:?}"));
+    for Schedule { name, .. } in schedules {
+        seen.push(ask!(store.fires(name, 1000)));
+    }
+    let page = store.jobs(JobFilter { limit: 10_000, ..JobFilter::default() }).await?;
+    *newest = page.jobs.first().map_or(*newest, |job| job.id.0.max(*newest));
+    seen.push(format!("{page:?}"));
+    for id in (1..=*newest).map(JobId) {
+        let told = store.timeline(id).await?;
+        seen.push(format!("{told:?} {}", ask!(store.notes(id))));
+        if told.is_some_and(|(job, _)| !job.state.is_final()) {
+            seen.push(ask!(store.standing(id)));
+        }
+    }
+    Ok(seen)
+}
 
 /// A store under test beside the model.
 struct Run<M: Maker> {
@@ -446,7 +574,7 @@ struct Run<M: Maker> {
     home: M::Home,
     /// `None` only while it is opened again.
     store: Option<Arc<dyn Store>>,
-    given: Vec<Lease>,
+    given: Given,
     /// The newest job that has been seen.
     newest: u64,
 }
@@ -464,7 +592,7 @@ pub async fn run<M: Maker>(steps: Vec<Step>) {
         store: Some(M::open(&home, &clock, RETENTION).await),
         home,
         clock,
-        given: Vec::new(),
+        given: Given::default(),
         newest: 0,
     };
     for (number, step) in steps.into_iter().enumerate() {
@@ -474,68 +602,13 @@ pub async fn run<M: Maker>(steps: Vec<Step>) {
     }
 }
 
-/// Asks both the same; the answers must be the same.
-macro_rules! both {
-    ($run:expr, $what:expr, |$store:ident| $call:expr) => {{
-        let model = {
-            let $store = &$run.model;
-            $call.await.expect("the model does not fail")
-        };
-        let other = {
-            let $store = $run.store.as_ref().expect("it is open");
-            $call.await.expect("the store does not fail")
-        };
-        assert_eq!(other, model, "{}", $what);
-        model
-    }};
-}
-
 impl<M: Maker> Run<M> {
-    /// The lease that was given so many leases ago, if any was.
-    fn given(&self, back: usize) -> Lease {
-        let none = Lease { job: JobId(1), delivery: 1 };
-        self.given.iter().rev().nth(back).copied().unwrap_or(none)
+    fn store(&self) -> &dyn Store {
+        self.store.as_deref().expect("it is open")
     }
 
     async fn step(&mut self, step: Step, what: &str) {
         match step {
-            Step::Push(jobs) => drop(both!(self, what, |store| store.push(jobs.clone()))),
-            Step::Claim(claims) => {
-                // Queues with limits may be served after the others.
-                let claimed =
-                    both!(self, what, |store| store.claim(claims.clone()).map_ok(|mut claimed| {
-                        claimed.expired.sort_by_key(|effect| effect.job);
-                        claimed
-                    }));
-                self.given.extend(claimed.jobs.iter().flatten().map(|job| job.lease));
-            }
-            Step::Settle(settlements) => {
-                let settlement = |(back, verdict)| Settlement { lease: self.given(back), verdict };
-                let all: Vec<Settlement> = settlements.into_iter().map(settlement).collect();
-                both!(self, what, |store| store.settle(all.clone()));
-            }
-            Step::SettleAny(lease, verdict) => {
-                let all = vec![Settlement { lease, verdict }];
-                both!(self, what, |store| store.settle(all.clone()));
-                let refused = vec![Refused { lease, who: "ada".into(), what: "ack" }];
-                both!(self, what, |store| store.note_refused(refused.clone()));
-            }
-            Step::Extend(back, hold) => {
-                let all = vec![Extension { lease: self.given(back), hold }];
-                both!(self, what, |store| store.extend(all.clone()));
-            }
-            Step::Progress(back, percent) => {
-                let progress = Progress { percent, message: "on".into() };
-                let lease = self.given(back);
-                both!(self, what, |store| store.progress(lease, progress.clone()));
-            }
-            Step::Renew(sessions) => both!(self, what, |store| store.renew(sessions.clone())),
-            Step::Adopt(session) => drop(both!(self, what, |store| store.adopt(session))),
-            Step::GiveBack(session) => drop(both!(self, what, |store| store.give_back(session))),
-            Step::Duty(duty) => {
-                let term = M::term(&self.home);
-                drop(both!(self, what, |store| store.run_duty(&term, duty)));
-            }
             Step::Pass(time) => M::pass(&self.home, &self.clock, time),
             Step::Reopen => {
                 let key = self.store.take().map(|store| store.lease_key());
@@ -543,69 +616,26 @@ impl<M: Maker> Run<M> {
                 assert_eq!(Some(store.lease_key()), key, "{what}");
                 self.store = Some(store);
             }
-            step => self.step_of_people(step, what).await,
-        }
-    }
-
-    async fn step_of_people(&mut self, step: Step, what: &str) {
-        match step {
-            Step::Pause(queue, pausing) => {
-                both!(self, what, |store| store.set_paused(queue.clone(), pausing, "ada".into()));
+            step => {
+                let term = M::term(&self.home);
+                let model = perform(&*self.model, &term, &self.given, &step).await;
+                let model = model.expect("the model does not fail");
+                let other = perform(self.store(), &term, &self.given, &step).await;
+                assert_eq!(other.expect("the store does not fail"), model, "{what}");
+                self.given.add(&model);
             }
-            Step::Retry(id) => drop(both!(self, what, |store| store.retry(id))),
-            Step::Replay(id, edit) => {
-                both!(self, what, |store| store.replay(id, edit.clone()));
-            }
-            Step::Delete(id) => drop(both!(self, what, |store| store.delete(id))),
-            Step::Decisions => drop(both!(self, what, |store| store.decisions(None, 50))),
-            Step::Cancel(id, grace) => drop(both!(self, what, |store| store.cancel(id, grace))),
-            Step::Edit(id, edit) => {
-                both!(self, what, |store| store.edit(id, edit.clone()));
-            }
-            Step::Settings(queue, settings) => {
-                both!(self, what, |store| store.set_settings(queue.clone(), settings.clone()));
-            }
-            Step::Keys(queue) => drop(both!(self, what, |store| store.key_uses(queue.clone()))),
-            Step::Promote(id) => drop(both!(self, what, |store| store.promote(id))),
-            Step::Schedule(name, spec) => {
-                both!(self, what, |store| store.put_schedule(name.clone(), (*spec).clone()));
-            }
-            Step::PauseSchedule(name, pausing) => {
-                both!(self, what, |store| store.pause_schedule(name.clone(), pausing));
-            }
-            Step::RunSchedule(name) => {
-                both!(self, what, |store| store.run_schedule(name.clone()));
-            }
-            Step::DeleteSchedule(name) => {
-                both!(self, what, |store| store.delete_schedule(name.clone()));
-            }
-            Step::List(filter) => drop(both!(self, what, |store| store.jobs(filter.clone()))),
-            Step::Look(id) => drop(both!(self, what, |store| store.job(id))),
-            Step::LookAt(queue) => {
-                both!(self, what, |store| store.queues(Some(queue.clone())));
-            }
-            other => unreachable!("{other:?} is served elsewhere"),
         }
     }
 
     /// After each step, everything that can be seen must be the same.
     async fn look(&mut self, what: &str) {
-        both!(self, what, |store| store.queues(None));
-        let all = SchedulesWanted::After(None, 10);
-        let schedules = both!(self, what, |store| store.schedules(all.clone()));
-        for Schedule { name, .. } in schedules {
-            both!(self, what, |store| store.fires(name.clone(), 1000));
+        let model = visible(&*self.model, &mut self.newest).await;
+        let model = model.expect("the model does not fail");
+        let mut newest = self.newest;
+        let other = visible(self.store(), &mut newest).await.expect("the store does not fail");
+        for (other, model) in other.iter().zip(&model) {
+            assert_eq!(other, model, "{what}");
         }
-        let all = JobFilter { limit: 10_000, ..JobFilter::default() };
-        let page = both!(self, what, |store| store.jobs(all.clone()));
-        self.newest = page.jobs.first().map_or(self.newest, |job| self.newest.max(job.id.0));
-        // Those that are forgotten must be so in both.
-        for id in 1..=self.newest {
-            let told = both!(self, what, |store| store.timeline(JobId(id)));
-            both!(self, what, |store| store.notes(JobId(id)));
-            if told.is_some_and(|(job, _)| !job.state.is_final()) {
-                both!(self, what, |store| store.standing(JobId(id)));
-            }
-        }
+        assert_eq!(other.len(), model.len(), "{what}");
     }
 }

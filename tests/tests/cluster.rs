@@ -252,3 +252,35 @@ async fn jobs_that_are_pushed_at_once_through_two_nodes_wait_for_the_same_job() 
     }
     assert!(pull(&nodes[1], "children", 1, 0).await.is_empty());
 }
+
+#[tokio::test]
+async fn a_claim_that_has_waited_for_its_queue_begins_when_the_lease_before_has_ended() {
+    let cluster = Cluster::of(1).await;
+    let client = cluster.nodes[0].client().await;
+    client.set_settings("q", &json!({"concurrency": 10})).await.expect("it is good");
+    let (http, id) = (cluster.http(0), push(&cluster.http(0), "q", json!(1)).await);
+    let first = pull(&http, "q", 1, 5_000).await;
+    let session = cluster.postgres.client().await;
+    let lock = "BEGIN; SELECT FROM batonq.queue FOR NO KEY UPDATE";
+    session.batch_execute(lock).await.expect("nobody else has it");
+
+    let waits_and_is_given_back = async {
+        let looking = cluster.postgres.client().await;
+        eventually("the claim waits", async || {
+            let sql = "SELECT count(*) FROM pg_locks WHERE NOT granted";
+            let count: i64 = looking.query_one(sql, &[]).await.expect("a number").get(0);
+            (count > 0).then_some(())
+        })
+        .await;
+        let body = json!({"lease": first[0]["lease"]});
+        let released = http.post(&format!("/v1/jobs/{id}/release"), body).await;
+        assert!(released.status < 300, "{}", released.text);
+        session.batch_execute("COMMIT").await.expect("it is still there");
+    };
+    let (second, ()) = tokio::join!(pull(&http, "q", 1, 5_000), waits_and_is_given_back);
+
+    assert_eq!(second[0]["delivery"], 2);
+    let attempts = client.timeline(id).await.expect("it is there").attempts;
+    let ended = attempts[0].ended_at_ms.expect("it was given back");
+    assert!(ended <= attempts[1].started_at_ms, "{attempts:?}");
+}

@@ -6,7 +6,7 @@ use batonq_tests::stores::{Maker, Shared, Sqlite};
 use proptest::test_runner::{Config, TestRunner};
 
 /// Sequences for each store: some seconds. With `BATONQ_LONG=1` twenty times as many.
-const CASES: u32 = 150;
+const CASES: u32 = 100;
 
 fn drift<M: Maker>() {
     let times = if std::env::var_os("BATONQ_LONG").is_some() { 20 } else { 1 };

@@ -21,7 +21,7 @@ fn rust_files(dir: &Path) -> Vec<PathBuf> {
 }
 
 fn all_sources() -> Vec<(String, String)> {
-    let crates = ["protocol", "server", "client-rs", "cli", "tests"];
+    let crates = ["protocol", "server", "client-rs", "verify", "cli", "tests"];
     let files = crates.iter().flat_map(|name| rust_files(&root().join(name)));
     files
         .map(|path| {
@@ -39,12 +39,13 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("clock.rs", &["job"]),
     ("error.rs", &["job"]),
     ("secrets.rs", &["job"]),
-    ("leader.rs", &[]),
+    ("leader.rs", &["mutants"]),
+    ("mutants.rs", &[]),
     ("cluster.rs", &["error", "job", "leader", "limits"]),
     ("metrics.rs", &["limits", "store"]),
     ("access.rs", &["error"]),
     ("group_commit.rs", &["error"]),
-    ("store/", &["clock", "cluster", "error", "job", "leader", "limits", "secrets"]),
+    ("store/", &["clock", "cluster", "error", "job", "leader", "limits", "mutants", "secrets"]),
     (
         "broker/",
         &[
@@ -65,9 +66,12 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("webhooks/", &["broker", "error", "job", "leader", "limits", "store"]),
     (
         "door.rs",
-        &["access", "broker", "cluster", "error", "explain", "job", "leader", "limits", "webhooks"],
+        &[
+            "access", "broker", "cluster", "error", "explain", "job", "leader", "limits",
+            "mutants", "webhooks",
+        ],
     ),
-    ("config.rs", &["access", "broker", "leader", "secrets", "store", "webhooks"]),
+    ("config.rs", &["access", "broker", "leader", "mutants", "secrets", "store", "webhooks"]),
     (
         "tcp/",
         &[
@@ -145,6 +149,40 @@ fn nothing_is_left_undone_or_left_out() {
             assert!(!text.contains(word.as_str()), "{name} has {word}");
         }
     }
+}
+
+/// The sources of the TypeScript client, without what is generated.
+fn typescript_files() -> Vec<(String, String)> {
+    let mut files = Vec::new();
+    for dir in ["src", "test", "examples", "bench"] {
+        let entries = std::fs::read_dir(root().join("sdk-ts").join(dir)).expect("it is there");
+        for path in entries.flatten().map(|entry| entry.path()) {
+            let is_generated = path.ends_with("src/messages.ts");
+            if path.extension().is_some_and(|extension| extension == "ts") && !is_generated {
+                let name = path.strip_prefix(root()).expect("it is below").display().to_string();
+                files.push((name, std::fs::read_to_string(&path).expect("source is text")));
+            }
+        }
+    }
+    files
+}
+
+#[test]
+fn the_typescript_client_keeps_the_same_rules() {
+    let words = ["TODO", "as any", "@ts-ignore", ".only(", ".skip(", "eslint-disable"];
+    for (name, text) in typescript_files() {
+        assert!(text.starts_with("/**"), "{name} has no head");
+        for word in words {
+            assert!(!text.contains(word), "{name} has {word}");
+        }
+    }
+}
+
+#[test]
+fn the_typescript_client_names_no_registry() {
+    let lock = std::fs::read_to_string(root().join("sdk-ts/package-lock.json"));
+    let lock = lock.expect("dependencies are locked");
+    assert!(!lock.contains("\"resolved\""), "npm config set omit-lockfile-registry-resolved true");
 }
 
 #[test]

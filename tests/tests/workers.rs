@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use batonq_client::{NewJob, PullOptions};
+use batonq_client::{Failure, JobContext, NewJob, PullOptions, Worker};
 use batonq_protocol::Message;
 use batonq_protocol::messages as wire;
 use batonq_tests::harness::{Server, ServerBuilder, Wire, eventually, hello};
@@ -222,4 +222,34 @@ async fn a_worker_over_http_hears_of_a_cancel_when_it_extends() {
     let asked = http.post(&format!("/v1/jobs/{id}/cancel"), json!({ "grace_ms": 60_000 })).await;
     assert_eq!((asked.status, &asked.json()["state"]), (202, &json!("leased")));
     assert_eq!(extend().await["cancel_at"], asked.json()["force_at"]);
+}
+
+#[tokio::test]
+async fn large_results_that_come_together_are_all_kept_and_one_that_is_too_large_fails_its_job() {
+    const LARGEST: usize = 1024 * 1024;
+    let server = Server::start();
+    let client = server.client().await;
+    let lengths = [LARGEST; 8].into_iter().chain([LARGEST + 1, 5 * LARGEST]);
+    let jobs = lengths.map(|length| NewJob::new("q", length.to_string()).max_attempts(1));
+    let pushed = client.push_batch(jobs.collect()).await.unwrap();
+    let ids: Vec<u64> = pushed.into_iter().map(|job| job.unwrap().id.0).collect();
+    // None of them ends before all have begun.
+    let all = std::sync::Arc::new(tokio::sync::Barrier::new(ids.len()));
+    let worker = Worker::new(server.client().await, "q").concurrency(ids.len() as u32);
+    let handler = move |job: JobContext| {
+        let all = std::sync::Arc::clone(&all);
+        async move {
+            let length: usize = String::from_utf8_lossy(&job.payload).parse().expect("a length");
+            all.wait().await;
+            Ok::<_, Failure>(vec![b'x'; length])
+        }
+    };
+    let working = tokio::spawn(worker.run(handler));
+    let queue = eventually("an end of all", async || {
+        let queue = client.queue("q").await.ok()?;
+        (queue.ready + queue.leased == 0).then_some(queue)
+    });
+    let queue = queue.await;
+    assert_eq!((queue.completed, queue.dead), (8, 2));
+    working.abort();
 }

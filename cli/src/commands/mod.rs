@@ -13,6 +13,7 @@ mod push;
 mod serve;
 mod settle;
 mod top;
+mod verify;
 mod view;
 mod wait;
 mod work;
@@ -97,6 +98,8 @@ pub(crate) enum Command {
     Migrate(migrate::Migrate),
     /// Measure a broker
     Bench(bench::Bench),
+    /// See whether promises hold: a throw-away cluster, load, and faults
+    Verify(Box<verify::Verify>),
 }
 
 impl Command {
@@ -136,6 +139,7 @@ impl Command {
             Self::Edit(edit) => edit.run(shared).await,
             Self::Migrate(migrate) => migrate.run(shared.output).await,
             Self::Bench(bench) => bench.run(shared).await,
+            Self::Verify(verify) => verify.run(shared).await,
         }
     }
 }

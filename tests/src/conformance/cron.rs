@@ -141,6 +141,20 @@ rules! {
         assert_eq!(given.shown().await.next_at, None);
     }
 
+    async fn a_slot_whose_job_was_not_stored_is_none_of_so_many_jobs(given: Given<M>) {
+        let unique = Some(UniqueKey::parse("k").unwrap());
+        let job = NewJob { unique, ..job() };
+        given.push(job.clone()).await;
+        given.schedule(ScheduleSpec { runs_max: Some(1), job, ..spec() }).await;
+        assert_eq!(given.next_slot().await, []);
+        let holder = given.lease().await;
+        given.end(holder, ack()).await;
+        for expected in [1, 0] {
+            assert_eq!(given.next_slot().await.len(), expected);
+        }
+        assert_eq!((given.shown().await.runs, given.shown().await.next_at), (1, None));
+    }
+
     async fn a_schedule_ends_at_its_end(given: Given<M>) {
         let ends_at = Some(given.now() + 15 * SECOND);
         given.schedule(ScheduleSpec { ends_at, ..spec() }).await;

@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use batonq_server::job::{Backoff, NewJob, Reason, State};
-use batonq_server::store::{DUTY_ROWS_MAX, Destination, Duty, Hold, SESSION_LEASE, Verdict};
+use batonq_server::store::{
+    DUTY_ROWS_MAX, Destination, Duty, FORGOTTEN_MAX, Hold, SESSION_LEASE, Verdict,
+};
 
 use super::given::{Jobs, SECOND, SESSION, ack, fail, in_time, job, named};
 use super::rules;
@@ -220,10 +222,15 @@ rules! {
     }
 
     async fn a_bounded_number_is_forgotten_at_once(given: Given<M>) {
-        given.store.push(vec![NewJob { ttl: Some(SECOND), ..job() }; DUTY_ROWS_MAX + 1]).await.unwrap();
+        let mut left = FORGOTTEN_MAX + 1;
+        while left > 0 {
+            let count = left.min(DUTY_ROWS_MAX);
+            let jobs = vec![NewJob { ttl: Some(SECOND), ..job() }; count];
+            given.store.push(jobs).await.unwrap();
+            left -= count;
+        }
         given.pass(SECOND);
-        given.duty(Duty::Ttl).await;
-        given.duty(Duty::Ttl).await;
+        while given.duty(Duty::Ttl).await.next == Some(Duration::ZERO) {}
         given.pass(3600 * SECOND);
         assert_eq!(given.duty(Duty::Retention).await.next, Some(Duration::ZERO));
         assert_eq!(given.counts().await.dead, 1);

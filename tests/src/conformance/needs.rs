@@ -161,6 +161,20 @@ rules! {
         assert_eq!(given.counts().await.ready, 0);
     }
 
+    async fn who_ended_while_it_waited_waits_for_nothing_when_it_is_sent_round_again(given: Given<M>) {
+        let need = given.push(job()).await;
+        let id = given.push(NewJob { ttl: Some(SECOND), ..after(&[need]) }).await;
+        given.pass(SECOND);
+        given.duty(Duty::Ttl).await;
+        given.store.retry(id).await.unwrap();
+        let leased = given.claim(9).await;
+        assert_eq!(leased.jobs(), [need, id]);
+        given.end(leased[0].lease, ack()).await;
+        assert_eq!(given.state(id).await, State::Leased);
+        assert_eq!(given.claim(9).await, []);
+        given.end(leased[1].lease, ack()).await;
+    }
+
     async fn who_waits_still_waits_after_a_restart(given: Given<M>) {
         let need = given.push(job()).await;
         let id = given.push(after(&[need])).await;

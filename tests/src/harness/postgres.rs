@@ -325,6 +325,24 @@ impl Postgres {
         }
     }
 
+    /// Kills all of the server's processes at once, in the midst of what they do.
+    ///
+    /// # Panics
+    ///
+    /// If they can not be killed.
+    pub fn kill_all(&self) {
+        if let Some(mut process) = self.process.lock().take() {
+            let pid = process.id().to_string();
+            let of = Command::new("pgrep").args(["-P", &pid]).output().expect("pgrep runs");
+            let children = String::from_utf8_lossy(&of.stdout).into_owned();
+            let mut kill = Command::new("kill");
+            kill.arg("-9").arg(&pid).args(children.split_whitespace());
+            // A child may have ended by itself meanwhile.
+            kill.stderr(Stdio::null()).status().expect("kill runs");
+            process.wait().expect("it can be waited for");
+        }
+    }
+
     /// Where it listens.
     pub fn address(&self) -> SocketAddr {
         (Ipv4Addr::LOCALHOST, self.port).into()

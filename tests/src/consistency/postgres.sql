@@ -1,0 +1,98 @@
+-- What must not be in the tables of the shared store, whatever happened: one
+-- row for each job that breaks a rule, none if all is well. One statement, so
+-- that it sees one state of a database in use. The schema is the search path's.
+WITH held AS MATERIALIZED (
+    SELECT u.job_id, u.delivery
+    FROM lease l
+    CROSS JOIN LATERAL unnest(l.job_ids, l.deliveries) AS u (job_id, delivery)
+    JOIN job j ON j.id = u.job_id AND j.delivery = u.delivery
+),
+places AS (
+    SELECT id AS job_id, 'blocked' AS place FROM job WHERE is_blocked
+    UNION ALL
+    SELECT job_id, 'scheduled' FROM scheduled
+    UNION ALL
+    SELECT job_id, 'ready' FROM ready
+    UNION ALL
+    SELECT job_id, 'leased' FROM held
+    UNION ALL
+    SELECT id, 'finished' FROM finished
+),
+stands AS (
+    SELECT job_id, count(*) AS count, string_agg(place, ', ' ORDER BY place) AS places
+    FROM places
+    GROUP BY job_id
+)
+SELECT 'stands in more than one place: ' || places AS rule, job_id
+FROM stands
+WHERE count > 1
+
+UNION ALL
+SELECT 'stands nowhere', id
+FROM job
+WHERE id NOT IN (SELECT job_id FROM stands)
+
+UNION ALL
+SELECT 'has a place and no body', job_id
+FROM (SELECT job_id FROM ready UNION ALL SELECT job_id FROM scheduled) waiting
+WHERE job_id NOT IN (SELECT id FROM job)
+
+UNION ALL
+SELECT 'is finished and has a body', id
+FROM finished
+WHERE id IN (SELECT id FROM job)
+
+UNION ALL
+SELECT 'is ready otherwise than its body says', r.job_id
+FROM ready r
+JOIN job j ON j.id = r.job_id
+WHERE (r.queue_id, r.priority, r.place, r.delivery, r.gate, r.bytes)
+    IS DISTINCT FROM
+    (j.queue_id, j.priority, j.place, j.delivery, coalesce(j.gate, ''), length(j.payload))
+OR j.run_at IS NOT NULL
+
+UNION ALL
+SELECT 'is scheduled otherwise than its body says', s.job_id
+FROM scheduled s
+JOIN job j ON j.id = s.job_id
+WHERE (s.run_at, s.queue_id) IS DISTINCT FROM (j.run_at, j.queue_id)
+
+UNION ALL
+SELECT 'is blocked and waits for nothing', id
+FROM job
+WHERE is_blocked AND id NOT IN (SELECT job_id FROM dependency)
+
+UNION ALL
+SELECT 'waits for others and is not blocked', d.job_id
+FROM dependency d
+LEFT JOIN job j ON j.id = d.job_id
+WHERE j.is_blocked IS NOT TRUE
+
+UNION ALL
+-- One that is not completed may be sent round again: some wait for that.
+SELECT 'waits for a job that is completed', d.job_id
+FROM dependency d
+JOIN finished f ON f.id = d.needs_id
+WHERE f.state = 'completed'
+
+UNION ALL
+SELECT 'has a key for life and has ended', job_id
+FROM unique_key
+WHERE expires_at IS NULL AND job_id NOT IN (SELECT id FROM job)
+
+UNION ALL
+SELECT 'has more than was allowed', id
+FROM job
+WHERE attempts > max_attempts OR delivery < 1
+
+UNION ALL
+SELECT 'ended for no reason, or for one that it can not have', id
+FROM finished
+WHERE state NOT IN ('completed', 'dead', 'cancelled') OR (state = 'dead') <> (reason IS NOT NULL)
+
+UNION ALL
+SELECT 'has tags and is forgotten', job_id
+FROM job_tag
+WHERE job_id NOT IN (SELECT id FROM job) AND job_id NOT IN (SELECT id FROM finished)
+
+ORDER BY job_id, rule
