@@ -196,9 +196,13 @@ fn spread(of: &Spread) -> Vec<String> {
 fn faults(report: &Report, blocks: &mut Vec<Block>) {
     blocks.push(Block::Heading("Faults".to_owned()));
     let count: u64 = report.faults.iter().map(|row| row.count).sum();
-    let planned = report.run.faults_planned;
-    let of = report.run.seed.map(|_| format!(" of {planned}")).unwrap_or_default();
-    blocks.push(Block::Paragraph(format!("{count}{of} were injected.")));
+    let planned = match (report.run.seed, report.run.faults_planned) {
+        (Some(_), planned) => {
+            format!("; {planned} were planned, a rolling restart of all nodes being one")
+        }
+        (None, _) => String::new(),
+    };
+    blocks.push(Block::Paragraph(format!("{count} were injected{planned}.")));
     if !report.faults.is_empty() {
         let row = |row: &super::FaultRow| vec![row.kind.clone(), row.count.to_string()];
         let rows = report.faults.iter().map(row).collect();
