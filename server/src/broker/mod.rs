@@ -151,6 +151,7 @@ impl Broker {
             ("gates", upkeep::gates(Arc::clone(&core), stop.clone())),
             ("events", events::follow(Arc::clone(&core), stop.clone())),
             ("poll", upkeep::poll(Arc::clone(&core), stop.clone())),
+            ("look", upkeep::look(Arc::clone(&core), stop.clone())),
         ];
         (Self(Arc::new(Parts { core, pushes, claims, settles })), loops)
     }

@@ -133,6 +133,19 @@ pub(super) fn poll(core: Arc<Core>, stop: CancellationToken) -> Loop {
     }))
 }
 
+/// Looks for the same where that takes long: nobody waits for it.
+pub(super) fn look(core: Arc<Core>, stop: CancellationToken) -> Loop {
+    Box::pin(every(POLL_EVERY, stop, move || {
+        let core = Arc::clone(&core);
+        async move {
+            match core.store.look(core.waiters.waited_for()).await {
+                Ok(ready) => ready.iter().for_each(|queue| core.waiters.ring_all(queue)),
+                Err(error) => tracing::debug!(%error, "look failed"),
+            }
+        }
+    }))
+}
+
 async fn every<F: Future<Output = ()>>(
     pause: Duration,
     stop: CancellationToken,

@@ -277,6 +277,12 @@ pub trait Store: Send + Sync + 'static {
         Ok(News::default())
     }
 
+    /// As [`Store::poll`], for what can only be found in a way that may take a minute: the queues in
+    /// which jobs may be ready, of those given. Of a store that is not shared: nothing.
+    async fn look(&self, _queues: Vec<QueueName>) -> Result<Vec<QueueName>, Error> {
+        Ok(Vec::new())
+    }
+
     /// How long until each duty has something to do because of what others who share the store
     /// have done. Of a store that is not shared: nothing, since its duties know.
     async fn outlook(&self) -> Result<Vec<(Duty, Duration)>, Error> {

@@ -5,7 +5,7 @@
 //! how many there are, so that it can be said beforehand. Where it depends on more, the jobs are
 //! claimed in [rounds](super::rounds).
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -13,8 +13,8 @@ use tokio::time::Instant;
 use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 
-use super::cursors::Cursor;
-use super::lane::{Failure, Tx};
+use super::cursors::{Cursor, Depth, Looks};
+use super::lane::{Call, Failure, Tx};
 use super::leases::{Given, LeaseId, Origin, new_id};
 use super::needs::needs;
 use super::row::{at, count, get, job_id};
@@ -23,7 +23,7 @@ use crate::job::{JobId, Lease, Payload, QueueName, Timestamp};
 use crate::store::columns::{parse_options, parse_tags, sql_id, sql_millis};
 use crate::store::{Claim, Claimed, Hold, LeasedJob, News, SESSION_LEASE, SessionId};
 
-/// The true heads of queues, for [`super::cursors`]. From each priority it hops to the next. A
+/// The true heads of queues, for [`super::cursors`]: a full look. From each priority it hops to the next. A
 /// queue with limits has one row more, without a place.
 pub(super) const LOOK: &str = "
     SELECT q.id, NULL::integer AS priority, NULL::bigint AS place, r.is_ready
@@ -60,6 +60,26 @@ pub(super) const LOOK: &str = "
         FROM head
         LIMIT 32
     ) h";
+
+/// The heads of priorities behind their floors: a near look.
+const NEAR: &str = "
+    SELECT f.queue_id AS id, f.priority, h.place, true AS is_ready
+    FROM unnest($1::bigint[], $2::integer[], $3::bigint[]) AS f (queue_id, priority, place)
+    CROSS JOIN LATERAL (
+        SELECT r.place
+        FROM ready r
+        WHERE r.queue_id = f.queue_id AND r.gate = '' AND r.priority = f.priority
+        AND r.place > f.place
+        ORDER BY r.place
+        LIMIT 1
+    ) h";
+
+/// For [`super::cursors::Horizon`].
+const HORIZON: &str = "
+    SELECT
+        coalesce(pg_sequence_last_value('number'), 0) AS last,
+        pg_snapshot_xmin(pg_current_snapshot())::text::bigint AS xmin,
+        pg_snapshot_xmax(pg_current_snapshot())::text::bigint AS xmax";
 
 /// Leases of this node's sessions whose end is asked for.
 const CANCELLED: &str = "
@@ -154,8 +174,12 @@ const CLAIM: &str = "
 const CLAIMED_MAX: usize = 2000;
 
 /// See [`super::hot_statements`].
-pub(super) const HOT: &[super::Named] =
-    &[("claim::LOOK", LOOK), ("claim::ENDED", ENDED), ("claim::CLAIM", CLAIM)];
+pub(super) const HOT: &[super::Named] = &[
+    ("claim::LOOK", LOOK),
+    ("claim::NEAR", NEAR),
+    ("claim::ENDED", ENDED),
+    ("claim::CLAIM", CLAIM),
+];
 
 /// A claim from a queue that is known, and its place among the claims of the call.
 #[derive(Clone, Copy)]
@@ -258,11 +282,11 @@ impl PostgresStore {
                 };
                 short.extend(part.iter().filter(is_short));
             }
-            short.retain(|wish| may_look && self.cursors.is_look_allowed(wish.queue));
+            looks = self.cursors.allowed(queues_of(&short).into_iter());
+            short.retain(|wish| may_look && looks.has(wish.queue));
             if short.is_empty() {
                 break;
             }
-            looks = queues_of(&short);
             wishes = short;
         }
         Ok(())
@@ -390,48 +414,100 @@ impl PostgresStore {
         jobs: &[JobId],
     ) -> Result<News, Failure> {
         let ids = self.queues.find_all(&self.pool, queues.iter()).await?;
-        let numbers: Vec<QueueId> = ids.values().copied().collect();
+        let looks = self.cursors.allowed(ids.values().copied());
         let waited: Vec<i64> = jobs.iter().map(|job| sql_id(*job)).collect();
-        let tx = self.keep_lane.begin().await?;
-        let started = Instant::now();
+        let mut tx = self.keep_lane.begin().await?;
         let node = &self.node;
-        let found = tx
+        let mut found = self.look_in(&mut tx, &looks).await?;
+        let told = tx
             .commit(&[
-                (LOOK, &[&numbers]),
                 (ENDED, &[&waited]),
                 (CANCELLED, &[&node.id, &node.incarnation]),
+                (HORIZON, &[]),
             ])
             .await?;
-        let heads = self.heads(&found[0]);
-        self.cursors.looked(&numbers, &heads, started.elapsed());
-        let has_ready =
-            |row: &Row, id: &QueueId| get::<i64>(row, "id") == *id && get(row, "is_ready");
-        let is_ready = |id: &QueueId| found[0].iter().any(|row| has_ready(row, id));
-        let ready = ids.into_iter().filter(|(_, id)| is_ready(id)).map(|(name, _)| name);
-        let ended = found[1].iter().map(|row| job_id(row, "id"));
-        let cancelled = found[2].iter().map(|row| {
+        if let Some(row) = told[2].first() {
+            let [last, xmin, xmax] = ["last", "xmin", "xmax"].map(|name| get::<i64>(row, name));
+            self.horizon.lock().advance(last, xmin, xmax);
+        }
+        found.retain(|row| get(row, "is_ready"));
+        let ended = told[0].iter().map(|row| job_id(row, "id"));
+        let cancelled = told[1].iter().map(|row| {
             let lease = Lease { job: job_id(row, "job_id"), delivery: count(row, "delivery") };
             (SessionId(get::<i64>(row, "session").cast_unsigned()), lease)
         });
-        Ok(News { ready: ready.collect(), ended: ended.collect(), cancelled: cancelled.collect() })
+        let ready = named(ids, &found);
+        Ok(News { ready, ended: ended.collect(), cancelled: cancelled.collect() })
     }
 
-    /// Reads the true heads of queues.
-    async fn look_at(&self, queues: &[QueueId]) -> Result<(), Failure> {
-        if queues.is_empty() {
+    /// Looks in full where that takes long. The answer: of these queues, those that have ready jobs.
+    pub(super) async fn look_beside(
+        &self,
+        queues: &[QueueName],
+    ) -> Result<Vec<QueueName>, Failure> {
+        let ids = self.queues.find_all(&self.pool, queues.iter()).await?;
+        let waited: Vec<QueueId> = ids.values().copied().collect();
+        let full = self.cursors.due_beside(&waited);
+        if full.is_empty() {
+            return Ok(Vec::new());
+        }
+        let (horizon, started) = (self.horizon.lock().place(), Instant::now());
+        let looked = self.look_lane.once((LOOK, &[&full])).await;
+        let took = started.elapsed();
+        match looked {
+            Ok(mut rows) => {
+                self.cursors.looked(Depth::Full, &full, &self.heads(&rows), horizon, took);
+                rows.retain(|row| get(row, "is_ready"));
+                Ok(named(ids, &rows))
+            }
+            Err(failure) => {
+                self.cursors.gave_up(&Looks { full, near: Vec::new() }, took);
+                Err(failure)
+            }
+        }
+    }
+
+    /// Reads the heads of queues. If that takes too long, claims go on with what is known.
+    async fn look_at(&self, looks: &Looks) -> Result<(), Failure> {
+        if looks.is_empty() {
             return Ok(());
         }
         let mut tx = self.claim_lane.begin().await?;
-        self.look_in(&mut tx, queues).await?;
-        tx.commit(&[]).await.map(drop)
+        match self.look_in(&mut tx, looks).await {
+            Ok(_) => tx.commit(&[]).await.map(drop),
+            Err(Failure::TooLong(error)) => {
+                tracing::info!(error, "a look at a queue was given up");
+                Ok(())
+            }
+            Err(failure) => Err(failure),
+        }
     }
 
-    /// The same in a transaction.
-    pub(super) async fn look_in(&self, tx: &mut Tx<'_>, queues: &[QueueId]) -> Result<(), Failure> {
-        let started = Instant::now();
-        let heads = self.heads(&tx.query(LOOK, &[&queues]).await?);
-        self.cursors.looked(queues, &heads, started.elapsed());
-        Ok(())
+    /// The same in a transaction. The answer: what was found.
+    pub(super) async fn look_in(
+        &self,
+        tx: &mut Tx<'_>,
+        looks: &Looks,
+    ) -> Result<Vec<Row>, Failure> {
+        let (queues, priorities, places) = self.cursors.floors(&looks.near);
+        let near: Call<'_> = (NEAR, &[&queues, &priorities, &places]);
+        let full: Call<'_> = (LOOK, &[&looks.full]);
+        let depths = [(Depth::Full, full, &looks.full), (Depth::Near, near, &looks.near)];
+        let mut found = Vec::new();
+        for (depth, call, queues) in depths.into_iter().filter(|(_, _, at)| !at.is_empty()) {
+            let (horizon, started) = (self.horizon.lock().place(), Instant::now());
+            let looked = tx.all(&[call]).await;
+            let took = started.elapsed();
+            let rows = looked.inspect_err(|failure| {
+                if matches!(failure, Failure::TooLong(_)) {
+                    self.cursors.gave_up(looks, took);
+                }
+            })?;
+            let rows = rows.into_iter().next().unwrap_or_default();
+            self.cursors.looked(depth, queues, &self.heads(&rows), horizon, took);
+            found.extend(rows);
+        }
+        Ok(found)
     }
 
     /// The heads that a look has found. It also tells which queues have limits.
@@ -445,6 +521,12 @@ impl PostgresStore {
         }
         heads
     }
+}
+
+/// Which of these queues the rows are about.
+fn named(queues: HashMap<QueueName, QueueId>, rows: &[Row]) -> Vec<QueueName> {
+    let found: HashSet<QueueId> = rows.iter().map(|row| get(row, "id")).collect();
+    queues.into_iter().filter(|(_, id)| found.contains(id)).map(|(name, _)| name).collect()
 }
 
 /// Where the columns of [`CLAIM`] are.

@@ -6,10 +6,17 @@
 //! which jobs may be ready as far as it knows, and begins there.
 //!
 //! What it knows is: what it has committed itself ([`Cursors::note`]), what other nodes have told
-//! it, and what a *look* found, which reads the true head of each priority. Rows can commit behind
-//! a cursor (numbers are given before the commit) and can come back behind it; what nobody has
-//! told is found by the next look. A queue that is claimed from or waited for is looked at every
-//! [`LOOK_EVERY`], or less often if looks are slow: they take up a tenth of the time at most.
+//! it, and what a *look* found. Rows can commit behind a cursor (numbers are given before the commit)
+//! and can come back behind it; what nobody has told is found by the next look. A queue that is
+//! claimed from or waited for is looked at every [`LOOK_EVERY`], or less often if looks are slow:
+//! they take up a tenth of the time at most.
+//!
+//! A *full* look reads the true head of each priority, through all that is dead before it. Where a
+//! snapshot has been held for long those are millions of rows, and more each second. So once full
+//! looks have become slow they are nobody's to wait for: they are made beside the claims, on a
+//! connection of their own, and claims rely on *near* ones. Those begin at the *floor* of a priority:
+//! where the look before has found its head, though not beyond the horizon. Below the [`Horizon`]
+//! nothing can appear any more but what comes back, which is told.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap};
@@ -27,6 +34,13 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// A look may be repeated after so many times its own duration.
 const LOOK_SHARE: u32 = 10;
 
+/// Full looks that take longer would be made more rarely than [`LOOK_EVERY`]: near ones are made
+/// instead.
+const SLOW: Duration = Duration::from_millis(100);
+
+/// Slow queues that nobody claims from are not looked at after so long.
+const USED_LATELY: Duration = Duration::from_secs(60);
+
 /// Priorities of one queue that are known at a time. The others are found when these are empty.
 pub(super) const PRIORITIES_MAX: usize = 32;
 
@@ -40,7 +54,13 @@ struct Queue {
     places: BTreeMap<Reverse<i32>, i64>,
     /// There may be priorities below the known ones.
     is_partial: bool,
-    looked: Option<Look>,
+    /// Of known priorities: nobody has told of jobs at or before this place, and the last look found
+    /// none.
+    floors: BTreeMap<Reverse<i32>, i64>,
+    /// The last look of each depth.
+    full: Option<Look>,
+    near: Option<Look>,
+    used: Option<Instant>,
     /// What was noted since the claim that is under way began.
     noted: BTreeMap<Reverse<i32>, i64>,
 }
@@ -49,6 +69,62 @@ struct Queue {
 struct Look {
     at: Instant,
     took: Duration,
+}
+
+/// How far a look goes back. See the [module](self).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Depth {
+    Full,
+    Near,
+}
+
+/// Queues to look at.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Looks {
+    pub(super) full: Vec<QueueId>,
+    pub(super) near: Vec<QueueId>,
+}
+
+impl Looks {
+    pub(super) fn is_empty(&self) -> bool {
+        self.full.is_empty() && self.near.is_empty()
+    }
+
+    pub(super) fn has(&self, queue: QueueId) -> bool {
+        self.full.contains(&queue) || self.near.contains(&queue)
+    }
+}
+
+/// Below this place nothing becomes ready any more that has not been ready before.
+///
+/// Places are numbers that a transaction takes before it commits. So of a number that had been given
+/// out when one snapshot was taken, all is visible or gone once every transaction has ended that
+/// began before a later snapshot was taken.
+#[derive(Debug, Default)]
+pub(super) struct Horizon {
+    place: i64,
+    /// The next one, and the first transaction that need not have ended for it, once that is known.
+    next: Option<(i64, Option<i64>)>,
+}
+
+impl Horizon {
+    /// A snapshot was taken when `last` had been given out: all transactions before `xmin` had ended,
+    /// those from `xmax` on had not begun.
+    pub(super) fn advance(&mut self, last: i64, xmin: i64, xmax: i64) {
+        self.next = match self.next {
+            Some((place, None)) => Some((place, Some(xmax))),
+            Some((place, Some(first))) if xmin < first => Some((place, Some(first))),
+            Some((place, Some(_))) => {
+                self.place = place;
+                Some((last, None))
+            }
+            None => Some((last, None)),
+        };
+    }
+
+    pub(super) fn place(&self) -> i64 {
+        self.place
+    }
 }
 
 /// A place from which jobs may be ready.
@@ -69,15 +145,38 @@ impl Queue {
             self.places.pop_last();
             self.is_partial = true;
         }
+        let floor = self.floors.entry(Reverse(priority)).or_insert(after);
+        *floor = after.min(*floor);
+        if self.floors.len() > PRIORITIES_MAX {
+            self.floors.pop_last();
+        }
     }
 
-    fn is_look_allowed(&self) -> bool {
-        self.looked.is_none_or(|look| look.at.elapsed() >= look.took * LOOK_SHARE)
+    fn is_slow(&self) -> bool {
+        self.full.is_some_and(|look| look.took >= SLOW)
     }
 
-    fn is_look_due(&self) -> bool {
-        let is_old = self.looked.is_none_or(|look| look.at.elapsed() >= LOOK_EVERY);
-        (is_old && self.is_look_allowed()) || (self.is_partial && self.places.is_empty())
+    /// The look to wait for, if none of its depth was made for so long.
+    fn look(&self, every: Duration) -> Option<Depth> {
+        let (depth, last) = match self.is_slow() {
+            true => (Depth::Near, self.near),
+            false => (Depth::Full, self.full),
+        };
+        last.is_none_or(|look| look.is_over(every)).then_some(depth)
+    }
+
+    /// The look that is due before a claim.
+    fn due(&self) -> Option<Depth> {
+        match self.is_partial && self.places.is_empty() && !self.is_slow() {
+            true => Some(Depth::Full),
+            false => self.look(LOOK_EVERY),
+        }
+    }
+}
+
+impl Look {
+    fn is_over(&self, every: Duration) -> bool {
+        self.at.elapsed() >= every.max(self.took * LOOK_SHARE)
     }
 }
 
@@ -90,9 +189,14 @@ impl Cursors {
         }
     }
 
-    /// Nothing is known of a queue any more: it will be looked at.
+    /// Nothing is known of what is ready in a queue any more: it will be looked at.
     pub(super) fn forget(&self, queue: QueueId) {
-        self.0.lock().remove(&queue);
+        let mut queues = self.0.lock();
+        match queues.get_mut(&queue).filter(|queue| queue.is_slow()) {
+            // What was passed over is not below its floors.
+            Some(queue) => (queue.places, queue.near) = (BTreeMap::new(), None),
+            None => drop(queues.remove(&queue)),
+        }
     }
 
     /// A claim begins: the cursors to begin with, by descending priority.
@@ -100,6 +204,7 @@ impl Cursors {
         let mut queues = self.0.lock();
         let queue = queues.entry(queue).or_default();
         queue.noted.clear();
+        queue.used = Some(Instant::now());
         let cursor = |(priority, after): (&Reverse<i32>, &i64)| Cursor {
             priority: priority.0,
             after: *after,
@@ -131,32 +236,106 @@ impl Cursors {
     }
 
     /// Which of these queues should be looked at before they are claimed from.
-    pub(super) fn due(&self, queues: impl Iterator<Item = QueueId>) -> Vec<QueueId> {
-        let mut known = self.0.lock();
-        queues.filter(|queue| known.entry(*queue).or_default().is_look_due()).collect()
+    pub(super) fn due(&self, queues: impl Iterator<Item = QueueId>) -> Looks {
+        self.choose(queues, Queue::due)
     }
 
-    /// Whether a queue that seems empty may be looked at.
-    pub(super) fn is_look_allowed(&self, queue: QueueId) -> bool {
-        self.0.lock().get(&queue).is_none_or(Queue::is_look_allowed)
+    /// Which of these queues, that seem empty, may be looked at.
+    pub(super) fn allowed(&self, queues: impl Iterator<Item = QueueId>) -> Looks {
+        self.choose(queues, |queue| queue.look(Duration::ZERO))
     }
 
-    /// A look at `queues` found these heads.
-    pub(super) fn looked(&self, queues: &[QueueId], heads: &[(QueueId, i32, i64)], took: Duration) {
+    fn choose(
+        &self,
+        queues: impl Iterator<Item = QueueId>,
+        rule: impl Fn(&Queue) -> Option<Depth>,
+    ) -> Looks {
         let mut known = self.0.lock();
-        let mut count: HashMap<QueueId, usize> = HashMap::new();
-        for (id, priority, place) in heads {
-            *count.entry(*id).or_default() += 1;
-            let queue = known.entry(*id).or_default();
-            if mutants::is(Mutant::CursorWithoutFullLook) && queue.looked.is_some() {
-                continue;
+        let mut looks = Looks::default();
+        for id in queues {
+            match rule(known.entry(id).or_default()) {
+                Some(Depth::Full) => looks.full.push(id),
+                Some(Depth::Near) => looks.near.push(id),
+                None => {}
             }
-            queue.lower(*priority, place - 1);
+        }
+        looks
+    }
+
+    /// Which queues should be looked at in full beside the claims: those in use whose looks are slow.
+    pub(super) fn due_beside(&self, waited: &[QueueId]) -> Vec<QueueId> {
+        let queues = self.0.lock();
+        let is_due = |(id, queue): &(&QueueId, &Queue)| {
+            let is_used = queue.used.is_some_and(|used| used.elapsed() < USED_LATELY);
+            queue.is_slow()
+                && (is_used || waited.contains(id))
+                && queue.full.is_some_and(|look| look.is_over(LOOK_EVERY))
+        };
+        queues.iter().filter(is_due).map(|(id, _)| *id).collect()
+    }
+
+    /// Where near looks begin: queues, priorities and places, side by side.
+    pub(super) fn floors(&self, queues: &[QueueId]) -> (Vec<QueueId>, Vec<i32>, Vec<i64>) {
+        let known = self.0.lock();
+        let mut floors = (Vec::new(), Vec::new(), Vec::new());
+        for id in queues {
+            for (priority, place) in known.get(id).into_iter().flat_map(|queue| &queue.floors) {
+                floors.0.push(*id);
+                floors.1.push(priority.0);
+                floors.2.push(*place);
+            }
+        }
+        floors
+    }
+
+    /// A look at `queues` found these heads, when `horizon` was known before.
+    pub(super) fn looked(
+        &self,
+        depth: Depth,
+        queues: &[QueueId],
+        heads: &[(QueueId, i32, i64)],
+        horizon: i64,
+        took: Duration,
+    ) {
+        let mut known = self.0.lock();
+        let mut found: HashMap<QueueId, BTreeMap<Reverse<i32>, i64>> = HashMap::new();
+        for (id, priority, place) in heads {
+            found.entry(*id).or_default().insert(Reverse(*priority), place - 1);
         }
         for id in queues {
             let queue = known.entry(*id).or_default();
-            queue.looked = Some(Look { at: Instant::now(), took });
-            queue.is_partial = count.get(id).is_some_and(|count| *count >= PRIORITIES_MAX);
+            let found = found.remove(id).unwrap_or_default();
+            let is_blind = mutants::is(Mutant::CursorWithoutFullLook) && queue.full.is_some();
+            for (priority, after) in found.iter().filter(|_| !is_blind) {
+                queue.lower(priority.0, *after);
+            }
+            let is_whole = depth == Depth::Near || found.len() < PRIORITIES_MAX;
+            for (priority, floor) in &mut queue.floors {
+                let nothing = is_whole.then_some(i64::MAX);
+                if let Some(head) = found.get(priority).copied().or(nothing) {
+                    *floor = horizon.min(head).max(*floor);
+                }
+            }
+            let look = Some(Look { at: Instant::now(), took });
+            match depth {
+                Depth::Near => queue.near = look,
+                Depth::Full => {
+                    queue.full = look;
+                    queue.is_partial = found.len() >= PRIORITIES_MAX;
+                }
+            }
+        }
+    }
+
+    /// Looks took so long that they were given up.
+    pub(super) fn gave_up(&self, looks: &Looks, took: Duration) {
+        let mut known = self.0.lock();
+        let look = Some(Look { at: Instant::now(), took: took.max(SLOW) });
+        for id in &looks.full {
+            known.entry(*id).or_default().full = look;
+        }
+        for id in &looks.near {
+            known.entry(*id).or_default().near = look;
         }
     }
 }
@@ -167,9 +346,15 @@ mod tests {
 
     const QUEUE: QueueId = 7;
 
+    const HORIZON: i64 = 1000;
+
+    fn looked(cursors: &Cursors, depth: Depth, heads: &[(QueueId, i32, i64)], took: Duration) {
+        cursors.looked(depth, &[QUEUE], heads, HORIZON, took);
+    }
+
     fn known() -> Cursors {
         let cursors = Cursors::default();
-        cursors.looked(&[QUEUE], &[(QUEUE, 0, 10), (QUEUE, 5, 20)], Duration::ZERO);
+        looked(&cursors, Depth::Full, &[(QUEUE, 0, 10), (QUEUE, 5, 20)], Duration::ZERO);
         cursors
     }
 
@@ -214,24 +399,74 @@ mod tests {
     fn many_priorities_are_known_in_part_and_the_rest_is_looked_for() {
         let cursors = Cursors::default();
         let heads: Vec<_> = (0..40).map(|priority| (QUEUE, priority, 1)).collect();
-        cursors.looked(&[QUEUE], &heads, Duration::ZERO);
+        looked(&cursors, Depth::Full, &heads, Duration::ZERO);
         let begun = cursors.begin(QUEUE);
         assert_eq!((begun.len(), begun[0].priority), (PRIORITIES_MAX, 39));
         cursors.end(QUEUE, &[], true);
-        assert_eq!(cursors.due([QUEUE].into_iter()), [QUEUE]);
+        assert_eq!(cursors.due([QUEUE].into_iter()).full, [QUEUE]);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_queue_is_looked_at_every_second_and_slow_looks_are_rarer() {
+    async fn a_queue_is_looked_at_every_second() {
         let cursors = known();
         let due = || cursors.due([QUEUE].into_iter());
         assert!(due().is_empty());
         tokio::time::advance(LOOK_EVERY).await;
-        assert_eq!(due(), [QUEUE]);
-        cursors.looked(&[QUEUE], &[], Duration::from_secs(1));
-        tokio::time::advance(Duration::from_secs(9)).await;
-        assert!(due().is_empty());
-        tokio::time::advance(Duration::from_secs(1)).await;
-        assert_eq!(due(), [QUEUE]);
+        assert_eq!(due(), Looks { full: vec![QUEUE], near: vec![] });
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn slow_looks_are_made_beside_the_claims_which_look_near() {
+        let cursors = known();
+        let due = || cursors.due([QUEUE].into_iter());
+        cursors.begin(QUEUE);
+        looked(&cursors, Depth::Full, &[(QUEUE, 0, 30)], Duration::from_secs(1));
+        assert_eq!(due(), Looks { full: vec![], near: vec![QUEUE] });
+        looked(&cursors, Depth::Near, &[], Duration::from_millis(200));
+        tokio::time::advance(LOOK_EVERY).await;
+        assert!(due().is_empty(), "a tenth of the time at most");
+        tokio::time::advance(LOOK_EVERY).await;
+        assert_eq!(due().near, [QUEUE]);
+        assert!(cursors.due_beside(&[]).is_empty());
+        tokio::time::advance(Duration::from_secs(8)).await;
+        assert_eq!(cursors.due_beside(&[]), [QUEUE]);
+        looked(&cursors, Depth::Full, &[], Duration::ZERO);
+        assert!(cursors.due_beside(&[]).is_empty());
+        tokio::time::advance(LOOK_EVERY).await;
+        assert_eq!(due().full, [QUEUE], "they are fast again");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_look_that_was_given_up_is_slow() {
+        let cursors = Cursors::default();
+        let full = cursors.due([QUEUE].into_iter());
+        assert_eq!(full.full, [QUEUE]);
+        cursors.gave_up(&full, Duration::from_secs(5));
+        assert_eq!(cursors.due([QUEUE].into_iter()).near, [QUEUE]);
+        tokio::time::advance(Duration::from_secs(50)).await;
+        assert!(cursors.due_beside(&[]).is_empty(), "nobody claims from it");
+        assert_eq!(cursors.due_beside(&[QUEUE]), [QUEUE]);
+    }
+
+    #[test]
+    fn a_floor_rises_to_the_head_that_was_found_and_not_beyond_the_horizon() {
+        let cursors = known();
+        let floors = || cursors.floors(&[QUEUE]);
+        assert_eq!(floors(), (vec![QUEUE; 2], vec![5, 0], vec![19, 9]));
+        looked(&cursors, Depth::Near, &[(QUEUE, 0, 70)], Duration::ZERO);
+        assert_eq!(floors().2, [HORIZON, 69]);
+        cursors.note(QUEUE, 5, 40);
+        assert_eq!(floors().2, [39, 69], "it came back");
+    }
+
+    #[test]
+    fn a_number_is_below_the_horizon_when_all_have_ended_who_may_have_taken_it() {
+        let mut horizon = Horizon::default();
+        for (last, xmin, xmax) in [(100, 5, 9), (200, 7, 12), (300, 11, 15)] {
+            horizon.advance(last, xmin, xmax);
+            assert_eq!(horizon.place(), 0);
+        }
+        horizon.advance(400, 12, 20);
+        assert_eq!(horizon.place(), 100);
     }
 }

@@ -61,6 +61,12 @@ pub(super) const SHORT: &str =
 /// milliseconds, or is frozen or cut off.
 pub(super) const BRIEF: &str = "SET lock_timeout = '100ms';";
 
+/// What the lane for looks is told that nobody waits for.
+pub(super) const PATIENT: &str = "SET statement_timeout = '60s';";
+
+/// How long a call on that lane may take.
+pub(super) const PATIENCE: Duration = Duration::from_secs(65);
+
 /// Opens connections, once it is known where and that the tables fit.
 #[derive(Debug)]
 pub(super) struct Connector {
@@ -139,6 +145,9 @@ pub(super) enum Failure {
     /// Nothing was done because somebody held what was needed for too long.
     #[error("{0}")]
     Held(String),
+    /// Nothing was done because it took too long.
+    #[error("{0}")]
+    TooLong(String),
     /// It may have been done.
     #[error("{0}")]
     InDoubt(String),
@@ -156,6 +165,7 @@ impl Failure {
                 Self::Conflict(text)
             }
             Some(&SqlState::LOCK_NOT_AVAILABLE) => Self::Held(text),
+            Some(&SqlState::QUERY_CANCELED) => Self::TooLong(text),
             _ => Self::NotDone(text),
         }
     }
@@ -168,7 +178,11 @@ impl Failure {
         match (Self::of(error), is_certain) {
             (failure, true) => failure,
             (
-                Self::NotDone(text) | Self::Conflict(text) | Self::Held(text) | Self::InDoubt(text),
+                Self::NotDone(text)
+                | Self::Conflict(text)
+                | Self::Held(text)
+                | Self::TooLong(text)
+                | Self::InDoubt(text),
                 false,
             ) => Self::InDoubt(text),
         }
@@ -178,9 +192,10 @@ impl Failure {
 impl From<Failure> for Error {
     fn from(failure: Failure) -> Self {
         match failure {
-            Failure::NotDone(text) | Failure::Conflict(text) | Failure::Held(text) => {
-                Self::Unavailable(text.into())
-            }
+            Failure::NotDone(text)
+            | Failure::Conflict(text)
+            | Failure::Held(text)
+            | Failure::TooLong(text) => Self::Unavailable(text.into()),
             Failure::InDoubt(text) => Self::OutcomeUnknown(text.into()),
         }
     }
@@ -227,8 +242,12 @@ impl Conn {
     }
 
     /// Does one statement that is a transaction of its own.
-    pub(super) async fn once(&mut self, call: Call<'_>) -> Result<Vec<Row>, Failure> {
-        let done = tokio::time::timeout(CALL_MAX, async {
+    pub(super) async fn once(
+        &mut self,
+        call: Call<'_>,
+        call_max: Duration,
+    ) -> Result<Vec<Row>, Failure> {
+        let done = tokio::time::timeout(call_max, async {
             let statement = self.statement(call.0).await?;
             let rows = self.client.query(&statement, call.1).await;
             rows.map_err(|error| Failure::of_commit(&error))
@@ -291,6 +310,8 @@ pub(super) struct Lane {
     connector: Arc<Connector>,
     /// Settings beside those of all.
     settings: &'static str,
+    /// How long a single statement may take.
+    call_max: Duration,
     slot: Mutex<Slot>,
 }
 
@@ -308,12 +329,18 @@ impl std::fmt::Debug for Slot {
 
 impl Lane {
     pub(super) fn new(name: &'static str, connector: &Arc<Connector>) -> Self {
-        Self { name, connector: Arc::clone(connector), settings: "", slot: Mutex::default() }
+        let connector = Arc::clone(connector);
+        Self { name, connector, settings: "", call_max: CALL_MAX, slot: Mutex::default() }
     }
 
     /// With settings beside those of all lanes.
     pub(super) fn with(self, settings: &'static str) -> Self {
         Self { settings, ..self }
+    }
+
+    /// With another bound on how long a single statement may take.
+    pub(super) fn bearing(self, call_max: Duration) -> Self {
+        Self { call_max, ..self }
     }
 
     async fn open(&self) -> Result<MutexGuard<'_, Slot>, Failure> {
@@ -365,7 +392,7 @@ impl Lane {
         if self.answers_early(call) {
             return conn.once_and_commit_later(call).await;
         }
-        conn.once(call).await
+        conn.once(call, self.call_max).await
     }
 }
 
@@ -450,7 +477,7 @@ impl Pool {
         loop {
             let mut tx = self.begin().await?;
             let conn = tx.conn()?;
-            match conn.once(call).await {
+            match conn.once(call, CALL_MAX).await {
                 Err(_) if conn.is_closed() && tries < READ_TRIES => tries += 1,
                 Err(Failure::InDoubt(text)) => return Err(Failure::NotDone(text)),
                 done => return done,

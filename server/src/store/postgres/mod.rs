@@ -63,7 +63,7 @@ use async_trait::async_trait;
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::watch;
 
-use self::cursors::Cursors;
+use self::cursors::{Cursors, Horizon};
 use self::events::Tail;
 use self::lane::{Connector, Lane, Pool};
 use self::leases::Memory;
@@ -133,9 +133,9 @@ pub struct Options {
     pub stale_after: Duration,
 }
 
-/// Connections for one purpose each: push, claim, gate, settle, keep, time, duty, notify; presence,
-/// election; and, of the leader now and then, vacuum.
-const DEDICATED: u32 = 11;
+/// Connections for one purpose each: push, claim, gate, settle, keep, look, time, duty, notify;
+/// presence, election; and, of the leader now and then, vacuum.
+const DEDICATED: u32 = 12;
 
 /// Statements by name.
 pub type Named = (&'static str, &'static str);
@@ -175,6 +175,8 @@ pub struct PostgresStore {
     settle_lane: Lane,
     /// Renewals, give-backs, progress: what keeps leases right must not wait behind a push.
     keep_lane: Lane,
+    /// Looks that take long.
+    look_lane: Lane,
     /// What is to happen at a time does not wait behind what may have to wait for others.
     time_lane: Lane,
     duty_lane: Lane,
@@ -182,6 +184,7 @@ pub struct PostgresStore {
     pool: Pool,
     queues: Queues,
     cursors: Cursors,
+    horizon: Mutex<Horizon>,
     /// Queues that have, or had, limits: a hint, since the queue's row decides.
     gated: RwLock<HashSet<QueueId>>,
     special: Special,
@@ -215,6 +218,7 @@ impl PostgresStore {
             gate_lane: lane("gate").with(lane::BRIEF),
             settle_lane: lane("settle"),
             keep_lane: lane("keep"),
+            look_lane: lane("look").with(lane::PATIENT).bearing(lane::PATIENCE),
             time_lane: lane("time").with(lane::SHORT),
             duty_lane: lane("duty").with(lane::SHORT),
             notify_lane: lane("notify"),
@@ -222,6 +226,7 @@ impl PostgresStore {
             connector,
             queues: Queues::default(),
             cursors: Cursors::default(),
+            horizon: Mutex::default(),
             gated: RwLock::default(),
             special: Special::default(),
             leases: Memory::default(),
@@ -252,7 +257,8 @@ impl PostgresStore {
         let mut conn =
             self.connector.connect_to(dsn, "start", "").await.map_err(|error| error.to_string())?;
         let sql = "SELECT value FROM meta WHERE key = 'lease_key'";
-        let rows = conn.once((sql, &[])).await.map_err(|failure| failure.to_string())?;
+        let rows =
+            conn.once((sql, &[]), lane::PATIENCE).await.map_err(|failure| failure.to_string())?;
         let key = rows.first().and_then(|row| row::get::<&[u8]>(row, "value").try_into().ok());
         let key = key.ok_or("the tables are damaged: no lease key")?;
         self.lease_key.get_or_init(|| LeaseKey(key));
@@ -532,6 +538,10 @@ impl Store for PostgresStore {
 
     async fn poll(&self, queues: Vec<QueueName>, jobs: Vec<JobId>) -> Result<News, Error> {
         Ok(self.look_around(&queues, &jobs).await?)
+    }
+
+    async fn look(&self, queues: Vec<QueueName>) -> Result<Vec<QueueName>, Error> {
+        Ok(self.look_beside(&queues).await?)
     }
 
     async fn outlook(&self) -> Result<Vec<(Duty, Duration)>, Error> {

@@ -131,7 +131,7 @@ impl PostgresStore {
         let mut tx = self.claim_lane.begin().await?;
         let mut round = Round::new(&self.cursors, claims, queues);
         round.run(&mut tx).await?;
-        let again = round.empty_lines(|queue| self.cursors.is_look_allowed(queue));
+        let again = self.cursors.allowed(round.empty_lines().into_iter());
         if !again.is_empty() {
             self.look_in(&mut tx, &again).await?;
             round.resume(&self.cursors, &again);
@@ -471,8 +471,8 @@ impl<'a> Round<'a> {
         }
     }
 
-    /// Queues whose claims came away with nothing and that may be looked at.
-    fn empty_lines(&self, is_allowed: impl Fn(QueueId) -> bool) -> Vec<QueueId> {
+    /// Queues whose claims came away with nothing.
+    fn empty_lines(&self) -> Vec<QueueId> {
         let is_short = |place: usize| {
             self.shares
                 .iter()
@@ -481,14 +481,14 @@ impl<'a> Round<'a> {
         };
         let lines = self.lines.iter().enumerate();
         lines
-            .filter(|(place, line)| line.is_exhausted && is_short(*place) && is_allowed(line.queue))
+            .filter(|(place, line)| line.is_exhausted && is_short(*place))
             .map(|(_, line)| line.queue)
             .collect()
     }
 
     /// Goes on with what a look has found.
-    fn resume(&mut self, cursors: &super::cursors::Cursors, queues: &[QueueId]) {
-        for line in self.lines.iter_mut().filter(|line| queues.contains(&line.queue)) {
+    fn resume(&mut self, cursors: &super::cursors::Cursors, looks: &super::cursors::Looks) {
+        for line in self.lines.iter_mut().filter(|line| looks.has(line.queue)) {
             line.cursors = cursors.begin(line.queue);
             line.reached.clear();
             line.is_exhausted = line.cursors.is_empty();
