@@ -1,7 +1,10 @@
 //! Jobs that wait for other jobs.
 
 use batonq_server::job::{Depends, JobId, NewJob, OnFailure, Reason, State, When};
-use batonq_server::store::{Destination, Duty, Effect, Need, Pushed, Refusal, Retry, Verdict};
+use batonq_server::store::{
+    Destination, Duty, Effect, LeasedJob, Need, Pushed, Refusal, Retry, Settled, Settlement,
+    Verdict,
+};
 use bytes::Bytes;
 
 use super::given::{Jobs, SECOND, ack, fail_with, job, queue};
@@ -32,11 +35,21 @@ rules! {
         assert_eq!(given.lease().await.job, id);
     }
 
+    async fn a_job_that_others_wait_for_is_acked_among_others_and_no_lease_is_left(given: Given<M>) {
+        let needs = given.ready_jobs(5).await;
+        let leased = [given.claim(3).await, given.claim(2).await].concat();
+        given.push(after(&needs[..1])).await;
+        let settlement = |job: &LeasedJob| Settlement { lease: job.lease, verdict: ack() };
+        let all = given.store.settle(leased.iter().map(settlement).collect()).await.unwrap();
+        assert!(all.settled.iter().all(|settled| matches!(settled, Settled::Done(_))));
+        assert_eq!(given.duty(Duty::Expiry).await.next, None);
+    }
+
     async fn whoever_waits_is_told_of(given: Given<M>) {
         let need = given.push(job()).await;
         let id = given.push(after(&[need])).await;
         let lease = given.lease().await;
-        let settlement = batonq_server::store::Settlement { lease, verdict: ack() };
+        let settlement = Settlement { lease, verdict: ack() };
         let all = given.store.settle(vec![settlement]).await.unwrap();
         assert_eq!(all.more, [Effect { job: id, queue: queue(), to: Destination::Ready }]);
     }

@@ -720,8 +720,21 @@ impl PostgresStore {
             }
         }
         let done = settled.iter().zip(acks).filter(|(done, _)| done.is_some());
-        self.leases.end(done.map(|(_, ack)| ack.lease));
+        let empty = self.leases.end(done.map(|(_, ack)| ack.lease));
+        if settled.iter().any(Option::is_none) {
+            self.delete_empty(&empty).await;
+        }
         Ok(settled)
+    }
+
+    /// Deletes rows of leases that have all ended; those that are left run out by themselves.
+    pub(super) async fn delete_empty(&self, rows: &[LeaseId]) {
+        if rows.is_empty() {
+            return;
+        }
+        if let Err(error) = self.keep_lane.once((leases::DELETE_IF_FREE, &[&rows])).await {
+            tracing::debug!(%error, "empty leases were left");
+        }
     }
 
     fn is_kept(&self, ack: &Ack<'_>) -> bool {

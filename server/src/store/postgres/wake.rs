@@ -16,7 +16,6 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::leases::DELETE_IF_FREE;
 use super::{PostgresStore, QueueId};
 use crate::job::{JobId, Lease, Timestamp};
 use crate::store::{SessionId, Signal};
@@ -269,12 +268,7 @@ impl PostgresStore {
     /// of its jobs.
     async fn forget_ended(&self, lease: Lease) {
         let empty = self.leases.end(std::iter::once(lease));
-        if empty.is_empty() {
-            return;
-        }
-        if let Err(error) = self.keep_lane.once((DELETE_IF_FREE, &[&empty])).await {
-            tracing::debug!(%error, "an empty lease was left");
-        }
+        self.delete_empty(&empty).await;
     }
 }
 
