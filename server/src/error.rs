@@ -41,7 +41,7 @@ pub enum Error {
     /// The job is not in a state that allows this.
     #[error("{0}")]
     WrongState(String),
-    /// Another live job has the unique key.
+    /// Another live job has the unique key, or the custom id.
     #[error("{0}")]
     Duplicate(String),
     /// A guard of the queue takes no more. Nothing was done: try again later.

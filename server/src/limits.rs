@@ -49,6 +49,9 @@ pub const UNIQUE_WINDOW: RangeInclusive<Duration> =
 /// How long a push may be repeated under its idempotency key.
 pub const IDEMPOTENCY_WINDOW: Duration = Duration::from_secs(24 * 3600);
 
+/// What a transport keeps with a job for itself: it is read each time the job is given out.
+pub const EXTRA_BYTES_MAX: usize = 2048;
+
 /// Jobs that one job may wait for: they are looked up when it is given out.
 pub const DEPENDS_MAX: usize = 100;
 

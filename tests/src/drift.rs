@@ -57,6 +57,8 @@ pub enum Step {
     Decisions,
     /// A job is taken back.
     Cancel(JobId, Duration),
+    /// A waiting job is set aside.
+    Discard(JobId),
     /// A waiting job is changed.
     Edit(JobId, Edit),
     /// A queue is given settings.
@@ -88,6 +90,13 @@ pub enum Step {
 fn queue() -> impl Strategy<Value = QueueName> {
     prop_oneof![3 => Just("a"), 1 => Just("b")]
         .prop_map(|name| QueueName::parse(name).expect("a name"))
+}
+
+/// The names that jobs have over all queues.
+const CUSTOM_IDS: [&str; 2] = ["c", "d"];
+
+fn unique_key(name: &str) -> UniqueKey {
+    UniqueKey::parse(name).expect("a key")
 }
 
 fn job_id() -> impl Strategy<Value = JobId> {
@@ -145,7 +154,7 @@ prop_compose! {
         job.max_attempts = max_attempts;
         job.backoff = backoff;
         job.timeout = timeout;
-        job.unique = unique.map(|key| UniqueKey::parse(key).expect("a key"));
+        job.unique = unique.map(unique_key);
         job.tags = tags.into_iter().map(tag).collect();
         job.options = options;
         if job.unique.is_none() {
@@ -187,6 +196,8 @@ prop_compose! {
             1 => Just(UniqueHold::Debounce),
         ],
         idempotency in proptest::option::weighted(0.2, prop_oneof![Just("i"), Just("j")]),
+        custom_id in proptest::option::weighted(0.2, proptest::sample::select(&CUSTOM_IDS[..])),
+        extra in proptest::option::weighted(0.2, Just("{}")),
         concurrency in proptest::option::weighted(0.4, (
             prop_oneof![Just("x"), Just("y")],
             proptest::option::of(1..3_u32),
@@ -200,10 +211,13 @@ prop_compose! {
             concurrency: concurrency.map(|(name, max)| Concurrency { key: key(name), max }),
             rate: rate.map(|(name, rule)| Rate { key: key(name), rule }),
         };
-        let idempotency = idempotency.map(|key| UniqueKey::parse(key).expect("a key"));
+        let idempotency = idempotency.map(unique_key);
+        let custom_id = custom_id.map(unique_key);
         let on = on.unwrap_or_default();
         let on_failure = if on.is_empty() { OnFailure::Fail } else { on_failure };
-        Options { hold, idempotency, flow, depends: Depends { on, on_failure }, slot: None }
+        let depends = Depends { on, on_failure };
+        let extra = extra.map(Box::from);
+        Options { hold, idempotency, custom_id, flow, depends, slot: None, extra }
     }
 }
 
@@ -412,6 +426,7 @@ pub fn step() -> impl Strategy<Value = Step> {
         1 => job_id().prop_map(Step::Delete),
         1 => Just(Step::Decisions),
         2 => (job_id(), seconds(10)).prop_map(|(id, grace)| Step::Cancel(id, grace)),
+        1 => job_id().prop_map(Step::Discard),
         2 => (job_id(), edit()).prop_map(|(id, edit)| Step::Edit(id, edit)),
         1 => (queue(), settings()).prop_map(|(queue, settings)| Step::Settings(queue, settings)),
         1 => queue().prop_map(Step::Keys),
@@ -528,6 +543,7 @@ async fn perform_for_people(store: &dyn Store, step: &Step) -> Result<String, Er
         Step::Delete(id) => ask!(store.delete(*id)),
         Step::Decisions => ask!(store.decisions(None, 50)),
         Step::Cancel(id, grace) => ask!(store.cancel(*id, *grace)),
+        Step::Discard(id) => ask!(store.discard(*id)),
         Step::Edit(id, edit) => ask!(store.edit(*id, edit.clone())),
         Step::Settings(queue, settings) => {
             ask!(store.set_settings(queue.clone(), settings.clone()))
@@ -557,6 +573,13 @@ pub(crate) async fn visible(store: &dyn Store, newest: &mut u64) -> Result<Vec<S
     let page = store.jobs(JobFilter { limit: 10_000, ..JobFilter::default() }).await?;
     *newest = page.jobs.first().map_or(*newest, |job| job.id.0.max(*newest));
     seen.push(format!("{page:?}"));
+    // One more than there are.
+    let all: Vec<JobId> = (1..=*newest + 1).map(JobId).collect();
+    seen.push(ask!(store.jobs_by_id(all.clone())));
+    seen.push(ask!(store.leases_of(all)));
+    for name in CUSTOM_IDS {
+        seen.push(ask!(store.job_by_custom_id(unique_key(name))));
+    }
     for id in (1..=*newest).map(JobId) {
         let told = store.timeline(id).await?;
         seen.push(format!("{told:?} {}", ask!(store.notes(id))));

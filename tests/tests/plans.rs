@@ -10,7 +10,7 @@ use batonq_tests::harness::Postgres;
 use tokio_postgres::{Client, SimpleQueryMessage};
 
 /// Tables that grow with the jobs. `lease` has a row for each claim that is being worked on.
-const LARGE: [&str; 14] = [
+const LARGE: [&str; 15] = [
     "job",
     "ready",
     "scheduled",
@@ -25,6 +25,7 @@ const LARGE: [&str; 14] = [
     "cancel",
     "event",
     "job_note",
+    "custom_id",
 ];
 
 async fn plan(client: &Client, sql: &str) -> Vec<String> {
@@ -125,6 +126,7 @@ fn fill(count: u32) -> String {
          FROM generate_series(1, {count});
          INSERT INTO unique_key (queue_id, key, job_id)
          SELECT 1, 'k' || id, id FROM job ON CONFLICT DO NOTHING;
+         INSERT INTO custom_id SELECT 'k' || id, id FROM job ON CONFLICT DO NOTHING;
          INSERT INTO dependency SELECT id, id - 1 FROM job ON CONFLICT DO NOTHING;
          INSERT INTO slot SELECT id, 1, 1, 'k' FROM job ON CONFLICT DO NOTHING;
          INSERT INTO turn SELECT 1, 'k' || id, id FROM job ON CONFLICT DO NOTHING;

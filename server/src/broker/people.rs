@@ -7,10 +7,11 @@ use tokio::time::Instant;
 
 use super::{Broker, Worker};
 use crate::error::Error;
-use crate::job::{JobId, QueueName, Settings, Timestamp};
+use crate::job::{JobId, Lease, QueueName, Settings, Timestamp, UniqueKey};
+use crate::limits;
 use crate::store::{
-    Attempt, Cancelled, Changed, Decision, Duty, Edit, Effect, Event, Job, JobFilter, JobPage,
-    KeyUse, Pausing, Queue, Standing, story,
+    Attempt, Cancelled, Changed, Decision, Discarded, Duty, Edit, Effect, Event, Job, JobFilter,
+    JobPage, KeyUse, Pausing, Queue, Standing, story,
 };
 
 /// How often a change is made anew because others have changed the same job meanwhile.
@@ -26,6 +27,46 @@ impl Broker {
     pub async fn job(&self, id: JobId) -> Result<Job, Error> {
         let job = self.store().job(id).await?.ok_or_else(|| no_job(id))?;
         self.0.core.sealing.open_job(job)
+    }
+
+    /// Several jobs, as [`Broker::job`] has them: answer i is about id i. `None`: there is no such
+    /// job.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Invalid`] if more than [`limits::PAGE_MAX`] are asked for, or those of
+    /// [`Broker::job`] if one of them can not be read.
+    pub async fn jobs_by_id(&self, ids: Vec<JobId>) -> Result<Vec<Option<Job>>, Error> {
+        check_ids(&ids)?;
+        if ids.is_empty() {
+            return Ok(Vec::new());
+        }
+        let jobs = self.store().jobs_by_id(ids).await?;
+        jobs.into_iter().map(|job| self.opened(job)).collect()
+    }
+
+    /// The job that was the last to take a custom id, whether or not it has ended. `None`: nothing is
+    /// known of one.
+    pub async fn job_by_custom_id(&self, id: UniqueKey) -> Result<Option<Job>, Error> {
+        let job = self.store().job_by_custom_id(id).await?;
+        self.opened(job)
+    }
+
+    fn opened(&self, job: Option<Job>) -> Result<Option<Job>, Error> {
+        job.map(|job| self.0.core.sealing.open_job(job)).transpose()
+    }
+
+    /// The live lease of each job, also those that other nodes gave. `None`: nobody has the job.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Invalid`] if more than [`limits::PAGE_MAX`] are asked for.
+    pub async fn leases_of(&self, ids: Vec<JobId>) -> Result<Vec<Option<Lease>>, Error> {
+        check_ids(&ids)?;
+        if ids.is_empty() {
+            return Ok(Vec::new());
+        }
+        self.store().leases_of(ids).await
     }
 
     /// A job once it has ended, or as it is after `wait`, or when the node begins to drain.
@@ -135,6 +176,21 @@ impl Broker {
         }
     }
 
+    /// Sets a waiting job aside: it is dead, and what waits for it goes on as after any death.
+    pub async fn discard(&self, id: JobId) -> Result<Effect, Error> {
+        match self.store().discard(id).await? {
+            Discarded::Done(effect, more) => {
+                self.0.core.announce(std::iter::once(&effect).chain(&more));
+                Ok(effect)
+            }
+            Discarded::NotFound => Err(no_job(id)),
+            Discarded::WrongState(state) => {
+                let rule = "only a job that waits can be discarded";
+                Err(Error::WrongState(format!("job {id} is {}: {rule}", state.name())))
+            }
+        }
+    }
+
     /// Changes a waiting job.
     pub async fn edit(&self, id: JobId, edit: Edit) -> Result<Effect, Error> {
         let edit = edit.check()?;
@@ -203,7 +259,8 @@ impl Broker {
                 Err(Error::Unavailable(format!("job {id} is being changed by others").into()))
             }
             Changed::Duplicate(other) => {
-                Err(Error::Duplicate(format!("job {other} has the unique key of job {id} now")))
+                let what = "the unique key or the custom id";
+                Err(Error::Duplicate(format!("job {other} has {what} of job {id} now")))
             }
         }
     }
@@ -214,6 +271,13 @@ impl Broker {
             self.0.core.sessions.list().into_iter().map(|(_, worker)| worker).collect();
         workers.sort_by(|a, b| a.visitor.worker.cmp(&b.visitor.worker));
         workers
+    }
+}
+
+fn check_ids(ids: &[JobId]) -> Result<(), Error> {
+    match ids.len() > limits::PAGE_MAX {
+        true => Err(Error::invalid("ids", format!("more than {}", limits::PAGE_MAX))),
+        false => Ok(()),
     }
 }
 

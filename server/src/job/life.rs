@@ -16,7 +16,7 @@
 //!
 //! `cancelled` is reached from `scheduled`, `blocked` and `ready`, and from `leased` once somebody
 //! has asked for it: the worker is told, and unless it completes the job, the job ends so. `dead`
-//! is also reached without a lease, by expiry. A job that waits for other jobs is `blocked` until
+//! is also reached without a lease, by expiry, or when a person discards the job. A job that waits for other jobs is `blocked` until
 //! they have ended; then it is `scheduled` or `ready`, or `dead` if one of them has failed.
 
 use super::{Backoff, Timestamp};
@@ -86,7 +86,7 @@ pub enum Reason {
     Poison,
     /// Its time to live was over before it could run (again).
     Expired,
-    /// A worker said that trying again is no use.
+    /// A worker, or a person, said that trying again is no use.
     Rejected,
     /// A job that it waited for died or was cancelled.
     DependencyFailed,

@@ -18,6 +18,9 @@ pub struct Options {
     /// A push that is repeated with this key within a day is not done again.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub idempotency: Option<UniqueKey>,
+    /// Over all queues one job that has not ended has it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub custom_id: Option<UniqueKey>,
     /// How many like it may run.
     #[serde(flatten)]
     pub flow: Flow,
@@ -27,6 +30,9 @@ pub struct Options {
     /// The slot of a schedule that made it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub slot: Option<Slot>,
+    /// What a transport wants back with the job: a text that drives nothing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub extra: Option<Box<str>>,
 }
 
 /// How long a job has its unique key.
@@ -121,8 +127,22 @@ impl Options {
             let most = limits::DEPENDS_MAX;
             return Err(InvalidField::new("depends_on", format!("more than {most}")));
         }
+        if let Some(extra) = &self.extra {
+            check_extra(extra).map_err(|detail| InvalidField::new("extra", detail))?;
+        }
         self.flow = self.flow.check()?;
         Ok(self)
+    }
+}
+
+fn check_extra(extra: &str) -> Result<(), String> {
+    if extra.len() > limits::EXTRA_BYTES_MAX {
+        return Err(format!("longer than {} bytes", limits::EXTRA_BYTES_MAX));
+    }
+    // A database that is asked for a part of the options could not read the rest.
+    match extra.contains('\0') {
+        true => Err("the character NUL is not allowed".into()),
+        false => Ok(()),
     }
 }
 
@@ -138,12 +158,14 @@ mod tests {
         let options = Options {
             hold: UniqueHold::WindowMs(Duration::from_millis(7)),
             idempotency: Some(UniqueKey::parse("i").unwrap()),
+            custom_id: Some(UniqueKey::parse("c").unwrap()),
             flow: Flow {
                 concurrency: Some(Concurrency { key: key("c"), max: None }),
                 rate: Some(Rate { key: key("r"), rule }),
             },
             depends: Depends { on: vec![JobId(3)], on_failure: OnFailure::Wait },
             slot: Some(Slot { schedule: ScheduleName::parse("s").unwrap(), at: Timestamp(5) }),
+            extra: Some("{\"lifo\":true}".into()),
         };
         let text = serde_json::to_string(&options).unwrap();
         assert_eq!(serde_json::from_str::<Options>(&text).unwrap(), options);
@@ -164,5 +186,15 @@ mod tests {
         };
         assert!(on(limits::DEPENDS_MAX as u64).is_ok());
         assert_eq!(on(limits::DEPENDS_MAX as u64 + 1).unwrap_err().field, "depends_on");
+    }
+
+    #[test]
+    fn what_a_transport_adds_is_a_text_of_bounded_length() {
+        let extra = |text: String| {
+            Options { extra: Some(text.into()), ..Options::default() }.check().map(drop)
+        };
+        assert_eq!(extra("\n".repeat(limits::EXTRA_BYTES_MAX)), Ok(()));
+        assert_eq!(extra("x".repeat(limits::EXTRA_BYTES_MAX + 1)).unwrap_err().field, "extra");
+        assert_eq!(extra("\0".into()).unwrap_err().field, "extra");
     }
 }

@@ -59,6 +59,7 @@ pub(super) fn sql_kind(kind: KeyKind) -> i16 {
         KeyKind::Window => 1,
         KeyKind::Debounce => 2,
         KeyKind::Push => 3,
+        KeyKind::CustomId => 4,
     }
 }
 

@@ -86,7 +86,9 @@ pub trait Store: Send + Sync + 'static {
     /// Stores new jobs. Answer i is about job i.
     ///
     /// A job whose unique key belongs to another of its queue (also one earlier in this call) is
-    /// not stored, or takes its place; see [`UniqueHold`]. Queues come into being with their
+    /// not stored, or takes its place; see [`UniqueHold`]. One whose custom id belongs to another of
+    /// any queue is not stored. Keys are looked at in this order: idempotency key, custom id, unique
+    /// key; a job that is not stored has taken none. Queues come into being with their
     /// first push. Ids rise in the order of `jobs`. Queues with guards judge them first: see
     /// [`job::Guard`].
     async fn push(&self, jobs: Vec<NewJob>) -> Result<Vec<Pushed>, Error>;
@@ -147,6 +149,16 @@ pub trait Store: Send + Sync + 'static {
 
     /// A job with its payload and result.
     async fn job(&self, id: JobId) -> Result<Option<Job>, Error>;
+
+    /// Several jobs, as [`Store::job`] has them. Answer i is about id i.
+    async fn jobs_by_id(&self, ids: Vec<JobId>) -> Result<Vec<Option<Job>>, Error>;
+
+    /// The job that was the last to take a custom id, by a push or when it was retried, whether or not
+    /// it has ended.
+    async fn job_by_custom_id(&self, id: UniqueKey) -> Result<Option<Job>, Error>;
+
+    /// The live lease of each job. `None`: nobody has the job.
+    async fn leases_of(&self, ids: Vec<JobId>) -> Result<Vec<Option<Lease>>, Error>;
 
     /// A page of jobs without payloads and results, by id. The worker, the end of the lease
     /// and the progress of a leased job are left out too.
@@ -264,6 +276,9 @@ pub trait Store: Send + Sync + 'static {
     /// end is asked for: if its worker has not ended it after `grace`, [`Duty::Cancels`] does. Who
     /// asks twice can only shorten the time.
     async fn cancel(&self, id: JobId, grace: Duration) -> Result<Cancelled, Error>;
+
+    /// Sets a job aside that is scheduled, blocked or ready: it is dead, for [`Reason::Rejected`].
+    async fn discard(&self, id: JobId) -> Result<Discarded, Error>;
 
     /// Changes a job that is scheduled, blocked or ready.
     async fn edit(&self, id: JobId, edit: Edit) -> Result<Changed, Error>;
@@ -402,6 +417,8 @@ impl Pushed {
 pub enum Same {
     /// The unique key, held by a live job.
     Unique,
+    /// The custom id, held by a live job.
+    CustomId,
     /// The unique key, within its window.
     Window,
     /// The idempotency key: it is the same push.
@@ -850,6 +867,8 @@ pub(crate) enum KeyKind {
     Debounce,
     /// For a day: the same push.
     Push,
+    /// Until the job ends, over all queues.
+    CustomId,
 }
 
 impl KeyKind {
@@ -862,7 +881,7 @@ impl KeyKind {
     }
 
     pub(crate) const fn ends_with_job(self) -> bool {
-        matches!(self, Self::Live | Self::Debounce)
+        matches!(self, Self::Live | Self::Debounce | Self::CustomId)
     }
 }
 
@@ -1147,6 +1166,17 @@ pub enum Cancelled {
     WrongState(State),
 }
 
+/// What came of a wish to discard.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Discarded {
+    /// The job is dead: what became of it, and of those that waited for it.
+    Done(Effect, Vec<Effect>),
+    /// There is no such job.
+    NotFound,
+    /// It is leased, or has ended already.
+    WrongState(State),
+}
+
 /// Whether a queue gives out jobs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Pausing {
@@ -1165,7 +1195,7 @@ pub enum Changed {
     NotFound,
     /// Its state does not allow it.
     WrongState(State),
-    /// Its unique key belongs to this live job by now.
+    /// Its unique key, or its custom id, belongs to this live job by now.
     Duplicate(JobId),
     /// Its payload has been dropped.
     Dropped,

@@ -47,11 +47,13 @@ pub enum NoteKind {
     Refused,
     /// It was copied; the number of the copy.
     Replayed,
+    /// It was set aside while it waited.
+    Discarded,
 }
 
 impl NoteKind {
     /// All of them.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Unblocked,
         Self::Due,
         Self::Edited,
@@ -62,6 +64,7 @@ impl NoteKind {
         Self::CancelRequested,
         Self::Refused,
         Self::Replayed,
+        Self::Discarded,
     ];
 
     /// The word for it.
@@ -77,6 +80,7 @@ impl NoteKind {
             Self::CancelRequested => "cancel_requested",
             Self::Refused => "refused",
             Self::Replayed => "replayed",
+            Self::Discarded => "discarded",
         }
     }
 
@@ -95,7 +99,7 @@ impl NoteKind {
             | Self::Promoted
             | Self::Retried => Phase::Before,
             Self::CancelRequested => Phase::During,
-            Self::Died => Phase::After,
+            Self::Died | Self::Discarded => Phase::After,
             Self::Refused | Self::Replayed => Phase::Later,
         }
     }

@@ -77,6 +77,7 @@ pub(super) fn new_job(job: wire::NewJob) -> Result<NewJob, Error> {
         options: Options {
             hold: job.unique.map_or(Ok(UniqueHold::Live), |unique| hold(&unique))?,
             idempotency: key(&job.idempotency_key, "idempotency_key", UniqueKey::parse)?,
+            custom_id: None,
             flow: Flow {
                 concurrency: job.concurrency.map(concurrency).transpose()?,
                 rate: job.rate.map(rate).transpose()?,
@@ -86,6 +87,7 @@ pub(super) fn new_job(job: wire::NewJob) -> Result<NewJob, Error> {
                 on_failure: on_failure(job.on_failure)?,
             },
             slot: None,
+            extra: None,
         },
     };
     Ok(new.check()?)
@@ -407,7 +409,7 @@ pub(super) fn push_result(result: Result<Pushed, Error>) -> wire::PushResult {
         Ok(Pushed::Replaced { id, state, .. }) => (id, wire::Outcome::Replaced, state),
         Ok(Pushed::Duplicate { id, state, of }) => {
             let outcome = match of {
-                Same::Unique => wire::Outcome::Duplicate,
+                Same::Unique | Same::CustomId => wire::Outcome::Duplicate,
                 Same::Window => wire::Outcome::Throttled,
                 Same::Push => wire::Outcome::Repeated,
             };

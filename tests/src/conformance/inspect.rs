@@ -2,7 +2,7 @@
 
 use batonq_server::job::{JobId, NewJob, Payload, Reason, State, Tag};
 use batonq_server::limits::TIMELINE_MAX;
-use batonq_server::store::{Counts, Duty, JobFilter, Pausing, Progress, Verdict};
+use batonq_server::store::{Counts, Duty, Extension, JobFilter, Pausing, Progress, Verdict};
 
 use bytes::Bytes;
 
@@ -15,6 +15,46 @@ fn filter() -> JobFilter {
 }
 
 rules! {
+    async fn several_jobs_are_looked_at_as_each_by_itself(given: Given<M>) {
+        let failed = given.push(job()).await;
+        given.end(given.lease().await, fail()).await;
+        let result = Verdict::Ack { result: Some(Bytes::from_static(b"[1]")) };
+        let completed = given.push(job()).await;
+        given.end(given.lease().await, result).await;
+        let mut all = vec![failed, completed, given.dead_job(job()).await];
+        all.extend(given.ready_jobs(3).await);
+        let leased = given.claim(2).await;
+        let progress = Progress { percent: 7, message: "on".into() };
+        given.store.progress(leased[0].lease, progress).await.unwrap();
+        given.cancel(leased[1].lease.job).await;
+        let mut asked = [&all[..], &[JobId(99), all[3], JobId(u64::MAX)]].concat();
+        asked.reverse();
+        let found = given.store.jobs_by_id(asked.clone()).await.unwrap();
+        let mut expected = Vec::new();
+        for id in asked {
+            expected.push(given.store.job(id).await.unwrap());
+        }
+        assert_eq!(found, expected);
+        assert_eq!(found.iter().flatten().count(), 7);
+        assert_eq!(given.store.jobs_by_id(vec![]).await.unwrap(), []);
+    }
+
+    async fn the_live_lease_of_a_job_is_told(given: Given<M>) {
+        let waiting = given.push(in_time(SECOND)).await;
+        let dead = given.dead_job(job()).await;
+        let ids = given.ready_jobs(4).await;
+        let first = given.claim(2).await;
+        given.end(first[0].lease, Verdict::Release).await;
+        let second = given.claim(1).await[0].lease;
+        assert_eq!((second.job, second.delivery), (ids[0], 2));
+        let held = given.claim(1).await[0].lease;
+        given.store.extend(vec![Extension { lease: held, hold: 60 * SECOND }]).await.unwrap();
+        let asked = vec![ids[3], held.job, waiting, ids[1], dead, JobId(99), ids[0], ids[0]];
+        let leases = given.store.leases_of(asked).await.unwrap();
+        let (first, second) = (Some(first[1].lease), Some(second));
+        assert_eq!(leases, [None, Some(held), None, first, None, None, second, second]);
+    }
+
     async fn jobs_are_listed_by_the_type_of_their_payloads(given: Given<M>) {
         let json = given.push(job()).await;
         let text = Payload::new(Bytes::from_static(b"hi")).unwrap();

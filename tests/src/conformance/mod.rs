@@ -6,6 +6,7 @@
 mod cancel;
 mod claim;
 mod cron;
+mod custom_ids;
 mod durable;
 mod duties;
 mod events;
@@ -53,6 +54,7 @@ pub fn all<M: Maker + 'static>() -> Vec<Rule> {
     [
         push::rules::<M>(),
         unique::rules::<M>(),
+        custom_ids::rules::<M>(),
         flow::rules::<M>(),
         guards::rules::<M>(),
         handover::rules::<M>(),

@@ -2,8 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use batonq_server::job::{JobId, KeyLimits, NewJob, Payload, Settings, State, Tag, When};
-use batonq_server::store::{CRASHES_MAX, Cancelled, Changed, Destination, Duty, Edit, Pausing};
+use batonq_server::job::{
+    Depends, JobId, KeyLimits, NewJob, OnFailure, Payload, Reason, Settings, State, Tag, When,
+};
+use batonq_server::store::{
+    CRASHES_MAX, Cancelled, Changed, Destination, Discarded, Duty, Edit, Effect, Pausing,
+};
 use bytes::Bytes;
 
 use super::given::{Jobs, SECOND, SESSION, ack, fail, in_time, job, named, queue};
@@ -206,6 +210,65 @@ rules! {
         assert_eq!(given.store.promote(id).await.unwrap(), Changed::WrongState(State::Leased));
         given.end(lease, ack()).await;
         assert_eq!(given.store.promote(id).await.unwrap(), Changed::WrongState(State::Completed));
+    }
+
+    async fn a_waiting_job_can_be_discarded(given: Given<M>) {
+        let need = given.push(in_time(60 * SECOND)).await;
+        let mut blocked = job();
+        blocked.options.depends = Depends { on: vec![need], on_failure: OnFailure::Wait };
+        for waiting in [job(), in_time(SECOND), blocked] {
+            let id = given.push(waiting).await;
+            let Discarded::Done(effect, more) = given.store.discard(id).await.unwrap() else {
+                panic!()
+            };
+            let to = Destination::Finished(State::Dead);
+            assert_eq!((effect, more), (Effect { job: id, queue: queue(), to }, vec![]));
+            let dead = given.job(id).await;
+            assert_eq!((dead.state, dead.reason), (State::Dead, Some(Reason::Rejected)));
+            let again = given.store.discard(id).await.unwrap();
+            assert_eq!(again, Discarded::WrongState(State::Dead));
+        }
+        assert_eq!(given.claim(1).await, []);
+        let counts = given.counts().await;
+        assert_eq!((counts.scheduled, counts.blocked, counts.dead), (1, 0, 3));
+    }
+
+    async fn a_discarded_job_can_be_sent_round_again(given: Given<M>) {
+        let id = given.push(job()).await;
+        given.end(given.lease().await, fail()).await;
+        given.store.discard(id).await.unwrap();
+        assert_eq!(given.job(id).await.attempts, 1);
+        given.store.retry(id).await.unwrap();
+        assert_eq!(given.lease().await.delivery, 2);
+        let kinds: Vec<_> = given.story(id).await.iter().map(|event| event.kind).collect();
+        let before = ["pushed", "leased", "lease_ended", "discarded", "ended"];
+        assert_eq!(kinds, [&before[..], &["retried", "leased"]].concat());
+    }
+
+    async fn those_that_wait_for_a_discarded_job_learn_of_it(given: Given<M>) {
+        let need = given.push(job()).await;
+        let with = |on_failure| {
+            let mut job = job();
+            job.options.depends = Depends { on: vec![need], on_failure };
+            job
+        };
+        let fails = given.push(with(OnFailure::Fail)).await;
+        let goes_on = given.push(with(OnFailure::Ignore)).await;
+        let Discarded::Done(_, more) = given.store.discard(need).await.unwrap() else { panic!() };
+        assert_eq!(more.jobs(), [fails, goes_on]);
+        assert_eq!(given.job(fails).await.reason, Some(Reason::DependencyFailed));
+        assert_eq!(given.state(goes_on).await, State::Ready);
+    }
+
+    async fn only_a_waiting_job_is_discarded(given: Given<M>) {
+        let id = given.push(job()).await;
+        let lease = given.lease().await;
+        let discarded = given.store.discard(id).await.unwrap();
+        assert_eq!(discarded, Discarded::WrongState(State::Leased));
+        given.end(lease, ack()).await;
+        let discarded = given.store.discard(id).await.unwrap();
+        assert_eq!(discarded, Discarded::WrongState(State::Completed));
+        assert_eq!(given.store.discard(JobId(99)).await.unwrap(), Discarded::NotFound);
     }
 
     async fn an_ended_job_is_not_cancelled(given: Given<M>) {

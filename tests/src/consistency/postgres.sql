@@ -81,6 +81,12 @@ FROM unique_key
 WHERE expires_at IS NULL AND job_id NOT IN (SELECT id FROM job)
 
 UNION ALL
+SELECT 'has a custom id and is not found by it', k.job_id
+FROM unique_key k
+LEFT JOIN custom_id c ON c.key = k.key
+WHERE k.kind = 4 AND (k.queue_id <> 0 OR c.job_id IS NULL OR c.job_id <> k.job_id)
+
+UNION ALL
 SELECT 'has more than was allowed', id
 FROM job
 WHERE attempts > max_attempts OR delivery < 1

@@ -224,8 +224,8 @@ pub(in crate::http) struct TimelineBody {
 struct EventShown {
     at: String,
     /// `pushed`, `unblocked`, `due`, `edited`, `moved`, `promoted`, `leased`, `lease_ended`,
-    /// `cancel_requested`, `cancel_acknowledged`, `cancel_forced`, `refused`, `ended`, `retried` or
-    /// `replayed`.
+    /// `cancel_requested`, `cancel_acknowledged`, `cancel_forced`, `refused`, `discarded`, `ended`,
+    /// `retried` or `replayed`.
     kind: &'static str,
     /// The lease that it is about.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -338,9 +338,11 @@ impl NewJobBody {
         let options = Options {
             hold: self.unique.as_ref().map_or(Ok(UniqueHold::Live), UniqueBody::hold)?,
             idempotency,
+            custom_id: None,
             flow: Flow { concurrency: concurrency.transpose()?, rate: rate.transpose()? },
             depends: Depends { on, on_failure },
             slot: None,
+            extra: None,
         };
         Ok((options, waits_for))
     }
@@ -440,7 +442,9 @@ impl From<Pushed> for PushedBody {
         let (id, outcome, state) = match pushed {
             Pushed::Inserted { id, state, .. } => (id, "inserted", state),
             Pushed::Replaced { id, state, .. } => (id, "replaced", state),
-            Pushed::Duplicate { id, state, of: Same::Unique } => (id, "duplicate", state),
+            Pushed::Duplicate { id, state, of: Same::Unique | Same::CustomId } => {
+                (id, "duplicate", state)
+            }
             Pushed::Duplicate { id, state, of: Same::Window } => (id, "throttled", state),
             Pushed::Duplicate { id, state, of: Same::Push } => (id, "repeated", state),
             // The broker has made an error of it.

@@ -106,6 +106,9 @@ impl Model {
         {
             return Some(Pushed::Duplicate { id, state: self.state_of(id), of: Same::Push });
         }
+        if let Some(id) = self.custom_id_holder(new.options.custom_id.as_ref()) {
+            return Some(Pushed::Duplicate { id, state: self.state_of(id), of: Same::CustomId });
+        }
         let key = new.unique.as_ref()?;
         let kind = KeyKind::of(new.options.hold);
         let id = self.held_key(&new.queue, kind, key)?;
@@ -154,11 +157,20 @@ impl Model {
             let until = Some(self.now + limits::IDEMPOTENCY_WINDOW);
             self.keys.insert((new.queue.clone(), KeyKind::Push, key.clone()), hold(until));
         }
+        if let Some(custom_id) = &new.options.custom_id {
+            self.custom_ids.insert(custom_id.clone(), id);
+        }
     }
 
     /// The live job that has a unique key.
     pub(super) fn holder(&self, queue: &QueueName, key: Option<&UniqueKey>) -> Option<JobId> {
         self.held_key(queue, KeyKind::Live, key?)
+    }
+
+    /// The live job that has a custom id.
+    pub(super) fn custom_id_holder(&self, custom_id: Option<&UniqueKey>) -> Option<JobId> {
+        let id = self.custom_ids.get(custom_id?)?;
+        self.jobs.get(id).is_some_and(Record::is_live).then_some(*id)
     }
 
     pub(super) fn claim(&mut self, claims: Vec<Claim>) -> Claimed {
@@ -264,6 +276,12 @@ impl Model {
         };
         self.tell(EventKind::Leased, id, leased);
         job
+    }
+
+    /// The live lease of a job.
+    pub(super) fn live_lease(&self, job: JobId) -> Option<Lease> {
+        let record = self.jobs.get(&job)?;
+        record.holding().map(|_| Lease { job, delivery: record.job.deliveries })
     }
 
     /// The live lease, if it is this one.

@@ -22,11 +22,11 @@ use async_trait::async_trait;
 use parking_lot::Mutex;
 
 use super::{
-    Attempt, Cancelled, Changed, Claim, Claimed, Counts, Decision, Duty, DutyReport, Edit, Effect,
-    EventId, EventKind, EventPage, EventsWanted, Extended, Extension, Fire, Job, JobFilter,
-    JobPage, KeyKind, KeyUse, Note, NoteKind, Paused, Pausing, Progress, Pushed, PutSchedule,
-    PutWebhook, Queue, Refused, Retention, Schedule, SchedulesWanted, Secret, SessionId,
-    SettledAll, Settlement, Standing, Store, Watching, Webhook, WebhookSpec,
+    Attempt, Cancelled, Changed, Claim, Claimed, Counts, Decision, Discarded, Duty, DutyReport,
+    Edit, Effect, EventId, EventKind, EventPage, EventsWanted, Extended, Extension, Fire, Job,
+    JobFilter, JobPage, KeyKind, KeyUse, Note, NoteKind, Paused, Pausing, Progress, Pushed,
+    PutSchedule, PutWebhook, Queue, Refused, Retention, Schedule, SchedulesWanted, Secret,
+    SessionId, SettledAll, Settlement, Standing, Store, Watching, Webhook, WebhookSpec,
 };
 use crate::clock::Clock;
 use crate::error::Error;
@@ -62,6 +62,7 @@ impl MemoryStore {
             jobs: BTreeMap::new(),
             settings: BTreeMap::new(),
             keys: BTreeMap::new(),
+            custom_ids: BTreeMap::new(),
             schedules: BTreeMap::new(),
             turns: BTreeMap::new(),
             buckets: BTreeMap::new(),
@@ -93,6 +94,8 @@ struct Model {
     jobs: BTreeMap<JobId, Record>,
     settings: BTreeMap<QueueName, Settings>,
     keys: BTreeMap<(QueueName, KeyKind, UniqueKey), HeldKey>,
+    /// The last job that took each custom id. It has it as long as it lives.
+    custom_ids: BTreeMap<UniqueKey, JobId>,
     schedules: BTreeMap<ScheduleName, (Schedule, BTreeMap<Timestamp, Fire>)>,
     /// When the line behind each gate was served last.
     turns: BTreeMap<(QueueName, String), i64>,
@@ -317,6 +320,23 @@ impl Store for MemoryStore {
         self.transaction(|model| model.jobs.get(&id).map(Record::shown))
     }
 
+    async fn jobs_by_id(&self, ids: Vec<JobId>) -> Result<Vec<Option<Job>>, Error> {
+        self.transaction(|model| {
+            ids.iter().map(|id| model.jobs.get(id).map(Record::shown)).collect()
+        })
+    }
+
+    async fn job_by_custom_id(&self, id: UniqueKey) -> Result<Option<Job>, Error> {
+        self.transaction(|model| {
+            let job = model.custom_ids.get(&id)?;
+            model.jobs.get(job).map(Record::shown)
+        })
+    }
+
+    async fn leases_of(&self, ids: Vec<JobId>) -> Result<Vec<Option<Lease>>, Error> {
+        self.transaction(|model| ids.iter().map(|id| model.live_lease(*id)).collect())
+    }
+
     async fn jobs(&self, filter: JobFilter) -> Result<JobPage, Error> {
         self.transaction(|model| model.list(&filter))
     }
@@ -387,6 +407,10 @@ impl Store for MemoryStore {
 
     async fn cancel(&self, id: JobId, grace: Duration) -> Result<Cancelled, Error> {
         self.transaction(|model| model.cancel(id, grace))
+    }
+
+    async fn discard(&self, id: JobId) -> Result<Discarded, Error> {
+        self.transaction(|model| model.discard(id))
     }
 
     async fn edit(&self, id: JobId, edit: Edit) -> Result<Changed, Error> {

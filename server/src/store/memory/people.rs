@@ -6,8 +6,8 @@ use super::{HeldKey, Model, Place, Record};
 use crate::job::{JobId, Lease, Payload, QueueName, Reason, State, Timestamp, UniqueHold};
 use crate::limits;
 use crate::store::{
-    Attempt, Cancelled, Changed, Destination, Detail, Edit, Effect, EventKind, Job, JobFilter,
-    JobPage, KeyKind, Note, NoteKind, Paused, Pushed, Queue,
+    Attempt, Cancelled, Changed, Destination, Detail, Discarded, Edit, Effect, EventKind, Job,
+    JobFilter, JobPage, KeyKind, Note, NoteKind, Paused, Pushed, Queue,
 };
 
 impl Model {
@@ -81,9 +81,12 @@ impl Model {
         let is_unique = record.job.options.hold == UniqueHold::Live;
         let unique = record.job.unique.clone().filter(|_| is_unique);
         let queue = record.job.queue.clone();
-        if let Some(holder) = self.holder(&queue, unique.as_ref()) {
+        let custom_id = record.job.options.custom_id.clone();
+        let holder = self.custom_id_holder(custom_id.as_ref());
+        if let Some(holder) = holder.or_else(|| self.holder(&queue, unique.as_ref())) {
             return Changed::Duplicate(holder);
         }
+        self.custom_ids.extend(custom_id.map(|custom_id| (custom_id, id)));
         if let Some(key) = unique {
             let held = HeldKey { job: id, until: None };
             self.keys.insert((queue, KeyKind::Live, key), held);
@@ -165,6 +168,18 @@ impl Model {
         let lease = Lease { job: id, delivery: record.job.deliveries };
         self.note(id, asked.0, asked.1);
         Cancelled::Requested { lease, session, force_at }
+    }
+
+    pub(super) fn discard(&mut self, id: JobId) -> Discarded {
+        match self.jobs.get(&id).map(Record::state) {
+            None => Discarded::NotFound,
+            Some(State::Blocked | State::Scheduled | State::Ready) => {
+                let effect = self.finish(id, State::Dead, Some(Reason::Rejected));
+                self.note(id, NoteKind::Discarded, "");
+                Discarded::Done(effect, self.release_dependents())
+            }
+            Some(state) => Discarded::WrongState(state),
+        }
     }
 
     pub(super) fn edit(&mut self, id: JobId, edit: Edit) -> Changed {

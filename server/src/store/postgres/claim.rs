@@ -19,7 +19,7 @@ use super::leases::{Given, LeaseId, Origin, new_id};
 use super::needs::needs;
 use super::row::{at, count, get, job_id};
 use super::{PostgresStore, QueueId, retrying};
-use crate::job::{JobId, Lease, Payload, QueueName, Timestamp};
+use crate::job::{JobId, Lease, Options, Payload, QueueName, Timestamp};
 use crate::store::columns::{parse_options, parse_tags, sql_id, sql_millis};
 use crate::store::{Claim, Claimed, Hold, LeasedJob, News, SESSION_LEASE, SessionId};
 
@@ -383,13 +383,15 @@ impl PostgresStore {
             let wish = part.get(owner).ok_or_else(damaged)?;
             lines.found(wish.queue, at(row, column::PRIORITY), at(row, column::PLACE));
             let mut job = leased_job(row, payload, now + hold(wish.claim).0)?;
+            let mut is_plain = !at::<bool>(row, column::IS_SPECIAL) && job.timeout.is_none();
             if let Some(text) = at(row, column::OPTIONS) {
-                let depends = parse_options(text).map_err(|_| damaged())?.depends;
+                let Options { depends, custom_id, .. } =
+                    parse_options(text).map_err(|_| damaged())?;
+                is_plain &= custom_id.is_none();
                 if !depends.on.is_empty() {
                     job.needs = needs(self, &depends).await?;
                 }
             }
-            let is_plain = !at::<bool>(row, column::IS_SPECIAL) && job.timeout.is_none();
             held[owner].push((job.lease, is_plain));
             jobs[owner].push(job);
         }

@@ -340,7 +340,8 @@ const FORGET_DECISIONS: &str = "
     ))";
 
 /// All that is known of finished jobs goes, as runs of jobs whose numbers follow each other:
-/// walking along an index is cheaper than searching it for each.
+/// walking along an index is cheaper than searching it for each. A custom id that another job is
+/// just taking is that one's.
 pub(super) const FORGET: &str = "
     WITH runs AS MATERIALIZED (
         SELECT unnest($1::bigint[]) AS first, unnest($2::bigint[]) AS last
@@ -374,6 +375,19 @@ pub(super) const FORGET: &str = "
             CROSS JOIN LATERAL (
                 SELECT ctid FROM job_note WHERE job_id BETWEEN r.first AND r.last OFFSET 0
             ) n
+        ))
+    ),
+    names AS (
+        DELETE FROM custom_id
+        WHERE ctid = ANY(ARRAY(
+            SELECT c.ctid
+            FROM runs r
+            CROSS JOIN LATERAL (
+                SELECT ctid FROM custom_id
+                WHERE job_id BETWEEN r.first AND r.last
+                OFFSET 0
+                FOR UPDATE SKIP LOCKED
+            ) c
         ))
     ),
     progresses AS (

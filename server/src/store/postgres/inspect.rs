@@ -1,5 +1,7 @@
 //! Looking at jobs and queues.
 
+use std::collections::HashMap;
+
 use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 
@@ -7,7 +9,7 @@ use super::lane::{Failure, Tx};
 use super::row::{self, count, get, job_id, maybe_job_id, parsed, time};
 use super::{PostgresStore, QueueId};
 use crate::job::{
-    Ending, JobId, Payload, QueueName, Reason, State, Timestamp, UniqueKey, WorkerName,
+    Ending, JobId, Lease, Payload, QueueName, Reason, State, Timestamp, UniqueKey, WorkerName,
 };
 use crate::limits;
 use crate::store::columns::{parse_backoff, parse_settings, parse_tags, sql_id};
@@ -46,21 +48,24 @@ macro_rules! finished_columns {
     };
 }
 
-const JOB: &str = concat!(
+/// Several jobs, each of which is in one of the tables.
+const JOBS: &str = concat!(
     "SELECT a.*, e.code AS error_code, e.message AS error_message
-     FROM (
+     FROM unnest($1::bigint[]) AS u (wanted)
+     CROSS JOIN LATERAL (
          SELECT ",
     live_columns!(),
     ", j.content_type, j.payload, NULL::bytea AS result, NULL::text AS node,
              NULL::text AS worker, NULL::bigint AS started_at
          FROM job j
-         WHERE j.id = $1
+         WHERE j.id = u.wanted
          UNION ALL
          SELECT ",
     finished_columns!(),
     ", j.content_type, j.payload, j.result, j.node, j.worker, j.started_at
          FROM finished j
-         WHERE j.id = $1
+         WHERE j.id = u.wanted
+         OFFSET 0
      ) a
      LEFT JOIN LATERAL (
          SELECT code, message
@@ -71,23 +76,46 @@ const JOB: &str = concat!(
      ) e ON true"
 );
 
-/// Where a leased job stands, and how far its worker is.
-const LEASE: &str = "
-    SELECT
-        l.node, l.worker, l.started_at, l.expires_at, p.percent, p.message, c.requested_at,
-        c.force_at
-    FROM lease l
+/// Where leased jobs stand, and how far their workers are. A job may stand in rows that are no longer
+/// its own, with earlier deliveries. Without an index: there is one row for each claim that is being
+/// worked on.
+const LEASES: &str = "
+    SELECT h.*, p.percent, p.message, c.requested_at, c.force_at
+    FROM (
+        SELECT
+            a.job_id, a.delivery, l.node, l.worker, l.started_at, l.expires_at
+        FROM lease l
+        CROSS JOIN LATERAL unnest(l.job_ids, l.deliveries) AS a (job_id, delivery)
+        WHERE l.job_ids && $1::bigint[] AND a.job_id = ANY($1::bigint[])
+        OFFSET 0
+    ) h
     LEFT JOIN LATERAL (
-        SELECT requested_at, force_at FROM cancel WHERE job_id = $1 AND delivery = $2 OFFSET 0
+        SELECT requested_at, force_at FROM cancel
+        WHERE job_id = h.job_id AND delivery = h.delivery
+        OFFSET 0
     ) c ON true
     LEFT JOIN LATERAL (
-        SELECT percent, message FROM progress WHERE job_id = $1 AND delivery = $2 OFFSET 0
-    ) p ON true
-    WHERE l.job_ids @> ARRAY[$1::bigint]
-    AND EXISTS (
-        SELECT 1 FROM unnest(l.job_ids, l.deliveries) AS u (job_id, delivery)
-        WHERE u.job_id = $1 AND u.delivery = $2
-    )";
+        SELECT percent, message FROM progress
+        WHERE job_id = h.job_id AND delivery = h.delivery
+        OFFSET 0
+    ) p ON true";
+
+/// Jobs that are live and stand nowhere else are leased.
+const LEASES_OF: &str = "
+    SELECT u.id, j.delivery
+    FROM unnest($1::bigint[]) AS u (id)
+    CROSS JOIN LATERAL (
+        SELECT delivery, queue_id, coalesce(gate, '') AS gate, priority, place
+        FROM job
+        WHERE id = u.id AND run_at IS NULL AND NOT is_blocked
+        OFFSET 0
+    ) j
+    WHERE (
+        SELECT true FROM ready
+        WHERE queue_id = j.queue_id AND gate = j.gate AND priority = j.priority
+        AND place = j.place
+        LIMIT 1
+    ) IS NULL";
 
 const ATTEMPTS: &str = "
     SELECT delivery, attempt, node, worker, started_at, ended_at, ending, code, message
@@ -173,6 +201,10 @@ const STATE: &str = concat!(
     " FROM job j WHERE j.id = $1) l"
 );
 
+/// See [`super::hot_statements`].
+pub(super) const HOT: &[super::Named] =
+    &[("inspect::JOBS", JOBS), ("inspect::LEASES", LEASES), ("inspect::LEASES_OF", LEASES_OF)];
+
 pub(super) fn damaged(what: &str) -> Failure {
     Failure::NotDone(format!("the tables are damaged: {what}"))
 }
@@ -187,24 +219,36 @@ pub(super) async fn state(tx: &mut Tx<'_>, id: JobId) -> Result<Option<State>, F
     rows.first().map_or(Ok(None), |row| parsed(row, "state", parse_state))
 }
 
+/// A job, and the attempt that runs or that completed it.
+type Known = (Job, Option<Attempt>);
+
 /// A job with everything but what belongs to its lease.
 pub(super) async fn read_job(
     store: &PostgresStore,
     tx: &mut Tx<'_>,
     id: JobId,
 ) -> Result<Option<Job>, Failure> {
-    Ok(read_with_end(store, tx, id).await?.map(|(job, _)| job))
+    Ok(read_jobs(store, tx, &[id]).await?.remove(&id).map(|(job, _)| job))
 }
 
-/// A job, and the attempt that completed it.
-async fn read_with_end(
+/// Jobs with everything but what belongs to their leases.
+async fn read_jobs(
     store: &PostgresStore,
     tx: &mut Tx<'_>,
-    id: JobId,
-) -> Result<Option<(Job, Option<Attempt>)>, Failure> {
-    let rows = tx.query(JOB, &[&sql_id(id)]).await?;
-    let Some(row) = rows.first() else { return Ok(None) };
-    let queue = store.queues.name(&store.pool, get(row, "queue_id")).await?;
+    ids: &[JobId],
+) -> Result<HashMap<JobId, Known>, Failure> {
+    let ids: Vec<i64> = ids.iter().map(|id| sql_id(*id)).collect();
+    let rows = tx.query(JOBS, &[&ids]).await?;
+    let mut jobs = HashMap::with_capacity(rows.len());
+    for row in &rows {
+        let queue = store.queues.name(&store.pool, get(row, "queue_id")).await?;
+        let known = read_known(row, queue)?;
+        jobs.insert(known.0.id, known);
+    }
+    Ok(jobs)
+}
+
+fn read_known(row: &Row, queue: QueueName) -> Result<Known, Failure> {
     let mut job = read(row, queue)?;
     job.payload = (!job.is_dropped).then(|| row::payload(row));
     job.result = get::<Option<&[u8]>>(row, "result").map(bytes::Bytes::copy_from_slice);
@@ -216,7 +260,32 @@ async fn read_with_end(
         ending: Ending::Completed.name().into(),
         ..last
     });
-    Ok(Some((job, last)))
+    Ok((job, last))
+}
+
+/// Adds what belongs to the leases of those that are leased.
+async fn add_leases(tx: &mut Tx<'_>, jobs: &mut HashMap<JobId, Known>) -> Result<(), Failure> {
+    let leased = jobs.values().filter(|(job, _)| job.state == State::Leased);
+    let leased: Vec<i64> = leased.map(|(job, _)| sql_id(job.id)).collect();
+    if leased.is_empty() {
+        return Ok(());
+    }
+    for row in tx.query(LEASES, &[&leased]).await? {
+        let Some((job, last)) = jobs.get_mut(&job_id(&row, "job_id")) else { continue };
+        if job.deliveries != count(&row, "delivery") {
+            continue;
+        }
+        let running = last_attempt(job, &row)?;
+        job.lease_until = time(&row, "expires_at");
+        job.worker = Some(running.worker.clone());
+        job.progress = get::<Option<i16>>(&row, "percent").map(|percent| Progress {
+            percent: u8::try_from(percent).unwrap_or(0),
+            message: get(&row, "message"),
+        });
+        job.cancel = time(&row, "requested_at").zip(time(&row, "force_at"));
+        *last = Some(running);
+    }
+    Ok(())
 }
 
 /// The attempt of a job's latest lease, from a row that says who had it.
@@ -295,31 +364,39 @@ impl PostgresStore {
         Ok(found.map(|(job, _)| job))
     }
 
+    /// Several jobs, in the order of `ids`: two statements, however many they are.
+    pub(super) async fn find_jobs(&self, ids: &[JobId]) -> Result<Vec<Option<Job>>, Failure> {
+        let mut tx = self.pool.begin().await?;
+        let mut jobs = read_jobs(self, &mut tx, ids).await?;
+        add_leases(&mut tx, &mut jobs).await?;
+        tx.commit(&[]).await?;
+        // One may be asked for twice.
+        Ok(ids.iter().map(|id| jobs.get(id).map(|(job, _)| job.clone())).collect())
+    }
+
+    pub(super) async fn find_leases_of(
+        &self,
+        ids: &[JobId],
+    ) -> Result<Vec<Option<Lease>>, Failure> {
+        let wanted: Vec<i64> = ids.iter().map(|id| sql_id(*id)).collect();
+        let rows = self.pool.read((LEASES_OF, &[&wanted])).await?;
+        let lease = |row: &Row| {
+            let job = job_id(row, "id");
+            (job, Lease { job, delivery: count(row, "delivery") })
+        };
+        let leases: HashMap<JobId, Lease> = rows.iter().map(lease).collect();
+        Ok(ids.iter().map(|id| leases.get(id).copied()).collect())
+    }
+
     /// A job, and the attempt that runs or that completed it.
     pub(super) async fn find_with_last(
         &self,
         tx: &mut Tx<'_>,
         id: JobId,
-    ) -> Result<Option<(Job, Option<Attempt>)>, Failure> {
-        let Some((mut job, mut last)) = read_with_end(self, tx, id).await? else {
-            return Ok(None);
-        };
-        if job.state != State::Leased {
-            return Ok(Some((job, last)));
-        }
-        let delivery = job.deliveries.cast_signed();
-        if let Some(row) = tx.query(LEASE, &[&sql_id(id), &delivery]).await?.first() {
-            let running = last_attempt(&job, row)?;
-            job.lease_until = time(row, "expires_at");
-            job.worker = Some(running.worker.clone());
-            job.progress = get::<Option<i16>>(row, "percent").map(|percent| Progress {
-                percent: u8::try_from(percent).unwrap_or(0),
-                message: get(row, "message"),
-            });
-            job.cancel = time(row, "requested_at").zip(time(row, "force_at"));
-            last = Some(running);
-        }
-        Ok(Some((job, last)))
+    ) -> Result<Option<Known>, Failure> {
+        let mut jobs = read_jobs(self, tx, &[id]).await?;
+        add_leases(tx, &mut jobs).await?;
+        Ok(jobs.remove(&id))
     }
 
     pub(super) async fn find_timeline(

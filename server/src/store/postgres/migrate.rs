@@ -85,6 +85,13 @@ pub const MIGRATIONS: &[Migration] = &[
         serves_from: 7,
         sql: include_str!("migrations/0009_speed.sql"),
     },
+    Migration {
+        version: 10,
+        name: "custom_ids",
+        // Earlier ones would not give back the custom ids of jobs that end.
+        serves_from: 10,
+        sql: include_str!("migrations/0010_custom_ids.sql"),
+    },
 ];
 
 /// The version that this program works with.

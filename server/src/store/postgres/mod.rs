@@ -3,7 +3,8 @@
 //! ```text
 //!   callers ──▶ lane.rs: one connection for each kind of work, a pool for the rest
 //!                  │
-//!     push.rs  guards.rs  claim.rs  flow.rs  settle.rs  needs.rs  leases.rs  duties.rs  people.rs  inspect.rs
+//!     push.rs  keys.rs  custom_ids.rs  guards.rs  claim.rs  flow.rs  settle.rs  needs.rs  leases.rs
+//!     duties.rs  people.rs  inspect.rs
 //!                  │
 //!   cursors.rs: where claims begin      leases.rs: what this node has given out
 //! ```
@@ -20,6 +21,7 @@
 
 mod claim;
 mod cursors;
+mod custom_ids;
 mod dsn;
 mod duties;
 mod election;
@@ -27,6 +29,7 @@ mod events;
 mod flow;
 mod guards;
 mod inspect;
+mod keys;
 mod lane;
 mod leases;
 pub mod migrate;
@@ -71,15 +74,16 @@ use self::queues::Queues;
 use self::special::Special;
 use self::wake::Outbox;
 use super::{
-    Attempt, Cancelled, Changed, Claim, Claimed, Decision, Destination, Duty, DutyReport, Edit,
-    Effect, EventId, EventPage, EventsWanted, Extended, Extension, Fire, Job, JobFilter, JobPage,
-    KeyUse, News, Note, Offer, Pausing, Progress, Pushed, PushedTo, PutSchedule, PutWebhook, Queue,
-    Refused, Retention, Schedule, SchedulesWanted, Secret, SessionId, Settled, SettledAll,
-    Settlement, Standing, Store, Watching, Webhook, WebhookSpec,
+    Attempt, Cancelled, Changed, Claim, Claimed, Decision, Destination, Discarded, Duty,
+    DutyReport, Edit, Effect, EventId, EventPage, EventsWanted, Extended, Extension, Fire, Job,
+    JobFilter, JobPage, KeyUse, News, Note, Offer, Pausing, Progress, Pushed, PushedTo,
+    PutSchedule, PutWebhook, Queue, Refused, Retention, Schedule, SchedulesWanted, Secret,
+    SessionId, Settled, SettledAll, Settlement, Standing, Store, Watching, Webhook, WebhookSpec,
 };
 use crate::error::Error;
 use crate::job::{
-    JobId, Lease, LeaseKey, NewJob, QueueName, ScheduleName, ScheduleSpec, Settings, WebhookName,
+    JobId, Lease, LeaseKey, NewJob, QueueName, ScheduleName, ScheduleSpec, Settings, UniqueKey,
+    WebhookName,
 };
 use crate::leader::Term;
 use crate::mutants::Mutant;
@@ -145,6 +149,8 @@ pub type Named = (&'static str, &'static str);
 pub fn hot_statements() -> (&'static str, Vec<Named>) {
     let parts = [
         push::HOT,
+        keys::HOT,
+        custom_ids::HOT,
         claim::HOT,
         rounds::HOT,
         flow::HOT,
@@ -152,6 +158,7 @@ pub fn hot_statements() -> (&'static str, Vec<Named>) {
         needs::HOT,
         leases::HOT,
         duties::HOT,
+        inspect::HOT,
     ];
     let all = [&parts.concat(), standing::HOT, notes::HOT, queues::HOT, events::HOT].concat();
     (lane::SETTINGS, all)
@@ -382,6 +389,18 @@ impl Store for PostgresStore {
         Ok(self.find_job(id).await?)
     }
 
+    async fn jobs_by_id(&self, ids: Vec<JobId>) -> Result<Vec<Option<Job>>, Error> {
+        Ok(self.find_jobs(&ids).await?)
+    }
+
+    async fn job_by_custom_id(&self, id: UniqueKey) -> Result<Option<Job>, Error> {
+        Ok(self.find_by_custom_id(&id).await?)
+    }
+
+    async fn leases_of(&self, ids: Vec<JobId>) -> Result<Vec<Option<Lease>>, Error> {
+        Ok(self.find_leases_of(&ids).await?)
+    }
+
     async fn jobs(&self, filter: JobFilter) -> Result<JobPage, Error> {
         Ok(self.list_jobs(&filter).await?)
     }
@@ -445,6 +464,14 @@ impl Store for PostgresStore {
             _ => {}
         }
         Ok(cancelled)
+    }
+
+    async fn discard(&self, id: JobId) -> Result<Discarded, Error> {
+        let discarded = self.discard_job(id).await?;
+        if let Discarded::Done(_, more) = &discarded {
+            self.note_due(more);
+        }
+        Ok(discarded)
     }
 
     async fn edit(&self, id: JobId, edit: Edit) -> Result<Changed, Error> {

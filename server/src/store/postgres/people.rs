@@ -4,18 +4,24 @@ use std::time::Duration;
 
 use tokio_postgres::Row;
 
+use super::custom_ids::{NAME, NO_QUEUE};
 use super::duties::{self, FORGET, LEAVE_PLACES};
 use super::inspect::read_job;
+use super::keys::take_for;
 use super::lane::{Failure, Tx};
 use super::leases;
 use super::needs::release_dependents;
 use super::notes::Noted;
-use super::row::{self, count, get, job_id, now, time};
+use super::row::{self, count, get, now, time};
 use super::settle::finish_waiting;
 use super::{PostgresStore, QueueId, retrying};
-use crate::job::{JobId, Lease, Payload, QueueName, State, Timestamp, UniqueHold, When};
+use crate::job::{
+    JobId, Lease, Options, Payload, QueueName, Reason, State, Timestamp, UniqueHold, When,
+};
 use crate::store::columns::{sql_id, sql_millis};
-use crate::store::{Cancelled, Changed, Destination, Edit, Effect, NoteKind, Pausing, Pushed};
+use crate::store::{
+    Cancelled, Changed, Destination, Discarded, Edit, Effect, KeyKind, NoteKind, Pausing, Pushed,
+};
 
 const PAUSE: &str = "
     UPDATE queue
@@ -33,12 +39,6 @@ const LOCK_FINISHED: &str = "
     FROM finished
     WHERE id = $1
     FOR UPDATE";
-
-const TAKE_KEY: &str = "
-    INSERT INTO unique_key (queue_id, kind, key, job_id)
-    VALUES ($1, 0, $2, $3)
-    ON CONFLICT (queue_id, kind, key) DO UPDATE SET job_id = unique_key.job_id
-    RETURNING job_id";
 
 const REVIVE: &str = "
     WITH gone AS (
@@ -192,12 +192,8 @@ impl PostgresStore {
         let queue: i64 = get(&finished, "queue_id");
         let options = row::options(&finished)?;
         let key = get::<Option<&str>>(&finished, "unique_key");
-        if let Some(key) = key.filter(|_| options.hold == UniqueHold::Live) {
-            let holder = tx.query(TAKE_KEY, &[&queue, &key, &id]).await?;
-            let holder = job_id(&holder[0], "job_id");
-            if holder != job {
-                return Ok(Changed::Duplicate(holder));
-            }
+        if let Some(holder) = take_keys_again(&mut tx, job, (queue, key), &options).await? {
+            return Ok(Changed::Duplicate(holder));
         }
         let gate = options.flow.gate();
         if gate.is_some() {
@@ -336,6 +332,33 @@ impl PostgresStore {
         Ok(Cancelled::Requested { lease, session, force_at })
     }
 
+    pub(super) async fn discard_job(&self, job: JobId) -> Result<Discarded, Failure> {
+        retrying!(self.try_discard(job))
+    }
+
+    async fn try_discard(&self, job: JobId) -> Result<Discarded, Failure> {
+        let mut tx = self.pool.begin().await?;
+        if tx.query(LEAVE_PLACES, &[&vec![sql_id(job)]]).await?.is_empty() {
+            return match super::inspect::state(&mut tx, job).await? {
+                None => Ok(Discarded::NotFound),
+                Some(State::Blocked | State::Scheduled | State::Ready) => {
+                    Err(Failure::Conflict("the job is on its way".into()))
+                }
+                Some(state) => Ok(Discarded::WrongState(state)),
+            };
+        }
+        let now = now(&tx.query("SELECT now_ms() AS now", &[]).await?[0]);
+        let (dead, reason) = (State::Dead, Some(Reason::Rejected));
+        let mut ended = finish_waiting(self, &mut tx, &[job], dead, reason, now).await?;
+        let gone = || Failure::NotDone("the tables are damaged: a place without a job".into());
+        let effect = ended.pop().ok_or_else(gone)?;
+        Noted::one(job, NoteKind::Discarded, "").write(&mut tx).await?;
+        let (more, opened) = release_dependents(self, &mut tx, std::iter::once(&effect)).await?;
+        tx.commit(&[]).await?;
+        self.note_all(opened);
+        Ok(Discarded::Done(effect, more))
+    }
+
     pub(super) async fn edit_job(&self, job: JobId, edit: &Edit) -> Result<Changed, Failure> {
         retrying!(self.try_edit(job, edit))
     }
@@ -425,11 +448,10 @@ impl PostgresStore {
             tx.query(RETURN, &[&id, &false]).await?;
             return Ok(None);
         }
-        if let Some(key) = key {
-            let holder = job_id(&tx.query(TAKE_KEY, &[&to, &key, &id]).await?[0], "job_id");
-            if holder != job {
-                return Ok(Some(Changed::Duplicate(holder)));
-            }
+        if let Some(key) = key
+            && let Some(holder) = take_for(tx, job, (to, KeyKind::Live, key)).await?
+        {
+            return Ok(Some(Changed::Duplicate(holder)));
         }
         if get::<Option<&str>>(row, "gate").is_some() {
             self.set_gated(tx, vec![to]).await?;
@@ -497,6 +519,29 @@ impl PostgresStore {
         tx.commit(&[]).await?;
         self.note_all(notes);
         Ok(Changed::Done(effect))
+    }
+}
+
+/// A job that is to live again takes the keys that it has as long as it lives. Else: who has one of
+/// them.
+async fn take_keys_again(
+    tx: &mut Tx<'_>,
+    job: JobId,
+    (queue, unique): (QueueId, Option<&str>),
+    options: &Options,
+) -> Result<Option<JobId>, Failure> {
+    // In the order of pushes.
+    if let Some(custom_id) = &options.custom_id {
+        let name = custom_id.as_str();
+        let holder = take_for(tx, job, (NO_QUEUE, KeyKind::CustomId, name)).await?;
+        if holder.is_some() {
+            return Ok(holder);
+        }
+        tx.query(NAME, &[&vec![name], &vec![sql_id(job)]]).await?;
+    }
+    match unique.filter(|_| options.hold == UniqueHold::Live) {
+        Some(key) => take_for(tx, job, (queue, KeyKind::Live, key)).await,
+        None => Ok(None),
     }
 }
 

@@ -1,13 +1,15 @@
 //! Storing new jobs.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::time::Duration;
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 
 use super::claim::hold;
+use super::keys::{
+    Chance, Key, Wanted, chances, give_back, give_keys, keys, same, take_all, take_key,
+};
 use super::lane::{Failure, Tx};
 use super::leases::{Given, LeaseId, Origin, new_id};
 use super::needs::{self, Standing};
@@ -15,12 +17,10 @@ use super::row::{count, get, job_id, now, time};
 use super::settle::finish_waiting;
 use super::{PostgresStore, QueueId, retrying};
 use crate::job::{
-    JobId, Lease, NewJob, Options, QueueName, Reason, State, Timestamp, UniqueHold, UniqueKey, When,
+    Flow, JobId, Lease, NewJob, Options, QueueName, Reason, State, Timestamp, UniqueHold, When,
 };
-use crate::limits;
-use crate::mutants::{self, Mutant};
 use crate::store::columns::{sql_backoff, sql_id, sql_kind, sql_millis, sql_options, sql_tags};
-use crate::store::{Claim, Edit, KeyKind, LeasedJob, Offer, Pushed, PushedTo, Refusal, Same};
+use crate::store::{Claim, Edit, KeyKind, LeasedJob, Offer, Pushed, PushedTo, Refusal};
 
 /// One statement for all that a push writes. Numbers are given in the order of the jobs.
 const PUSH: &str = "
@@ -199,42 +199,6 @@ const PUSH_TO: &str = "
         (SELECT now FROM clock) AS now, (SELECT ids FROM open) AS open,
         (SELECT array_agg(id) FROM jobs) AS ids";
 
-/// Of two nodes that insert the same key, one waits for the other's commit. A key whose time is
-/// over is free.
-const TAKE_KEYS: &str = "
-    INSERT INTO unique_key (queue_id, kind, key, job_id, expires_at)
-    SELECT queue_id, kind, key, 0, now_ms() + hold_ms
-    FROM unnest($1::bigint[], $2::smallint[], $3::text[], $4::bigint[])
-        AS u (queue_id, kind, key, hold_ms)
-    ON CONFLICT (queue_id, kind, key) DO UPDATE
-    SET job_id = 0, expires_at = excluded.expires_at
-    WHERE unique_key.expires_at <= now_ms()
-    RETURNING queue_id, kind, key";
-
-const GIVE_KEYS: &str = "
-    UPDATE unique_key
-    SET job_id = u.job_id
-    FROM (
-        SELECT k.tid, g.job_id
-        FROM unnest($1::bigint[], $2::smallint[], $3::text[], $4::bigint[])
-            AS g (queue_id, kind, key, job_id)
-        CROSS JOIN LATERAL (
-            SELECT ctid AS tid FROM unique_key
-            WHERE queue_id = g.queue_id AND kind = g.kind AND key = g.key
-            OFFSET 0
-        ) k
-    ) u
-    WHERE unique_key.ctid = u.tid";
-
-const HOLDERS: &str = "
-    SELECT u.queue_id, u.kind, u.key, k.job_id
-    FROM unnest($1::bigint[], $2::smallint[], $3::text[]) AS u (queue_id, kind, key)
-    CROSS JOIN LATERAL (
-        SELECT job_id FROM unique_key
-        WHERE queue_id = u.queue_id AND kind = u.kind AND key = u.key
-        OFFSET 0
-    ) k";
-
 /// Where jobs are, live or ended.
 const STATES: &str = "
     SELECT
@@ -270,34 +234,15 @@ const SET_GATED: &str = "
     SET is_gated = true
     WHERE id = ANY(ARRAY(SELECT id FROM queues WHERE NOT is_gated))";
 
-/// A key may be given back between the look at who has it and the next try to take it.
-const KEY_TRIES: usize = 10;
-
 /// With so many kinds a job is compared; what is the same as an older one counts as a kind of its
 /// own.
 const KINDS_COMPARED: usize = 100;
-
-/// A key by queue, kind and name.
-type Key = (QueueId, i16, String);
-
-/// What a job with a key comes to.
-enum Chance {
-    /// It is the first with its key, or has none.
-    Insert,
-    /// Job i of the same call has the key.
-    Same(usize),
-    /// Another job has it.
-    Taken(JobId),
-}
 
 /// See [`super::hot_statements`].
 pub(super) const HOT: &[super::Named] = &[
     ("push::PUSH", PUSH),
     ("push::PUSH_READY", PUSH_READY),
     ("push::PUSH_TO", PUSH_TO),
-    ("push::TAKE_KEYS", TAKE_KEYS),
-    ("push::GIVE_KEYS", GIVE_KEYS),
-    ("push::HOLDERS", HOLDERS),
     ("push::STATES", STATES),
 ];
 
@@ -477,7 +422,7 @@ impl PostgresStore {
                 false => Some(duplicate(tx, holder, key.1).await?),
             };
             if let Some(pushed) = met {
-                give_keys(tx, &taken, None).await?;
+                give_back(tx, &taken.iter().collect::<Vec<_>>()).await?;
                 return Ok(pushed);
             }
             taken.push(key);
@@ -489,7 +434,8 @@ impl PostgresStore {
         let rows = tx.query(PUSH, &Columns::of(std::slice::from_ref(&new)).params()).await?;
         let pushed = inserted(&rows[0]);
         let (id, run_at) = (job_id(&rows[0], "id"), time(&rows[0], "run_at"));
-        give_keys(tx, &taken, Some(id)).await?;
+        let given: Vec<(&Key, JobId)> = taken.iter().map(|key| (key, id)).collect();
+        give_keys(tx, &given).await?;
         match standing {
             Standing::Free => Ok(pushed),
             Standing::Blocked(on) => {
@@ -585,6 +531,7 @@ fn handed_over(job: &NewJob, id: i64, now: Timestamp, claim: &Claim) -> LeasedJo
 /// It is ready at once, and needs a row and a place in line only.
 fn is_ready(job: &NewJob) -> bool {
     is_plain(job)
+        && job.options == Options::default()
         && job.when == When::Now
         && job.ttl.is_none()
         && job.tags.is_empty()
@@ -662,87 +609,33 @@ fn kinds(jobs: &[NewJob]) -> (Vec<i32>, Vec<&NewJob>) {
 
 /// One statement stores it.
 fn is_plain(job: &NewJob) -> bool {
-    job.unique.is_none() && job.options == Options::default() && job.waits_for.is_empty()
+    let options = &job.options;
+    let has_key =
+        job.unique.is_some() || options.idempotency.is_some() || options.custom_id.is_some();
+    !has_key && options.flow == Flow::default() && is_free(job)
 }
 
-/// It has one key at most, which another job has or has not, and waits for nobody.
+/// It waits for nobody, and its keys are such that whichever of two jobs has one has it for the same
+/// time.
 fn is_simple(job: &NewJob) -> bool {
     let options = &job.options;
-    let has_two = job.unique.is_some() && options.idempotency.is_some();
-    !has_two
-        && options.hold != UniqueHold::Debounce
-        && options.depends.on.is_empty()
-        && job.waits_for.is_empty()
-}
-
-/// A key that a job wants, and how long it is held.
-struct Wanted {
-    key: Key,
-    hold_ms: Option<i64>,
-}
-
-/// The keys that a job wants, in the order in which they are looked at.
-fn keys(job: &NewJob, queue: QueueId) -> Vec<Wanted> {
-    let wanted = |kind, key: &UniqueKey, hold: Option<Duration>| Wanted {
-        key: (queue, sql_kind(kind), key.as_str().to_owned()),
-        hold_ms: hold.map(sql_millis),
+    let is_alike = match options.hold {
+        UniqueHold::Live => true,
+        // The first that wants the key has it, unless another key keeps it out.
+        UniqueHold::WindowMs(_) => options.idempotency.is_none() && options.custom_id.is_none(),
+        UniqueHold::Debounce => false,
     };
-    let push = job.options.idempotency.as_ref();
-    let push = push.filter(|_| !mutants::is(Mutant::IgnoreIdempotencyKey));
-    let push = push.map(|key| wanted(KeyKind::Push, key, Some(limits::IDEMPOTENCY_WINDOW)));
-    let unique = job.unique.as_ref().map(|key| {
-        let hold = match job.options.hold {
-            UniqueHold::WindowMs(window) => Some(window),
-            UniqueHold::Live | UniqueHold::Debounce => None,
-        };
-        wanted(KeyKind::of(job.options.hold), key, hold)
-    });
-    push.into_iter().chain(unique).collect()
+    is_alike && is_free(job)
 }
 
-/// Takes a key. Else: who has it.
-async fn take_key(tx: &mut Tx<'_>, wanted: Wanted) -> Result<Option<JobId>, Failure> {
-    let mut all = BTreeMap::from([(wanted.key, wanted.hold_ms)]);
-    for _ in 0..KEY_TRIES {
-        take_keys(tx, &mut all).await?;
-        let Some(key) = all.keys().next() else { return Ok(None) };
-        if let Some(holder) = holders(tx, [key].into_iter()).await?.into_values().next() {
-            return Ok(Some(holder));
-        }
-    }
-    Err(Failure::Conflict("a key changes hands too often".into()))
-}
-
-/// Gives taken keys to a job; `None`: gives them back.
-async fn give_keys(tx: &mut Tx<'_>, keys: &[Key], job: Option<JobId>) -> Result<(), Failure> {
-    if keys.is_empty() {
-        return Ok(());
-    }
-    let queues: Vec<QueueId> = keys.iter().map(|(queue, ..)| *queue).collect();
-    let kinds: Vec<i16> = keys.iter().map(|(_, kind, _)| *kind).collect();
-    let names: Vec<&str> = keys.iter().map(|(.., name)| name.as_str()).collect();
-    let jobs: Vec<i64> = keys.iter().map(|_| job.map_or(0, sql_id)).collect();
-    if job.is_some() {
-        return tx.query(GIVE_KEYS, &[&queues, &kinds, &names, &jobs]).await.map(drop);
-    }
-    let sql = "DELETE FROM unique_key
-               WHERE (queue_id, kind, key) IN (
-                   SELECT * FROM unnest($1::bigint[], $2::smallint[], $3::text[])
-               ) AND job_id = 0";
-    tx.query(sql, &[&queues, &kinds, &names]).await.map(drop)
+/// It waits for nobody.
+fn is_free(job: &NewJob) -> bool {
+    job.options.depends.on.is_empty() && job.waits_for.is_empty()
 }
 
 async fn duplicate(tx: &mut Tx<'_>, id: JobId, kind: i16) -> Result<Pushed, Failure> {
     let states = states(tx, &[id]).await?;
     Ok(Pushed::Duplicate { id, state: state_of(&states, id), of: same(kind) })
-}
-
-fn same(kind: i16) -> Same {
-    match kind {
-        kind if kind == sql_kind(KeyKind::Push) => Same::Push,
-        kind if kind == sql_kind(KeyKind::Window) => Same::Window,
-        _ => Same::Unique,
-    }
 }
 
 fn state_of(states: &HashMap<JobId, State>, id: JobId) -> State {
@@ -787,15 +680,15 @@ fn inserted(row: &Row) -> Pushed {
     Pushed::Inserted { id: job_id(row, "id"), state, run_at }
 }
 
-/// Stores jobs of which some have a key.
+/// Stores jobs of which some have keys.
 async fn push_with_keys(
     tx: &mut Tx<'_>,
     jobs: &[NewJob],
     queues: &HashMap<QueueName, QueueId>,
 ) -> Result<Vec<Pushed>, Failure> {
-    let wanted: Vec<Option<Wanted>> =
-        jobs.iter().map(|job| keys(job, queues[&job.queue]).pop()).collect();
-    let chances = chances(tx, &wanted).await?;
+    let wanted: Vec<Vec<Wanted>> = jobs.iter().map(|job| keys(job, queues[&job.queue])).collect();
+    let others = take_all(tx, &wanted).await?;
+    let chances = chances(&wanted, &others);
     let new: Vec<New<'_>> = jobs
         .iter()
         .zip(&chances)
@@ -805,28 +698,26 @@ async fn push_with_keys(
     let columns = Columns::of(&new);
     let rows = tx.query(PUSH, &columns.params()).await?;
     let first = wanted.iter().zip(&chances).filter(|(_, it)| matches!(it, Chance::Insert));
-    let mut given = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-    for ((wanted, _), row) in first.zip(&rows) {
-        if let Some(Wanted { key: (queue, kind, key), .. }) = wanted {
-            given.0.push(*queue);
-            given.1.push(*kind);
-            given.2.push(key.as_str());
-            given.3.push(get::<i64>(row, "id"));
-        }
-    }
-    if !given.0.is_empty() {
-        tx.query(GIVE_KEYS, &[&given.0, &given.1, &given.2, &given.3]).await?;
-    }
-    let others: Vec<JobId> = chances.iter().filter_map(Chance::holder).collect();
-    let states = if others.is_empty() { HashMap::new() } else { states(tx, &others).await? };
+    let given = first.zip(&rows).flat_map(|((wanted, _), row)| {
+        let id = job_id(row, "id");
+        wanted.iter().map(move |Wanted { key, .. }| (key, id))
+    });
+    let given: Vec<(&Key, JobId)> = given.collect();
+    give_keys(tx, &given).await?;
+    let used: HashSet<&Key> = given.iter().map(|(key, _)| *key).collect();
+    let all = wanted.iter().flatten().map(|Wanted { key, .. }| key);
+    let left = all.filter(|key| !used.contains(key) && !others.contains_key(*key));
+    let left: Vec<&Key> = left.collect();
+    give_back(tx, &left).await?;
+    let holders: Vec<JobId> = chances.iter().filter_map(Chance::holder).collect();
+    let states = if holders.is_empty() { HashMap::new() } else { states(tx, &holders).await? };
     let mut rows = rows.iter();
     let mut pushed: Vec<Pushed> = Vec::with_capacity(jobs.len());
-    for (chance, wanted) in chances.into_iter().zip(&wanted) {
-        let of = wanted.as_ref().map_or(Same::Unique, |wanted| same(wanted.key.1));
+    for chance in chances {
         let outcome = match chance {
             Chance::Insert => inserted(rows.next().expect("one row for each new job")),
-            Chance::Taken(id) => Pushed::Duplicate { id, state: state_of(&states, id), of },
-            Chance::Same(place) => match pushed[place] {
+            Chance::Taken(id, of) => Pushed::Duplicate { id, state: state_of(&states, id), of },
+            Chance::Earlier(place, of) => match pushed[place] {
                 Pushed::Inserted { id, state, .. } => Pushed::Duplicate { id, state, of },
                 other => other,
             },
@@ -834,75 +725,6 @@ async fn push_with_keys(
         pushed.push(outcome);
     }
     Ok(pushed)
-}
-
-impl Chance {
-    fn holder(&self) -> Option<JobId> {
-        match self {
-            Self::Taken(id) => Some(*id),
-            Self::Insert | Self::Same(_) => None,
-        }
-    }
-}
-
-/// Takes the keys that can be had.
-async fn chances(tx: &mut Tx<'_>, jobs: &[Option<Wanted>]) -> Result<Vec<Chance>, Failure> {
-    let mut first: HashMap<&Key, usize> = HashMap::new();
-    let mut chances: Vec<Chance> = Vec::with_capacity(jobs.len());
-    let mut wanted: BTreeMap<Key, Option<i64>> = BTreeMap::new();
-    for (place, job) in jobs.iter().enumerate() {
-        let same = job.as_ref().and_then(|job| {
-            wanted.entry(job.key.clone()).or_insert(job.hold_ms);
-            let earlier = *first.entry(&job.key).or_insert(place);
-            (earlier < place).then_some(earlier)
-        });
-        chances.push(same.map_or(Chance::Insert, Chance::Same));
-    }
-    for _ in 0..KEY_TRIES {
-        if wanted.is_empty() {
-            return Ok(chances);
-        }
-        take_keys(tx, &mut wanted).await?;
-        for (key, id) in holders(tx, wanted.keys()).await? {
-            chances[first[&key]] = Chance::Taken(id);
-            wanted.remove(&key);
-        }
-    }
-    Err(Failure::Conflict("a unique key changes hands too often".into()))
-}
-
-/// Takes keys in one order, so that two calls that want the same do not wait for each other in a
-/// ring. What is left in `wanted` somebody else has.
-async fn take_keys(
-    tx: &mut Tx<'_>,
-    wanted: &mut BTreeMap<Key, Option<i64>>,
-) -> Result<(), Failure> {
-    let queues: Vec<QueueId> = wanted.keys().map(|(queue, ..)| *queue).collect();
-    let kinds: Vec<i16> = wanted.keys().map(|(_, kind, _)| *kind).collect();
-    let keys: Vec<&str> = wanted.keys().map(|(.., key)| key.as_str()).collect();
-    let holds: Vec<Option<i64>> = wanted.values().copied().collect();
-    for row in tx.query(TAKE_KEYS, &[&queues, &kinds, &keys, &holds]).await? {
-        wanted.remove(&(get(&row, "queue_id"), get(&row, "kind"), get(&row, "key")));
-    }
-    Ok(())
-}
-
-async fn holders(
-    tx: &mut Tx<'_>,
-    keys: impl Iterator<Item = &Key>,
-) -> Result<BTreeMap<Key, JobId>, Failure> {
-    let keys: Vec<&Key> = keys.collect();
-    if keys.is_empty() {
-        return Ok(BTreeMap::new());
-    }
-    let queues: Vec<QueueId> = keys.iter().map(|(queue, ..)| *queue).collect();
-    let kinds: Vec<i16> = keys.iter().map(|(_, kind, _)| *kind).collect();
-    let names: Vec<&str> = keys.iter().map(|(.., key)| key.as_str()).collect();
-    let rows = tx.query(HOLDERS, &[&queues, &kinds, &names]).await?;
-    let holder = |row: &Row| {
-        ((get(row, "queue_id"), get(row, "kind"), get(row, "key")), job_id(row, "job_id"))
-    };
-    Ok(rows.iter().map(holder).collect())
 }
 
 /// A job and where it goes.

@@ -214,6 +214,18 @@ const FINISH: &str = "
                 OFFSET 0
             ) k
             WHERE e.unique_key IS NOT NULL
+            UNION ALL
+            SELECT k.ctid
+            FROM ended e
+            CROSS JOIN LATERAL (
+                SELECT key FROM custom_id WHERE job_id = e.job_id OFFSET 0
+            ) c
+            CROSS JOIN LATERAL (
+                SELECT ctid FROM unique_key
+                WHERE queue_id = 0 AND kind = 4 AND key = c.key AND job_id = e.job_id
+                OFFSET 0
+            ) k
+            WHERE e.options IS NOT NULL
         ))
     )
     DELETE FROM job

@@ -121,7 +121,8 @@ impl Tables {
             self.begin_attempt(found)?;
             self.tell_leased(queue, found.job.lease, &claim.worker)?;
             let key = found.options.flow.concurrency.as_ref().map(|it| it.key.clone());
-            let plain = !found.is_special && found.job.timeout.is_none() && key.is_none();
+            let has_key = found.is_special || found.options.custom_id.is_some();
+            let plain = !has_key && found.job.timeout.is_none() && key.is_none();
             let is_tagged = !found.job.tags.is_empty();
             taken.push(Taken { lease: found.job.lease, queue, plain, is_tagged, key });
         }

@@ -1,5 +1,8 @@
 //! Looking at jobs and queues.
 
+use std::collections::HashMap;
+use std::sync::LazyLock;
+
 use rusqlite::types::ToSql;
 use rusqlite::{Connection, Row, params};
 
@@ -7,7 +10,7 @@ use super::row;
 use super::tables::{QueueId, Tables};
 use crate::job::{JobId, Payload, QueueName, Reason, State, Timestamp, UniqueKey, WorkerName};
 use crate::limits;
-use crate::store::columns::sql_id;
+use crate::store::columns::{json, sql_id};
 use crate::store::{Attempt, Job, JobFilter, JobPage, Progress, Queue};
 
 /// Both tables in the same columns; [`read_job`] reads them. No payload, no result.
@@ -32,6 +35,41 @@ const FINISHED_COLUMNS: &str = "
     j.attempts, j.deliveries, j.crashes, NULL AS run_at, j.expires_at, j.timeout_ms, j.replay_of,
     j.replayed_as, j.backoff, j.unique_key, j.tags, j.options, j.is_dropped";
 const COLUMNS: usize = 21;
+
+/// The jobs of a list with their payloads and results, from both tables.
+static WHOLE: LazyLock<[String; 2]> = LazyLock::new(|| {
+    let wanted = "FROM json_each(?1) w CROSS JOIN";
+    [
+        format!(
+            "SELECT {LIVE_COLUMNS}, j.content_type, j.payload, NULL
+             {wanted} job j ON j.id = w.value"
+        ),
+        format!(
+            "SELECT {FINISHED_COLUMNS}, j.content_type, j.payload, j.result
+             {wanted} finished j ON j.id = w.value"
+        ),
+    ]
+});
+
+const LAST_ERRORS: &str = "
+    SELECT a.job_id, a.code, a.message
+    FROM json_each(?1) w
+    CROSS JOIN attempt_log a ON a.job_id = w.value AND a.delivery = (
+        SELECT delivery FROM attempt_log
+        WHERE job_id = w.value AND ending NOT IN ('released', 'snoozed')
+        ORDER BY delivery DESC
+        LIMIT 1
+    )";
+
+const PROGRESSES: &str = "
+    SELECT p.job_id, p.percent, p.message
+    FROM json_each(?1) w
+    CROSS JOIN progress p ON p.job_id = w.value";
+
+const CANCELS: &str = "
+    SELECT c.job_id, c.requested_at, c.force_at
+    FROM json_each(?1) w
+    CROSS JOIN cancel c ON c.job_id = w.value";
 
 /// Earlier versions wrote it to the job's own row.
 const COMPLETED_BY: &str = "
@@ -70,53 +108,65 @@ impl Tables {
     }
 
     pub(super) fn job(&self, id: JobId) -> rusqlite::Result<Option<Job>> {
-        let name = |queue| self.details(queue).name.clone();
-        let live = format!(
-            "SELECT {LIVE_COLUMNS}, j.content_type, j.payload, NULL FROM job j WHERE j.id = ?1"
-        );
-        let finished = format!(
-            "SELECT {FINISHED_COLUMNS}, j.content_type, j.payload, j.result
-             FROM finished j WHERE j.id = ?1"
-        );
-        for sql in [live, finished] {
-            let found = self.one(&sql, [sql_id(id)], |row| {
-                let mut job = read_job(row, name)?;
-                if !job.is_dropped {
-                    job.payload = Some(row::payload(row, COLUMNS, COLUMNS + 1)?);
-                }
-                let has_result = row.get_ref(COLUMNS + 2)?.as_blob().is_ok();
-                job.result = has_result.then(|| row::bytes(row, COLUMNS + 2)).transpose()?;
-                Ok(job)
-            })?;
-            if let Some(mut job) = found {
-                self.add_lease(&mut job)?;
-                job.error = self.last_error(id)?;
-                return Ok(Some(job));
-            }
+        Ok(self.jobs_by_id(&[id])?.pop().flatten())
+    }
+
+    /// Several jobs, in the order of `ids`: one statement for each table, however many they are.
+    pub(super) fn jobs_by_id(&self, ids: &[JobId]) -> rusqlite::Result<Vec<Option<Job>>> {
+        let wanted = json(&ids);
+        let mut found: HashMap<JobId, Job> = HashMap::with_capacity(ids.len());
+        for sql in &*WHOLE {
+            let jobs = self.all(sql, [&wanted], |row| self.read_whole(row))?;
+            found.extend(jobs.into_iter().map(|job| (job.id, job)));
         }
-        Ok(None)
+        let read = |row: &Row<'_>| Ok((row::job_id(row, 0)?, (row.get(1)?, row.get(2)?)));
+        for (id, error) in self.all(LAST_ERRORS, [&wanted], read)? {
+            found.entry(id).and_modify(|job| job.error = Some(error));
+        }
+        self.add_leases(&mut found)?;
+        // One may be asked for twice.
+        Ok(ids.iter().map(|id| found.get(id).cloned()).collect())
     }
 
-    fn add_lease(&self, job: &mut Job) -> rusqlite::Result<()> {
-        let Some(held) = self.leases.held(job.id) else { return Ok(()) };
-        let lease = self.leases.row(held.row);
-        job.lease_until = Some(lease.expires_at);
-        job.worker = Some(lease.worker.clone());
-        let sql = "SELECT percent, message FROM progress WHERE job_id = ?1";
-        job.progress = self.one(sql, [sql_id(job.id)], |row| {
-            Ok(Progress { percent: row.get(0)?, message: row.get(1)? })
-        })?;
-        let sql = "SELECT requested_at, force_at FROM cancel WHERE job_id = ?1";
-        job.cancel = self.one(sql, [sql_id(job.id)], |row| {
-            Ok((Timestamp(row.get(0)?), Timestamp(row.get(1)?)))
-        })?;
+    fn read_whole(&self, row: &Row<'_>) -> rusqlite::Result<Job> {
+        let mut job = read_job(row, |queue| self.details(queue).name.clone())?;
+        if !job.is_dropped {
+            job.payload = Some(row::payload(row, COLUMNS, COLUMNS + 1)?);
+        }
+        let has_result = row.get_ref(COLUMNS + 2)?.as_blob().is_ok();
+        job.result = has_result.then(|| row::bytes(row, COLUMNS + 2)).transpose()?;
+        Ok(job)
+    }
+
+    /// Adds what belongs to the leases of those that are leased.
+    fn add_leases(&self, jobs: &mut HashMap<JobId, Job>) -> rusqlite::Result<()> {
+        let mut leased: Vec<JobId> = Vec::new();
+        for job in jobs.values_mut() {
+            let Some(held) = self.leases.held(job.id) else { continue };
+            let lease = self.leases.row(held.row);
+            job.lease_until = Some(lease.expires_at);
+            job.worker = Some(lease.worker.clone());
+            leased.push(job.id);
+        }
+        if leased.is_empty() {
+            return Ok(());
+        }
+        let leased = json(&leased);
+        let read = |row: &Row<'_>| {
+            let progress = Progress { percent: row.get(1)?, message: row.get(2)? };
+            Ok((row::job_id(row, 0)?, progress))
+        };
+        for (id, progress) in self.all(PROGRESSES, [&leased], read)? {
+            jobs.entry(id).and_modify(|job| job.progress = Some(progress));
+        }
+        let read = |row: &Row<'_>| {
+            let times = (Timestamp(row.get(1)?), Timestamp(row.get(2)?));
+            Ok((row::job_id(row, 0)?, times))
+        };
+        for (id, times) in self.all(CANCELS, [&leased], read)? {
+            jobs.entry(id).and_modify(|job| job.cancel = Some(times));
+        }
         Ok(())
-    }
-
-    fn last_error(&self, id: JobId) -> rusqlite::Result<Option<(String, String)>> {
-        let sql = "SELECT code, message FROM attempt_log
-                   WHERE job_id = ?1 AND ending NOT IN ('released', 'snoozed') ORDER BY delivery DESC LIMIT 1";
-        self.one(sql, [sql_id(id)], |row| Ok((row.get(0)?, row.get(1)?)))
     }
 
     pub(super) fn timeline(&self, id: JobId) -> rusqlite::Result<Option<(Job, Vec<Attempt>)>> {

@@ -152,6 +152,15 @@ impl LeaseIndex {
         self.jobs.get(&job).cloned()
     }
 
+    /// The live lease of each job.
+    pub(super) fn live(&self, jobs: &[JobId]) -> Vec<Option<Lease>> {
+        let lease = |job: &JobId| {
+            let held = self.jobs.get(job)?;
+            Some(Lease { job: *job, delivery: held.delivery })
+        };
+        jobs.iter().map(lease).collect()
+    }
+
     /// The job, if this very lease is live.
     pub(super) fn find(&self, lease: Lease) -> Option<&Held> {
         self.jobs.get(&lease.job).filter(|held| held.delivery == lease.delivery)

@@ -6,8 +6,8 @@
 //!                  ▼
 //!               tables.rs: the tables, and in memory: queues, live leases (leases.rs), counts
 //!                  │
-//!     push.rs  guards.rs  line.rs  claim.rs  flow.rs  settle.rs  needs.rs  leases.rs  duties.rs
-//!     retention.rs  people.rs  inspect.rs
+//!     push.rs  custom_ids.rs  guards.rs  line.rs  claim.rs  flow.rs  settle.rs  needs.rs
+//!     leases.rs  duties.rs  retention.rs  people.rs  inspect.rs
 //! ```
 //!
 //! WAL with `synchronous=FULL`: an answer comes after its fsync. The file belongs to one process,
@@ -15,6 +15,7 @@
 //! a second connection, beside the writer.
 
 mod claim;
+mod custom_ids;
 mod duties;
 mod events;
 mod flow;
@@ -50,21 +51,22 @@ use rusqlite::{Connection, OpenFlags, params};
 use self::tables::Tables;
 use self::writer::Writer;
 use super::{
-    Attempt, Cancelled, Changed, Claim, Claimed, Decision, Duty, DutyReport, Edit, Effect, EventId,
-    EventPage, EventsWanted, Extended, Extension, Fire, Job, JobFilter, JobPage, KeyUse, Note,
-    Pausing, Progress, Pushed, PutSchedule, PutWebhook, Queue, Refused, Retention, Schedule,
-    SchedulesWanted, Secret, SessionId, SettledAll, Settlement, Standing, Store, Watching, Webhook,
-    WebhookSpec,
+    Attempt, Cancelled, Changed, Claim, Claimed, Decision, Discarded, Duty, DutyReport, Edit,
+    Effect, EventId, EventPage, EventsWanted, Extended, Extension, Fire, Job, JobFilter, JobPage,
+    KeyUse, Note, Pausing, Progress, Pushed, PutSchedule, PutWebhook, Queue, Refused, Retention,
+    Schedule, SchedulesWanted, Secret, SessionId, SettledAll, Settlement, Standing, Store,
+    Watching, Webhook, WebhookSpec,
 };
 use crate::clock::Clock;
 use crate::error::Error;
 use crate::job::{
-    JobId, Lease, LeaseKey, NewJob, QueueName, ScheduleName, ScheduleSpec, Settings, WebhookName,
+    JobId, Lease, LeaseKey, NewJob, QueueName, ScheduleName, ScheduleSpec, Settings, UniqueKey,
+    WebhookName,
 };
 use crate::leader::Term;
 
 /// What makes each version of the tables from the one before. Never changed once released.
-const MIGRATIONS: [&str; 7] = [
+const MIGRATIONS: [&str; 8] = [
     include_str!("0001_first.sql"),
     include_str!("0002_options.sql"),
     include_str!("0003_cron.sql"),
@@ -72,6 +74,7 @@ const MIGRATIONS: [&str; 7] = [
     include_str!("0005_events_of_jobs.sql"),
     include_str!("0006_events.sql"),
     include_str!("0007_runs.sql"),
+    include_str!("0008_custom_ids.sql"),
 ];
 
 /// The version of the tables.
@@ -273,6 +276,18 @@ impl Store for SqliteStore {
         self.writer.call(move |tables| tables.job(id)).await
     }
 
+    async fn jobs_by_id(&self, ids: Vec<JobId>) -> Result<Vec<Option<Job>>, Error> {
+        self.writer.call(move |tables| tables.jobs_by_id(&ids)).await
+    }
+
+    async fn job_by_custom_id(&self, id: UniqueKey) -> Result<Option<Job>, Error> {
+        self.writer.call(move |tables| tables.job_by_custom_id(&id)).await
+    }
+
+    async fn leases_of(&self, ids: Vec<JobId>) -> Result<Vec<Option<Lease>>, Error> {
+        self.writer.call(move |tables| Ok(tables.leases.live(&ids))).await
+    }
+
     async fn jobs(&self, filter: JobFilter) -> Result<JobPage, Error> {
         let reader = Arc::clone(&self.reader);
         let list = move || inspect::list(&reader.lock(), &filter);
@@ -334,6 +349,10 @@ impl Store for SqliteStore {
 
     async fn cancel(&self, id: JobId, grace: Duration) -> Result<Cancelled, Error> {
         self.writer.call(move |tables| tables.cancel(id, grace)).await
+    }
+
+    async fn discard(&self, id: JobId) -> Result<Discarded, Error> {
+        self.writer.call(move |tables| tables.discard(id)).await
     }
 
     async fn edit(&self, id: JobId, edit: Edit) -> Result<Changed, Error> {

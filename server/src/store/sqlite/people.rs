@@ -6,11 +6,11 @@ use rusqlite::params;
 
 use super::row;
 use super::tables::{QueueId, Tables};
-use crate::job::{JobId, Lease, Payload, QueueName, State, Timestamp, UniqueHold};
+use crate::job::{JobId, Lease, Options, Payload, QueueName, Reason, State, Timestamp, UniqueHold};
 use crate::store::columns::sql_id;
 use crate::store::{
-    Cancelled, Changed, Destination, Detail, Edit, Effect, EventKind, KeyKind, NoteKind, Paused,
-    Pausing, Pushed,
+    Cancelled, Changed, Destination, Detail, Discarded, Edit, Effect, EventKind, KeyKind, NoteKind,
+    Paused, Pausing, Pushed,
 };
 
 const REVIVE: &str = "
@@ -56,11 +56,8 @@ impl Tables {
             Ok((row.get(0)?, row.get::<_, Option<String>>(1)?, row::options(row, 2)?))
         };
         let (queue, key, options) = self.conn.prepare_cached(sql)?.query_row([id], read)?;
-        if let Some(key) = key.filter(|_| options.hold == UniqueHold::Live) {
-            if let Some(holder) = self.holder_of_key(queue, KeyKind::Live, &key)? {
-                return Ok(Changed::Duplicate(holder));
-            }
-            self.take_key(queue, KeyKind::Live, &key, id, None)?;
+        if let Some(holder) = self.take_keys_again((queue, id), key.as_deref(), &options)? {
+            return Ok(Changed::Duplicate(holder));
         }
         let place = self.next_number()?;
         self.note_death(job)?;
@@ -71,6 +68,31 @@ impl Tables {
         self.tell(EventKind::Pushed, queue, Some(id), &Detail::default())?;
         self.insert_ready(queue, id)?;
         Ok(Changed::Done(self.effect(queue, job, Destination::Ready)))
+    }
+
+    /// A job that is to live again takes the keys that it has as long as it lives. Else: who has one
+    /// of them; then it has taken none.
+    fn take_keys_again(
+        &self,
+        (queue, id): (QueueId, i64),
+        unique: Option<&str>,
+        options: &Options,
+    ) -> rusqlite::Result<Option<JobId>> {
+        if let Some(custom_id) = &options.custom_id
+            && let Some(holder) = self.holder_of_custom_id(custom_id)?
+        {
+            return Ok(Some(holder));
+        }
+        if let Some(key) = unique.filter(|_| options.hold == UniqueHold::Live) {
+            if let Some(holder) = self.holder_of_key(queue, KeyKind::Live, key)? {
+                return Ok(Some(holder));
+            }
+            self.take_key(queue, KeyKind::Live, key, id, None)?;
+        }
+        if let Some(custom_id) = &options.custom_id {
+            self.take_custom_id(custom_id, id)?;
+        }
+        Ok(None)
     }
 
     /// That a job died, since it is about to live again.
@@ -146,6 +168,21 @@ impl Tables {
         let detail = format!("forced at {}", self.now + grace);
         self.note(job, NoteKind::CancelRequested, detail)?;
         Ok(Cancelled::Requested { lease, session, force_at })
+    }
+
+    pub(super) fn discard(&mut self, job: JobId) -> rusqlite::Result<Discarded> {
+        match self.end_waiting(job, State::Dead, Some(Reason::Rejected))? {
+            Ok(effect) => {
+                self.note(job, NoteKind::Discarded, "")?;
+                let mut more = Vec::new();
+                self.release_dependents(&mut more)?;
+                Ok(Discarded::Done(effect, more))
+            }
+            Err(_) => {
+                let state = self.state(job)?;
+                Ok(state.map_or(Discarded::NotFound, Discarded::WrongState))
+            }
+        }
     }
 
     pub(super) fn edit(&mut self, job: JobId, edit: Edit) -> rusqlite::Result<Changed> {

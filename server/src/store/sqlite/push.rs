@@ -212,6 +212,11 @@ impl Tables {
         {
             return self.duplicate(id, Same::Push).map(Some);
         }
+        if let Some(key) = &job.options.custom_id
+            && let Some(id) = self.holder_of_custom_id(key)?
+        {
+            return self.duplicate(id, Same::CustomId).map(Some);
+        }
         let Some(key) = &job.unique else { return Ok(None) };
         let kind = KeyKind::of(job.options.hold);
         let Some(id) = self.holder_of_key(queue, kind, key.as_str())? else { return Ok(None) };
@@ -259,6 +264,9 @@ impl Tables {
         if let Some(key) = &job.options.idempotency {
             let until = Some(self.now + limits::IDEMPOTENCY_WINDOW);
             self.take_key(queue, KeyKind::Push, key.as_str(), id, until)?;
+        }
+        if let Some(key) = &job.options.custom_id {
+            self.take_custom_id(key, id)?;
         }
         if let Some(expires_at) = expires_at {
             self.insert_ttl(id, expires_at)?;

@@ -155,6 +155,7 @@ impl Tables {
             let (first, last) = (run[0].id, run[run.len() - 1].id);
             self.execute("DELETE FROM finished WHERE id BETWEEN ?1 AND ?2", [first, last])?;
             self.forget_stories(first, last)?;
+            self.forget_custom_ids(first, last)?;
         }
         Ok(())
     }

@@ -177,7 +177,11 @@ impl Tables {
         if !held.plain {
             self.end_attempt(first, by.started_at)?;
             self.release_key(held.queue, first)?;
+            self.release_custom_id(first)?;
             self.ended.push((job, State::Completed));
+            if !is_kept {
+                self.forget_custom_ids(first, first)?;
+            }
         }
         if !is_kept && held.is_tagged {
             self.forget_tags(first)?;
@@ -323,7 +327,7 @@ impl Tables {
         self.execute("DELETE FROM progress WHERE job_id = ?1", [id])
     }
 
-    /// Gives back the keys that a job has as long as it lives.
+    /// Gives back the keys of its queue that a job has as long as it lives.
     pub(super) fn release_key(&self, queue: QueueId, id: i64) -> rusqlite::Result<()> {
         let sql = "DELETE FROM unique_key
                    WHERE queue_id = ?1 AND kind IN (0, 2) AND job_id = ?2
@@ -399,6 +403,7 @@ impl Tables {
             self.keep(queue, id, id, None)?;
         }
         self.release_key(queue, id)?;
+        self.release_custom_id(id)?;
         self.execute("DELETE FROM dependency WHERE job_id = ?1", [id])?;
         self.execute("DELETE FROM job WHERE id = ?1", [id])?;
         *self.count(queue, state) += 1;
