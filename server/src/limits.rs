@@ -210,6 +210,23 @@ pub const NOTES_MAX: usize = 256;
 /// The length of a failure's message where it is told a second time, in the story of its job.
 pub const EVENT_MESSAGE_BYTES_MAX: usize = 512;
 
+/// Lines kept of a job's log: the last ones.
+pub const LOGS_MAX: usize = 100;
+
+/// The length of such a line. Longer ones are cut, not refused; all that are kept of a job fit into
+/// one answer.
+pub const LOG_MESSAGE_BYTES_MAX: usize = 4 * 1024;
+
+/// The length of a line's level: it is a word, as `info`. Longer ones are cut.
+pub const LOG_LEVEL_BYTES_MAX: usize = 16;
+
+/// The length of a key of the key-value store in bytes, and of a pattern of keys: it is stored in
+/// an index.
+pub const KV_KEY_BYTES: RangeInclusive<usize> = 1..=1024;
+
+/// Keys in one list: at their longest, as many as an answer can hold without harm.
+pub const KV_KEYS_MAX: usize = 10_000;
+
 /// Refusals that are being noted at the same time; those beyond are not noted, since a flood of
 /// late answers must not keep others from the store.
 pub const REFUSALS_NOTED_MAX: usize = 4;

@@ -27,7 +27,8 @@ pub use guard::{Breach, Fill, Guard};
 pub use lease::{Lease, LeaseKey};
 pub use life::{Charges, Ending, Next, Reason, Rules, State, after};
 pub use name::{
-    FailureCode, FlowKey, QueueName, ScheduleName, Tag, UniqueKey, WebhookName, WorkerName, cut,
+    FailureCode, FlowKey, KvKey, QueueName, ScheduleName, Tag, UniqueKey, WebhookName, WorkerName,
+    cut,
 };
 pub use new_job::{
     JobId, NewJob, Payload, TooLarge, When, check_grace, check_lease, check_result, check_wait,

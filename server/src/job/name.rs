@@ -99,6 +99,14 @@ name!(
 );
 
 name!(
+    /// The key of a value in the key-value store.
+    KvKey, "key", |text| {
+        check_length(text, &limits::KV_KEY_BYTES)?;
+        check_storable(text)
+    }
+);
+
+name!(
     /// A word to find jobs by.
     Tag, "tags", |text| {
         check_length(text, &limits::TAG_BYTES)?;
@@ -140,6 +148,14 @@ pub(super) fn check_printable(text: &str) -> Result<(), String> {
     }
 }
 
+/// Postgres can not store NUL.
+fn check_storable(text: &str) -> Result<(), String> {
+    match text.contains('\0') {
+        true => Err("NUL is not allowed".into()),
+        false => Ok(()),
+    }
+}
+
 /// At most `bytes_max` bytes of `text`, cut between characters, without NULs.
 pub fn cut(text: &str, bytes_max: usize) -> String {
     let mut end = text.len().min(bytes_max);
@@ -164,6 +180,16 @@ mod tests {
         assert!(QueueName::parse("Mail.out_2:eu-west").is_ok());
         for bad in ["a b", "a/b", "a\0", "ä", "a\n", "%41"] {
             assert!(QueueName::parse(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_key_has_1_to_1024_bytes_of_any_kind_but_nul() {
+        for bad in [String::new(), "k".repeat(1025), "ä".repeat(513), "a\0".into()] {
+            assert!(KvKey::parse(&bad).is_err(), "{bad:?}");
+        }
+        for good in ["k".repeat(1024), "ä".repeat(512), "a b\n*?".into()] {
+            assert!(KvKey::parse(&good).is_ok(), "{good:?}");
         }
     }
 

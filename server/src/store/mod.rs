@@ -33,6 +33,8 @@ mod alone;
 mod columns;
 pub mod events;
 mod guards;
+mod kv;
+mod logs;
 pub mod memory;
 pub mod postgres;
 mod schedules;
@@ -44,6 +46,8 @@ mod webhooks;
 pub use alone::Alone;
 pub use events::{Detail, EventId, EventKind, EventPage, EventsWanted, Watching};
 pub use guards::Decision;
+pub use kv::{KvAdd, KvEntry, KvPattern, KvValue};
+pub use logs::{LogLine, StoredLine};
 pub use schedules::{Fire, FireOutcome, PutSchedule, Schedule};
 pub use standing::{InLine, Limit, Paused, Standing};
 pub use story::{Event, Note, NoteKind, Refused, story};
@@ -58,9 +62,9 @@ use bytes::Bytes;
 use crate::error::Error;
 use crate::job::{
     self, Admission, Backoff, Breach, Concurrency, Depends, FailureCode, Flow, FlowKey,
-    InvalidField, JobId, Lease, LeaseKey, NewJob, OnFailure, Options, Payload, QueueName, Rate,
-    RateRule, Reason, ScheduleName, ScheduleSpec, Settings, State, Tag, Timestamp, UniqueHold,
-    UniqueKey, WebhookName, When, WorkerName,
+    InvalidField, JobId, KvKey, Lease, LeaseKey, NewJob, OnFailure, Options, Payload, QueueName,
+    Rate, RateRule, Reason, ScheduleName, ScheduleSpec, Settings, State, Tag, Timestamp,
+    UniqueHold, UniqueKey, WebhookName, When, WorkerName,
 };
 use crate::leader::Term;
 
@@ -176,6 +180,14 @@ pub trait Store: Send + Sync + 'static {
     /// Notes who wanted to end leases that were lost, where the job is still known.
     async fn note_refused(&self, refused: Vec<Refused>) -> Result<(), Error>;
 
+    /// Writes a line into the log of a job, in whatever state it is; the last
+    /// [`crate::limits::LOGS_MAX`] are kept, as long as anything is known of the job. The level is
+    /// cut already. False: there is no such job.
+    async fn log(&self, job: JobId, level: String, message: Bytes) -> Result<bool, Error>;
+
+    /// The log of a job, oldest line first. Empty, too, if there is no such job.
+    async fn logs(&self, job: JobId) -> Result<Vec<StoredLine>, Error>;
+
     /// A job and all that it waits for. `None`: there is no such job.
     async fn standing(&self, id: JobId) -> Result<Option<Standing>, Error>;
 
@@ -260,6 +272,32 @@ pub trait Store: Send + Sync + 'static {
     /// Deliveries of all events up to a number have been pushed: a webhook needs them no more.
     /// Going back changes nothing.
     async fn advance_webhook(&self, name: WebhookName, seen: EventId) -> Result<(), Error>;
+
+    /// Sets values. What stood under their keys is gone, with its time to live. Of two entries with
+    /// the same key the later one counts.
+    async fn kv_set(&self, entries: Vec<KvEntry>) -> Result<(), Error>;
+
+    /// The values under these keys, in their order. `None` in place of all of them: together they
+    /// have more than `bytes_max` bytes.
+    async fn kv_get(
+        &self,
+        keys: Vec<KvKey>,
+        bytes_max: usize,
+    ) -> Result<Option<Vec<Option<KvValue>>>, Error>;
+
+    /// Deletes a value. False: there was none.
+    async fn kv_delete(&self, key: KvKey) -> Result<bool, Error>;
+
+    /// Gives a value so much time to live, from now on. False: there is none.
+    async fn kv_expire(&self, key: KvKey, ttl: Duration) -> Result<bool, Error>;
+
+    /// The keys that are meant, in the order of their bytes: the first
+    /// [`crate::limits::KV_KEYS_MAX`].
+    async fn kv_keys(&self, pattern: KvPattern) -> Result<Vec<KvKey>, Error>;
+
+    /// Adds to the whole number that stands there in decimal digits, which keeps its time to live;
+    /// to nothing as if it were 0, without one.
+    async fn kv_add(&self, key: KvKey, by: i64) -> Result<KvAdd, Error>;
 
     /// Deletes a job that has ended, with its history. The effect says how it had ended.
     async fn delete(&self, id: JobId) -> Result<Changed, Error>;

@@ -98,6 +98,7 @@ impl Model {
         self.forget_fires();
         self.forget_events();
         self.forget_decisions();
+        self.forget_kv();
         self.keys.retain(|_, held| held.until.is_none_or(|until| until > now));
         let queues: Vec<QueueName> = self.queues.keys().cloned().collect();
         let mut over: Vec<JobId> =

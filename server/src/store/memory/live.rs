@@ -82,8 +82,8 @@ impl Model {
             options: new.options.clone(),
         };
         let blocked_by = BTreeSet::new();
-        self.jobs
-            .insert(id, Record { job, place, blocked_by, attempts: Vec::new(), notes: Vec::new() });
+        let (attempts, notes, log) = (Vec::new(), Vec::new(), Vec::new());
+        self.jobs.insert(id, Record { job, place, blocked_by, attempts, notes, log });
         self.take_keys(new, id);
         self.tell(EventKind::Pushed, id, Detail::default());
         self.block(id);

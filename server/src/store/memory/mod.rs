@@ -7,7 +7,9 @@ mod duties;
 mod events;
 mod flow;
 mod guards;
+mod kv;
 mod live;
+mod logs;
 mod needs;
 mod people;
 mod schedules;
@@ -19,20 +21,22 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use parking_lot::Mutex;
 
 use super::{
     Attempt, Cancelled, Changed, Claim, Claimed, Counts, Decision, Discarded, Duty, DutyReport,
     Edit, Effect, EventId, EventKind, EventPage, EventsWanted, Extended, Extension, Fire, Job,
-    JobFilter, JobPage, KeyKind, KeyUse, Note, NoteKind, Paused, Pausing, Progress, Pushed,
-    PutSchedule, PutWebhook, Queue, Refused, Retention, Schedule, SchedulesWanted, Secret,
-    SessionId, SettledAll, Settlement, Standing, Store, Watching, Webhook, WebhookSpec,
+    JobFilter, JobPage, KeyKind, KeyUse, KvAdd, KvEntry, KvPattern, KvValue, Note, NoteKind,
+    Paused, Pausing, Progress, Pushed, PutSchedule, PutWebhook, Queue, Refused, Retention,
+    Schedule, SchedulesWanted, Secret, SessionId, SettledAll, Settlement, Standing, Store,
+    StoredLine, Watching, Webhook, WebhookSpec,
 };
 use crate::clock::Clock;
 use crate::error::Error;
 use crate::job::{
-    Bucket, Guard, JobId, Lease, LeaseKey, NewJob, QueueName, ScheduleName, ScheduleSpec, Settings,
-    State, Timestamp, UniqueKey, WebhookName, WorkerName,
+    Bucket, Guard, JobId, KvKey, Lease, LeaseKey, NewJob, QueueName, ScheduleName, ScheduleSpec,
+    Settings, State, Timestamp, UniqueKey, WebhookName, WorkerName,
 };
 use crate::leader::Term;
 use crate::limits;
@@ -71,6 +75,7 @@ impl MemoryStore {
             ended: Vec::new(),
             telling: events::Telling::default(),
             webhooks: BTreeMap::new(),
+            kv: BTreeMap::new(),
         };
         Self { model: Mutex::new(model), clock, lease_key: LeaseKey(rand::random()) }
     }
@@ -108,6 +113,7 @@ struct Model {
     ended: Vec<(JobId, State)>,
     telling: events::Telling,
     webhooks: BTreeMap<WebhookName, Webhook>,
+    kv: BTreeMap<KvKey, kv::Kept>,
 }
 
 /// A key that a job has.
@@ -128,6 +134,7 @@ struct Record {
     blocked_by: BTreeSet<JobId>,
     attempts: Vec<Attempt>,
     notes: Vec<Note>,
+    log: Vec<StoredLine>,
 }
 
 #[derive(Clone, PartialEq)]
@@ -355,6 +362,14 @@ impl Store for MemoryStore {
         self.transaction(|model| refused.into_iter().for_each(|one| model.note_refused(one)))
     }
 
+    async fn log(&self, job: JobId, level: String, message: Bytes) -> Result<bool, Error> {
+        self.transaction(|model| model.log(job, level, message))
+    }
+
+    async fn logs(&self, job: JobId) -> Result<Vec<StoredLine>, Error> {
+        self.transaction(|model| model.logs(job))
+    }
+
     async fn standing(&self, id: JobId) -> Result<Option<Standing>, Error> {
         self.transaction(|model| model.standing(id))
     }
@@ -513,6 +528,34 @@ impl Store for MemoryStore {
 
     async fn events(&self, wanted: EventsWanted) -> Result<EventPage, Error> {
         self.transaction(|model| model.events(&wanted))
+    }
+
+    async fn kv_set(&self, entries: Vec<KvEntry>) -> Result<(), Error> {
+        self.transaction(|model| model.kv_set(entries))
+    }
+
+    async fn kv_get(
+        &self,
+        keys: Vec<KvKey>,
+        bytes_max: usize,
+    ) -> Result<Option<Vec<Option<KvValue>>>, Error> {
+        self.transaction(|model| model.kv_get(&keys, bytes_max))
+    }
+
+    async fn kv_delete(&self, key: KvKey) -> Result<bool, Error> {
+        self.transaction(|model| model.kv_delete(&key))
+    }
+
+    async fn kv_expire(&self, key: KvKey, ttl: Duration) -> Result<bool, Error> {
+        self.transaction(|model| model.kv_expire(&key, ttl))
+    }
+
+    async fn kv_keys(&self, pattern: KvPattern) -> Result<Vec<KvKey>, Error> {
+        self.transaction(|model| model.kv_keys(&pattern))
+    }
+
+    async fn kv_add(&self, key: KvKey, by: i64) -> Result<KvAdd, Error> {
+        self.transaction(|model| model.kv_add(key, by))
     }
 
     async fn check(&self) -> Result<(), Error> {

@@ -10,6 +10,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tokio_postgres::Row;
 
+use super::kv::forget_values;
 use super::lane::{Failure, Tx};
 use super::leases::{self, LiveRow};
 use super::needs::release_dependents;
@@ -752,17 +753,22 @@ impl PostgresStore {
         let old = |keep| now.0.saturating_sub(sql_millis(keep));
         tx.query(FORGET_FIRES, &[&old(FIRES_KEPT), &rows_max()]).await?;
         tx.query(FORGET_DECISIONS, &[&old(DECISIONS_KEPT), &rows_max()]).await?;
+        let expired = forget_values(tx, now).await?;
+        let swept = self.sweep_logs(tx).await?;
         self.open_gates(tx).await?;
         tx.query(FORGET_AUDIT, &[&old(AUDIT_KEPT), &rows_max()]).await?;
         // The latest: in front of the oldest stand all that were forgotten lately.
         let sql = "SELECT 1 FROM finished ORDER BY id DESC LIMIT 1";
         let is_some_left = !tx.query(sql, &[]).await?.is_empty();
-        let next = match done >= number(FORGOTTEN_MAX) || events >= rows_max() {
+        let is_full = done >= number(FORGOTTEN_MAX) || events.max(expired) >= rows_max();
+        let next = match is_full {
             true => Some(Duration::ZERO),
             false => is_some_left.then_some(RETENTION_EVERY),
         };
+        let next = [next, swept.next()].into_iter().flatten().min();
         let report = DutyReport { next, ..DutyReport::default() };
-        Ok(Part { report, count: usize::try_from(done).unwrap_or(0), ..Part::default() })
+        let count = usize::try_from(done + expired).unwrap_or(0) + swept.gone;
+        Ok(Part { report, count, ..Part::default() })
     }
 
     /// Forgets finished jobs that were kept for long enough or are too many, and drops payloads.

@@ -92,6 +92,12 @@ pub const MIGRATIONS: &[Migration] = &[
         serves_from: 10,
         sql: include_str!("migrations/0010_custom_ids.sql"),
     },
+    Migration {
+        version: 11,
+        name: "kv_and_logs",
+        serves_from: 10,
+        sql: include_str!("migrations/0011_kv_and_logs.sql"),
+    },
 ];
 
 /// The version that this program works with.

@@ -30,8 +30,10 @@ mod flow;
 mod guards;
 mod inspect;
 mod keys;
+mod kv;
 mod lane;
 mod leases;
+mod logs;
 pub mod migrate;
 #[cfg(feature = "mutants")]
 mod mutants;
@@ -63,6 +65,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::watch;
 
@@ -76,14 +79,15 @@ use self::wake::Outbox;
 use super::{
     Attempt, Cancelled, Changed, Claim, Claimed, Decision, Destination, Discarded, Duty,
     DutyReport, Edit, Effect, EventId, EventPage, EventsWanted, Extended, Extension, Fire, Job,
-    JobFilter, JobPage, KeyUse, News, Note, Offer, Pausing, Progress, Pushed, PushedTo,
-    PutSchedule, PutWebhook, Queue, Refused, Retention, Schedule, SchedulesWanted, Secret,
-    SessionId, Settled, SettledAll, Settlement, Standing, Store, Watching, Webhook, WebhookSpec,
+    JobFilter, JobPage, KeyUse, KvAdd, KvEntry, KvPattern, KvValue, News, Note, Offer, Pausing,
+    Progress, Pushed, PushedTo, PutSchedule, PutWebhook, Queue, Refused, Retention, Schedule,
+    SchedulesWanted, Secret, SessionId, Settled, SettledAll, Settlement, Standing, Store,
+    StoredLine, Watching, Webhook, WebhookSpec,
 };
 use crate::error::Error;
 use crate::job::{
-    JobId, Lease, LeaseKey, NewJob, QueueName, ScheduleName, ScheduleSpec, Settings, UniqueKey,
-    WebhookName,
+    JobId, KvKey, Lease, LeaseKey, NewJob, QueueName, ScheduleName, ScheduleSpec, Settings,
+    UniqueKey, WebhookName,
 };
 use crate::leader::Term;
 use crate::mutants::Mutant;
@@ -161,6 +165,7 @@ pub fn hot_statements() -> (&'static str, Vec<Named>) {
         inspect::HOT,
     ];
     let all = [&parts.concat(), standing::HOT, notes::HOT, queues::HOT, events::HOT].concat();
+    let all = [&all, kv::HOT, logs::HOT].concat();
     (lane::SETTINGS, all)
 }
 
@@ -202,6 +207,8 @@ pub struct PostgresStore {
     vacuum: Arc<tokio::sync::Mutex<()>>,
     /// Finished jobs that are too many, by queue, as far as they have been counted.
     excess: Mutex<duties::Excess>,
+    /// The last line of a log, by job and number, that the sweep has looked at: a hint.
+    swept: Mutex<(i64, i64)>,
 }
 
 impl PostgresStore {
@@ -241,6 +248,7 @@ impl PostgresStore {
             tail: Mutex::default(),
             vacuum: Arc::default(),
             excess: Mutex::default(),
+            swept: Mutex::default(),
         })
     }
 
@@ -417,6 +425,14 @@ impl Store for PostgresStore {
         Ok(self.note_all_refused(&refused).await?)
     }
 
+    async fn log(&self, job: JobId, level: String, message: Bytes) -> Result<bool, Error> {
+        Ok(self.write_log(job, &level, &message).await?)
+    }
+
+    async fn logs(&self, job: JobId) -> Result<Vec<StoredLine>, Error> {
+        Ok(self.find_log(job).await?)
+    }
+
     async fn standing(&self, id: JobId) -> Result<Option<Standing>, Error> {
         Ok(self.find_standing(id).await?)
     }
@@ -561,6 +577,34 @@ impl Store for PostgresStore {
 
     async fn events(&self, wanted: EventsWanted) -> Result<EventPage, Error> {
         Ok(self.read_events(&wanted).await?)
+    }
+
+    async fn kv_set(&self, entries: Vec<KvEntry>) -> Result<(), Error> {
+        Ok(self.set_values(&entries).await?)
+    }
+
+    async fn kv_get(
+        &self,
+        keys: Vec<KvKey>,
+        bytes_max: usize,
+    ) -> Result<Option<Vec<Option<KvValue>>>, Error> {
+        Ok(self.find_values(&keys, bytes_max).await?)
+    }
+
+    async fn kv_delete(&self, key: KvKey) -> Result<bool, Error> {
+        Ok(self.delete_value(&key).await?)
+    }
+
+    async fn kv_expire(&self, key: KvKey, ttl: Duration) -> Result<bool, Error> {
+        Ok(self.expire_value(&key, ttl).await?)
+    }
+
+    async fn kv_keys(&self, pattern: KvPattern) -> Result<Vec<KvKey>, Error> {
+        Ok(self.find_keys(&pattern).await?)
+    }
+
+    async fn kv_add(&self, key: KvKey, by: i64) -> Result<KvAdd, Error> {
+        Ok(self.add_to_value(&key, by).await?)
     }
 
     async fn poll(&self, queues: Vec<QueueName>, jobs: Vec<JobId>) -> Result<News, Error> {

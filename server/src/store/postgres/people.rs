@@ -9,12 +9,11 @@ use super::duties::{self, FORGET, LEAVE_PLACES};
 use super::inspect::read_job;
 use super::keys::take_for;
 use super::lane::{Failure, Tx};
-use super::leases;
 use super::needs::release_dependents;
 use super::notes::Noted;
 use super::row::{self, count, get, now, time};
 use super::settle::finish_waiting;
-use super::{PostgresStore, QueueId, retrying};
+use super::{PostgresStore, QueueId, leases, logs, retrying};
 use crate::job::{
     JobId, Lease, Options, Payload, QueueName, Reason, State, Timestamp, UniqueHold, When,
 };
@@ -270,7 +269,7 @@ impl PostgresStore {
             Err(changed) => return Ok(changed),
         };
         let (first, last) = duties::runs(vec![sql_id(job)]);
-        tx.commit(&[(FORGET, &[&first, &last])]).await?;
+        tx.commit(&[(FORGET, &[&first, &last]), (logs::DELETE, &[&sql_id(job)])]).await?;
         let queue = self.queues.name(&self.pool, get(&row, "queue_id")).await?;
         Ok(Changed::Done(Effect { job, queue, to: Destination::Finished(state_of(&row)) }))
     }

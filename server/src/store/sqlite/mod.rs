@@ -21,8 +21,10 @@ mod events;
 mod flow;
 mod guards;
 mod inspect;
+mod kv;
 mod leases;
 mod line;
+mod logs;
 mod needs;
 mod notes;
 mod people;
@@ -44,6 +46,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use parking_lot::Mutex;
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags, params};
@@ -53,20 +56,20 @@ use self::writer::Writer;
 use super::{
     Attempt, Cancelled, Changed, Claim, Claimed, Decision, Discarded, Duty, DutyReport, Edit,
     Effect, EventId, EventPage, EventsWanted, Extended, Extension, Fire, Job, JobFilter, JobPage,
-    KeyUse, Note, Pausing, Progress, Pushed, PutSchedule, PutWebhook, Queue, Refused, Retention,
-    Schedule, SchedulesWanted, Secret, SessionId, SettledAll, Settlement, Standing, Store,
-    Watching, Webhook, WebhookSpec,
+    KeyUse, KvAdd, KvEntry, KvPattern, KvValue, Note, Pausing, Progress, Pushed, PutSchedule,
+    PutWebhook, Queue, Refused, Retention, Schedule, SchedulesWanted, Secret, SessionId,
+    SettledAll, Settlement, Standing, Store, StoredLine, Watching, Webhook, WebhookSpec,
 };
 use crate::clock::Clock;
 use crate::error::Error;
 use crate::job::{
-    JobId, Lease, LeaseKey, NewJob, QueueName, ScheduleName, ScheduleSpec, Settings, UniqueKey,
-    WebhookName,
+    JobId, KvKey, Lease, LeaseKey, NewJob, QueueName, ScheduleName, ScheduleSpec, Settings,
+    UniqueKey, WebhookName,
 };
 use crate::leader::Term;
 
 /// What makes each version of the tables from the one before. Never changed once released.
-const MIGRATIONS: [&str; 8] = [
+const MIGRATIONS: [&str; 9] = [
     include_str!("0001_first.sql"),
     include_str!("0002_options.sql"),
     include_str!("0003_cron.sql"),
@@ -75,6 +78,7 @@ const MIGRATIONS: [&str; 8] = [
     include_str!("0006_events.sql"),
     include_str!("0007_runs.sql"),
     include_str!("0008_custom_ids.sql"),
+    include_str!("0009_kv_and_logs.sql"),
 ];
 
 /// The version of the tables.
@@ -170,6 +174,18 @@ impl SqliteStore {
             last_event,
             _lock: lock,
         })
+    }
+
+    /// Reads beside the writer what may take a while.
+    async fn read<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+    ) -> Result<T, Error> {
+        let reader = Arc::clone(&self.reader);
+        let unavailable = |error: String| Error::Unavailable(error.into());
+        let done = tokio::task::spawn_blocking(move || work(&reader.lock())).await;
+        done.map_err(|error| unavailable(error.to_string()))?
+            .map_err(|error| unavailable(error.to_string()))
     }
 }
 
@@ -289,13 +305,7 @@ impl Store for SqliteStore {
     }
 
     async fn jobs(&self, filter: JobFilter) -> Result<JobPage, Error> {
-        let reader = Arc::clone(&self.reader);
-        let list = move || inspect::list(&reader.lock(), &filter);
-        let unavailable = |error: String| Error::Unavailable(error.into());
-        let listed = tokio::task::spawn_blocking(list).await;
-        listed
-            .map_err(|error| unavailable(error.to_string()))?
-            .map_err(|error| unavailable(error.to_string()))
+        self.read(move |conn| inspect::list(conn, &filter)).await
     }
 
     async fn timeline(&self, id: JobId) -> Result<Option<(Job, Vec<Attempt>)>, Error> {
@@ -308,6 +318,14 @@ impl Store for SqliteStore {
 
     async fn note_refused(&self, refused: Vec<Refused>) -> Result<(), Error> {
         self.writer.call(move |tables| tables.note_refused(refused)).await
+    }
+
+    async fn log(&self, job: JobId, level: String, message: Bytes) -> Result<bool, Error> {
+        self.writer.call(move |tables| tables.log(job, &level, &message)).await
+    }
+
+    async fn logs(&self, job: JobId) -> Result<Vec<StoredLine>, Error> {
+        self.writer.call(move |tables| tables.logs(job)).await
     }
 
     async fn standing(&self, id: JobId) -> Result<Option<Standing>, Error> {
@@ -438,6 +456,35 @@ impl Store for SqliteStore {
 
     async fn events(&self, wanted: EventsWanted) -> Result<EventPage, Error> {
         self.writer.call(move |tables| tables.events(&wanted)).await
+    }
+
+    async fn kv_set(&self, entries: Vec<KvEntry>) -> Result<(), Error> {
+        self.writer.call(move |tables| tables.kv_set(&entries)).await
+    }
+
+    async fn kv_get(
+        &self,
+        keys: Vec<KvKey>,
+        bytes_max: usize,
+    ) -> Result<Option<Vec<Option<KvValue>>>, Error> {
+        self.writer.call(move |tables| tables.kv_get(&keys, bytes_max)).await
+    }
+
+    async fn kv_delete(&self, key: KvKey) -> Result<bool, Error> {
+        self.writer.call(move |tables| tables.kv_delete(&key)).await
+    }
+
+    async fn kv_expire(&self, key: KvKey, ttl: Duration) -> Result<bool, Error> {
+        self.writer.call(move |tables| tables.kv_expire(&key, ttl)).await
+    }
+
+    async fn kv_keys(&self, pattern: KvPattern) -> Result<Vec<KvKey>, Error> {
+        let now = self.writer.call(|tables| Ok(tables.now)).await?;
+        self.read(move |conn| kv::keys(conn, &pattern, now)).await
+    }
+
+    async fn kv_add(&self, key: KvKey, by: i64) -> Result<KvAdd, Error> {
+        self.writer.call(move |tables| tables.kv_add(&key, by)).await
     }
 
     async fn check(&self) -> Result<(), Error> {

@@ -67,6 +67,7 @@ impl Tables {
                    )";
         self.execute(sql, params![self.now.0, DUTY_ROWS_MAX])?;
         self.forget_decisions()?;
+        let expired = self.forget_kv()?;
         let mut done = 0;
         let queues: Vec<QueueId> = self.queue_ids().into_iter().map(|(_, id)| id).collect();
         for queue in queues {
@@ -74,10 +75,12 @@ impl Tables {
             done += self.drop_payloads(queue, FORGOTTEN_MAX - done)?;
         }
         let is_some_left = self.one("SELECT 1 FROM finished LIMIT 1", [], |_| Ok(()))?.is_some();
-        let next = match done >= FORGOTTEN_MAX || events >= DUTY_ROWS_MAX {
+        let is_full = done >= FORGOTTEN_MAX || events.max(expired) >= DUTY_ROWS_MAX;
+        let next = match is_full {
             true => Some(Duration::ZERO),
             false => is_some_left.then_some(EVERY),
         };
+        let next = [next, self.sweep_logs()?.next()].into_iter().flatten().min();
         Ok(DutyReport { next, ..DutyReport::default() })
     }
 
@@ -143,6 +146,7 @@ impl Tables {
     pub(super) fn forget_one(&mut self, queue: QueueId, id: i64) -> rusqlite::Result<()> {
         let sql = "SELECT id, state, tags, finished_at FROM finished WHERE id = ?1";
         let ended = self.conn.prepare_cached(sql)?.query_row([id], read_ended)?;
+        self.execute("DELETE FROM job_log WHERE job_id = ?1", [id])?;
         self.forget(queue, &[ended])
     }
 

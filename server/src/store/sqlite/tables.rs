@@ -33,6 +33,8 @@ pub(super) struct Tables {
     /// Jobs that ended in this call, for those that wait for them.
     pub(super) ended: Vec<(JobId, State)>,
     pub(super) telling: Telling,
+    /// The last line of a log, by job and number, that the sweep has looked at: a hint.
+    pub(super) swept: (i64, i64),
     /// The next number, and the first that is not ours to use yet.
     numbers: (i64, i64),
     /// The memory may not be what the tables say.
@@ -82,6 +84,7 @@ impl Tables {
             has_guards: false,
             ended: Vec::new(),
             telling: Telling::default(),
+            swept: (0, 0),
             numbers: (0, 0),
             stale: true,
         };
