@@ -30,7 +30,12 @@ impl Budget {
         Self(Arc::new(Semaphore::new(bytes_max)))
     }
 
-    fn take(&self, bytes: usize) -> Result<OwnedSemaphorePermit, Error> {
+    /// Room for so many bytes, as long as the answer is kept.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Overloaded`] if there is none.
+    pub fn take(&self, bytes: usize) -> Result<OwnedSemaphorePermit, Error> {
         u32::try_from(bytes)
             .ok()
             .and_then(|bytes| Arc::clone(&self.0).try_acquire_many_owned(bytes).ok())

@@ -58,6 +58,8 @@ pub enum Context<'a> {
     Payload(&'a QueueName),
     /// The result of this job.
     Result(JobId),
+    /// A line of the log of this job.
+    Log(JobId),
     /// Any other secret, by a name that no other one has, as `webhook:7`.
     Secret(&'a str),
 }
@@ -67,6 +69,7 @@ impl Context<'_> {
         match self {
             Self::Payload(queue) => [b"payload\0", queue.as_str().as_bytes()].concat(),
             Self::Result(job) => [&b"result\0"[..], &job.0.to_be_bytes()].concat(),
+            Self::Log(job) => [&b"log\0"[..], &job.0.to_be_bytes()].concat(),
             Self::Secret(name) => [b"secret\0", name.as_bytes()].concat(),
         }
     }
@@ -259,6 +262,7 @@ mod tests {
             Context::Payload(&other),
             Context::Result(JobId(1)),
             Context::Result(JobId(2)),
+            Context::Log(JobId(1)),
             Context::Secret("mail"),
         ];
         for sealed_for in contexts {

@@ -18,6 +18,8 @@ mod bulk;
 mod events;
 mod gates;
 mod health;
+mod kv;
+mod logs;
 mod people;
 mod pull;
 mod push;
@@ -84,6 +86,8 @@ struct Core {
     ending_bells: bells::Bells<JobId>,
     gates: gates::Gates,
     demand: Demand,
+    /// For what waits to be stored.
+    budget: Budget,
     /// Permits to note who was refused.
     refusals: Arc<Semaphore>,
     alarms: Alarms,
@@ -119,6 +123,7 @@ impl Broker {
         stop: &CancellationToken,
     ) -> (Self, Vec<(&'static str, Loop)>) {
         let unopened = store.lease_key().err().map(|error| error.to_string());
+        let budget = Budget::new(limits::BYTES_IN_FLIGHT_MAX);
         let core = Arc::new(Core {
             store,
             clock,
@@ -126,6 +131,7 @@ impl Broker {
             ending_bells: bells::Bells::default(),
             gates: gates::Gates::default(),
             demand,
+            budget: budget.clone(),
             refusals: Arc::new(Semaphore::new(limits::REFUSALS_NOTED_MAX)),
             alarms: Alarms::default(),
             listening: events::Listening::default(),
@@ -137,7 +143,6 @@ impl Broker {
             draining: CancellationToken::new(),
             started: Instant::now(),
         });
-        let budget = Budget::new(limits::BYTES_IN_FLIGHT_MAX);
         let (pushes, push_loop) = push::committer(&core, budget.clone());
         let (settles, settle_loop) = settle::committer(&core, budget.clone());
         let (claims, claim_loop) = pull::committer(&core, budget);

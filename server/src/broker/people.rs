@@ -281,6 +281,6 @@ fn check_ids(ids: &[JobId]) -> Result<(), Error> {
     }
 }
 
-fn no_job(id: JobId) -> Error {
+pub(super) fn no_job(id: JobId) -> Error {
     Error::NotFound(format!("there is no job {id}"))
 }

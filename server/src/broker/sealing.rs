@@ -3,7 +3,7 @@
 //! A store takes bytes and knows nothing of keys: payloads and results are sealed here before they
 //! go down and opened here when they come up ([`crate::secrets`]). Not sealed are the names and
 //! numbers by which jobs are found and ordered (queue, tags, keys, content type), the messages of
-//! failures and the notes of progress.
+//! failures and the notes of progress; nor values of the key-value store, which belong to no queue.
 //!
 //! # From when on
 //!
@@ -26,7 +26,7 @@
 //! # What belongs to what
 //!
 //! A payload is bound to its queue: a copy in the same queue, made by the store, opens. A move to
-//! another queue seals it anew. A result is bound to its job.
+//! another queue seals it anew. A result is bound to its job, and so is each line of its log.
 //!
 //! # Without the key
 //!
@@ -51,7 +51,9 @@ use crate::error::Error;
 use crate::job::{FailureCode, JobId, Lease, NewJob, Payload, QueueName, WebhookName};
 use crate::limits;
 use crate::secrets::{Context, Keyring, Unreadable, is_sealed, plain};
-use crate::store::{Edit, Job, LeasedJob, Retry, Schedule, Secret, Settlement, Verdict};
+use crate::store::{
+    Edit, Job, LeasedJob, LogLine, Retry, Schedule, Secret, Settlement, StoredLine, Verdict,
+};
 
 /// How long the names of encrypted queues in a shared store are trusted.
 const TRUSTED: Duration = Duration::from_secs(1);
@@ -201,6 +203,19 @@ impl Sealing {
         Ok(Job { payload, result, ..job })
     }
 
+    /// A line of a job's log as it was before it was sealed.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Sealing::open_job`].
+    pub(super) fn open_line(&self, job: JobId, line: StoredLine) -> Result<LogLine, Error> {
+        let StoredLine { at, level, message } = line;
+        let opened = self.keys.open(message, Context::Log(job));
+        let opened =
+            opened.map_err(|reason| unreadable(&format!("the log of job {job}"), reason))?;
+        Ok(LogLine { at, level, message: String::from_utf8_lossy(&opened).into_owned() })
+    }
+
     /// Opens the payload of a schedule.
     ///
     /// # Errors
@@ -338,6 +353,29 @@ impl Core {
             };
         }
         Ok(())
+    }
+
+    /// What is to be stored of a message in the log of a job.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Core::seal_jobs`].
+    pub(super) async fn seal_line(&self, job: JobId, message: String) -> Result<Bytes, Error> {
+        let encrypted = self.encrypted().await?;
+        let queue = if encrypted.is_empty() { None } else { self.queue_of(job).await? };
+        match queue.filter(|queue| encrypted.contains(queue)) {
+            Some(queue) => self.sealing.seal(&queue, message.as_bytes(), Context::Log(job)),
+            None => Ok(plain(message.into())),
+        }
+    }
+
+    /// The queue of a job, also of one that has ended.
+    async fn queue_of(&self, job: JobId) -> Result<Option<QueueName>, Error> {
+        let found = self.health.watch(self.store.queues_of(vec![job]).await)?;
+        match found.into_iter().flatten().next() {
+            Some(queue) => Ok(Some(queue)),
+            None => Ok(self.health.watch(self.store.job(job).await)?.map(|job| job.queue)),
+        }
     }
 
     /// Asks the store for the queues of jobs that are not known.
