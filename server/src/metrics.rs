@@ -151,6 +151,11 @@ impl Metrics {
         }
     }
 
+    /// How many jobs have done this since the start of the node.
+    pub fn total(&self, what: Counted) -> u64 {
+        self.jobs.with_label_values(&[what.name()]).get()
+    }
+
     /// A request took this long.
     pub fn time(&self, what: Timed, took: Duration) {
         self.duration.with_label_values(&[what.name()]).observe(took.as_secs_f64());

@@ -19,6 +19,7 @@ mod events;
 mod gates;
 mod health;
 mod kv;
+mod lately;
 mod logs;
 mod people;
 mod pull;
@@ -97,6 +98,7 @@ struct Core {
     sessions: sessions::Sessions,
     metrics: Metrics,
     health: health::Monitor,
+    lately: lately::Lately,
     sealing: sealing::Sealing,
     draining: CancellationToken,
     started: Instant,
@@ -139,6 +141,7 @@ impl Broker {
             sessions: sessions::Sessions::new(patience),
             metrics: Metrics::default(),
             health: health::Monitor::new(unopened),
+            lately: lately::Lately::default(),
             sealing: sealing::Sealing::new(keys),
             draining: CancellationToken::new(),
             started: Instant::now(),
