@@ -74,6 +74,8 @@ pub enum Operation {
     ChangeSchedule,
     GetCluster,
     DrainNode,
+    ReadValues,
+    ChangeValues,
     /// A sign of life, and what is open to everybody: health, the API's description.
     Greet,
 }
@@ -89,6 +91,9 @@ impl Operation {
             Self::Greet => None,
             Self::Push => Some(&[Produce, Admin]),
             Self::Pull | Self::Settle => Some(&[Consume, Admin]),
+            // What producers and workers share beside jobs.
+            Self::ChangeValues => Some(&[Produce, Consume, Admin]),
+            Self::ReadValues => Some(&[Produce, Consume, Observe, Admin]),
             // Who pushed a job may wait for its end.
             Self::WaitJob => Some(&[Produce, Observe, Admin]),
             Self::GetJob
@@ -157,6 +162,8 @@ impl Operation {
             Self::ChangeSchedule => "change schedule",
             Self::GetCluster => "get cluster",
             Self::DrainNode => "drain node",
+            Self::ReadValues => "read values",
+            Self::ChangeValues => "change values",
             Self::Greet => "greet",
         }
     }

@@ -1,10 +1,13 @@
 //! What every transport needs to let clients in.
 
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::{Buf, BytesMut};
 use serde::de::DeserializeOwned;
+use tokio::net::tcp::OwnedWriteHalf;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
@@ -165,6 +168,48 @@ pub fn build() -> String {
     let kind = if cfg!(debug_assertions) { "debug" } else { "release" };
     let version = version();
     format!("{version} {kind} {}-{}", std::env::consts::ARCH, std::env::consts::OS)
+}
+
+/// Writes what the system takes now.
+///
+/// # Cancel safety
+///
+/// What was written has left `out`; nothing else has.
+pub(crate) async fn write_some(stream: &OwnedWriteHalf, out: &mut BytesMut) -> io::Result<()> {
+    loop {
+        stream.writable().await?;
+        match stream.try_write(out) {
+            Ok(written) => {
+                out.advance(written);
+                return Ok(());
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// Refuses JSON that nests too deep, before a parser has to follow it.
+pub(crate) fn check_depth(field: &'static str, text: &str) -> Result<(), Error> {
+    let (mut depth, mut is_text, mut is_escaped) = (0_usize, false, false);
+    for byte in text.bytes() {
+        if is_text {
+            is_text = byte != b'"' || is_escaped;
+            is_escaped = byte == b'\\' && !is_escaped;
+            continue;
+        }
+        match byte {
+            b'"' => is_text = true,
+            b'[' | b'{' => depth += 1,
+            b']' | b'}' => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        if depth > limits::JSON_DEPTH_MAX {
+            let detail = format!("nests deeper than {}", limits::JSON_DEPTH_MAX);
+            return Err(Error::invalid(field, detail));
+        }
+    }
+    Ok(())
 }
 
 /// # Errors

@@ -1,8 +1,8 @@
 //! The batonq broker as a library: what the `batonq` program runs.
 //!
 //! ```text
-//!   tcp  http          transports: decode, call the broker, encode
-//!      \ /
+//!   tcp flashq http    transports: decode, call the broker, encode
+//!        \|/
 //!    broker            what clients may ask for; duties: what happens by time
 //!       |
 //!     store            where jobs are kept: a contract, and those who fulfil it
@@ -14,6 +14,7 @@
 
 pub mod node;
 
+mod flashq;
 pub mod http;
 pub mod tcp;
 

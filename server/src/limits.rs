@@ -243,3 +243,18 @@ pub const DEMAND_MAX: usize = 1000;
 
 /// Queues with metrics of their own; the others are counted together as `_other`.
 pub const METRIC_QUEUES_MAX: usize = 1000;
+
+/// One request of a client of flashQ, or one answer to it: as much as its own server takes in a frame.
+pub const FLASHQ_FRAME_BYTES_MAX: usize = 16 * 1024 * 1024;
+
+/// How long a pull of such a client may wait: nobody wants to wait for longer than a day, and times
+/// without a bound can not be computed with.
+pub const FLASHQ_WAIT_MAX: Duration = Duration::from_secs(24 * 3600);
+
+/// Leases of such clients that a node remembers, so that an ack by number needs no look; what it has
+/// forgotten it asks the store for. Some 10 MiB.
+pub const FLASHQ_LEASES_MAX: usize = 131_072;
+
+/// Payloads and results in one list for a client of flashQ, which has each of them twice: some of its
+/// clients read the one, some the other.
+pub const FLASHQ_ANSWER_BYTES_MAX: usize = 8 * 1024 * 1024;

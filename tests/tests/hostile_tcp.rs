@@ -35,9 +35,8 @@ async fn another_protocol_is_cut_off_without_a_word() {
         tls_hello,
         b"BATONQ\x00\x02",
         b"BATONX",
-        b"\n",
-        b"{\"cmd\":\"PUSH\"}\n",
-        &[0; 64],
+        b"PUSH q 1\n",
+        &[2; 64],
         &[0xff; 64],
     ] {
         let mut wire = server.wire().await;

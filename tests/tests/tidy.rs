@@ -75,9 +75,13 @@ const ARROWS: &[(&str, &[&str])] = &[
     (
         "tcp/",
         &[
-            "access", "broker", "cluster", "door", "error", "explain", "job", "limits", "metrics",
-            "store",
+            "access", "broker", "cluster", "door", "error", "explain", "flashq", "job", "limits",
+            "metrics", "store",
         ],
+    ),
+    (
+        "flashq/",
+        &["access", "broker", "door", "error", "job", "limits", "metrics", "store"],
     ),
     (
         "http/",

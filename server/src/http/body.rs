@@ -8,6 +8,7 @@ use http_body_util::BodyExt;
 use hyper::body::Body;
 use serde::de::DeserializeOwned;
 
+use crate::door::check_depth;
 use crate::error::Error;
 use crate::limits;
 
@@ -78,7 +79,7 @@ pub(super) fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Error> {
         [] => "{}",
         body => str::from_utf8(body).map_err(|_| Error::invalid("body", "is not UTF-8"))?,
     };
-    check_depth(text)?;
+    check_depth("body", text)?;
     // An array would be taken for the fields in their order.
     if !text.trim_start().starts_with('{') {
         return Err(Error::invalid("body", "must be a JSON object"));
@@ -109,29 +110,6 @@ fn invalid(path: &str, error: &serde_json::Error) -> Error {
         (Some(name), path) => format!("{path}.{name}"),
     };
     Error::invalid(Cow::Owned(field), message)
-}
-
-/// Refuses what nests too deep, before a parser has to follow it.
-fn check_depth(text: &str) -> Result<(), Error> {
-    let (mut depth, mut is_text, mut is_escaped) = (0_usize, false, false);
-    for byte in text.bytes() {
-        if is_text {
-            is_text = byte != b'"' || is_escaped;
-            is_escaped = byte == b'\\' && !is_escaped;
-            continue;
-        }
-        match byte {
-            b'"' => is_text = true,
-            b'[' | b'{' => depth += 1,
-            b']' | b'}' => depth = depth.saturating_sub(1),
-            _ => {}
-        }
-        if depth > limits::JSON_DEPTH_MAX {
-            let detail = format!("nests deeper than {}", limits::JSON_DEPTH_MAX);
-            return Err(Error::invalid("body", detail));
-        }
-    }
-    Ok(())
 }
 
 /// Parses bytes as each kind of body there is. For fuzzing: it must not panic or take long.

@@ -27,7 +27,7 @@ use super::handshake::Guest;
 use super::request::{self, Answer, Asker};
 use crate::access::Operation;
 use crate::broker::{Attendance, Broker, Delivery, Notice, Subscription};
-use crate::door::Door;
+use crate::door::{Door, write_some};
 use crate::error::Error;
 use crate::job::{JobId, Lease, QueueName};
 use crate::limits;
@@ -380,23 +380,4 @@ impl Connection {
 
 fn go_away() -> Message {
     Message::GoAway(GoAway { reason: "the node is about to stop".into() })
-}
-
-/// Writes what the system takes now.
-///
-/// # Cancel safety
-///
-/// What was written has left `out`; nothing else has.
-async fn write_some(stream: &OwnedWriteHalf, out: &mut BytesMut) -> std::io::Result<()> {
-    loop {
-        stream.writable().await?;
-        match stream.try_write(out) {
-            Ok(written) => {
-                bytes::Buf::advance(out, written);
-                return Ok(());
-            }
-            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
-            Err(error) => return Err(error),
-        }
-    }
 }

@@ -1,10 +1,11 @@
 //! Starting the real program and talking to it.
 //!
 //! A [`Server`] is a process of its own on free ports and a temporary directory; it is gone when
-//! the test is over, however that ends. [`Wire`] speaks frames byte by byte, [`Http`] requests
-//! line by line; the Rust client is what users have.
+//! the test is over, however that ends. [`Wire`] speaks frames byte by byte, [`FlashQ`] those of
+//! flashQ, [`Http`] requests line by line; the Rust client is what users have.
 
 pub mod cluster;
+pub mod flashq;
 mod http;
 mod live;
 mod namespace;
@@ -17,6 +18,7 @@ mod server;
 mod wire;
 
 pub use cluster::Cluster;
+pub use flashq::FlashQ;
 pub use http::{Http, Reply};
 pub use live::{Live, Seen};
 pub use nginx::Nginx;
