@@ -557,6 +557,8 @@ pub struct LeasedJob {
     pub tags: Vec<Tag>,
     /// The jobs that it waited for, by id.
     pub needs: Vec<Need>,
+    /// What few jobs ask for.
+    pub options: Options,
 }
 
 /// A job that another one waited for.

@@ -273,6 +273,7 @@ impl Model {
             timeout: job.timeout,
             tags: job.tags.clone(),
             needs,
+            options: job.options.clone(),
         };
         self.tell(EventKind::Leased, id, leased);
         job

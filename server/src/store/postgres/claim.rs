@@ -385,11 +385,10 @@ impl PostgresStore {
             let mut job = leased_job(row, payload, now + hold(wish.claim).0)?;
             let mut is_plain = !at::<bool>(row, column::IS_SPECIAL) && job.timeout.is_none();
             if let Some(text) = at(row, column::OPTIONS) {
-                let Options { depends, custom_id, .. } =
-                    parse_options(text).map_err(|_| damaged())?;
-                is_plain &= custom_id.is_none();
-                if !depends.on.is_empty() {
-                    job.needs = needs(self, &depends).await?;
+                job.options = parse_options(text).map_err(|_| damaged())?;
+                is_plain &= job.options.custom_id.is_none();
+                if !job.options.depends.on.is_empty() {
+                    job.needs = needs(self, &job.options.depends).await?;
                 }
             }
             held[owner].push((job.lease, is_plain));
@@ -588,6 +587,7 @@ fn leased_job(row: &Row, payload: Bytes, lease_until: Timestamp) -> Result<Lease
         tags: tags.map_err(|_| damaged())?.unwrap_or_default(),
         payload: Payload { bytes: payload, content_type: content_type.map(Into::into) },
         needs: Vec::new(),
+        options: Options::default(),
     })
 }
 

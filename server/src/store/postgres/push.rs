@@ -525,6 +525,7 @@ fn handed_over(job: &NewJob, id: i64, now: Timestamp, claim: &Claim) -> LeasedJo
         timeout: job.timeout,
         tags: Vec::new(),
         needs: Vec::new(),
+        options: Options::default(),
     }
 }
 

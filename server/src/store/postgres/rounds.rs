@@ -15,7 +15,7 @@ use super::needs::{needs, release_dependents};
 use super::row::{self, count, get, job_id, now, time};
 use super::settle::bury_expired;
 use super::{PostgresStore, QueueId};
-use crate::job::{JobId, Lease, Options, Timestamp};
+use crate::job::{JobId, Lease, Timestamp};
 use crate::store::columns::{parse_tags, sql_id};
 use crate::store::{Claim, Claimed, Effect, Hold, LeasedJob, SESSION_LEASE};
 
@@ -244,12 +244,12 @@ impl PostgresStore {
             for candidate in share.jobs {
                 let missing = || Failure::NotDone("the tables are damaged: no body".into());
                 let body = bodies.get(&candidate.lease.job).ok_or_else(missing)?;
-                let Options { depends, custom_id, .. } = row::options(body)?;
-                let has_key = get::<bool>(body, "is_special") || custom_id.is_some();
-                held.push((candidate.lease, !has_key && candidate.timeout_ms.is_none()));
                 let mut job = leased_job(body, candidate.lease, lease_until)?;
-                if !depends.on.is_empty() {
-                    job.needs = needs(self, &depends).await?;
+                let options = &job.options;
+                let has_key = get::<bool>(body, "is_special") || options.custom_id.is_some();
+                held.push((candidate.lease, !has_key && candidate.timeout_ms.is_none()));
+                if !options.depends.on.is_empty() {
+                    job.needs = needs(self, &options.depends).await?;
                 }
                 jobs.push(job);
             }
@@ -292,6 +292,7 @@ fn leased_job(body: &Row, lease: Lease, lease_until: Timestamp) -> Result<Leased
         tags: row::parsed(body, "tags", parse_tags)?.unwrap_or_default(),
         payload: row::payload(body),
         needs: Vec::new(),
+        options: row::options(body)?,
     })
 }
 

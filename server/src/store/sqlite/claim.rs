@@ -48,7 +48,6 @@ pub(super) struct Found {
     /// It has a key, or others wait for it.
     is_special: bool,
     expires_at: Option<Timestamp>,
-    options: Options,
 }
 
 impl Tables {
@@ -120,8 +119,8 @@ impl Tables {
         for found in &jobs {
             self.begin_attempt(found)?;
             self.tell_leased(queue, found.job.lease, &claim.worker)?;
-            let key = found.options.flow.concurrency.as_ref().map(|it| it.key.clone());
-            let has_key = found.is_special || found.options.custom_id.is_some();
+            let key = found.job.options.flow.concurrency.as_ref().map(|it| it.key.clone());
+            let has_key = found.is_special || found.job.options.custom_id.is_some();
             let plain = !has_key && found.job.timeout.is_none() && key.is_none();
             let is_tagged = !found.job.tags.is_empty();
             taken.push(Taken { lease: found.job.lease, queue, plain, is_tagged, key });
@@ -130,7 +129,7 @@ impl Tables {
         *self.count(queue, State::Leased) += taken.len() as u64;
         self.insert_lease(claim.worker, session, self.now, self.now + hold, taken)?;
         let with_needs = |found: Found| {
-            let needs = self.needs(&found.options.depends)?;
+            let needs = self.needs(&found.job.options.depends)?;
             Ok(LeasedJob { needs, ..found.job })
         };
         jobs.into_iter().map(with_needs).collect()
@@ -207,16 +206,16 @@ fn read_found(row: &rusqlite::Row<'_>, lease_until: Timestamp) -> rusqlite::Resu
         timeout: None,
         tags: Vec::new(),
         needs: Vec::new(),
+        options: Options::default(),
     };
     let is_plain = !row.get::<_, bool>(13)?;
     if is_plain {
-        let options = Options::default();
-        return Ok(Found { job, is_special: false, expires_at: None, options });
+        return Ok(Found { job, is_special: false, expires_at: None });
     }
+    let (timeout, tags) = (row::duration(row, 9)?, row::tags(row, 11)?);
     Ok(Found {
-        job: LeasedJob { timeout: row::duration(row, 9)?, tags: row::tags(row, 11)?, ..job },
+        job: LeasedJob { timeout, tags, options: row::options(row, 12)?, ..job },
         is_special: row.get(10)?,
         expires_at: row::time(row, 8)?,
-        options: row::options(row, 12)?,
     })
 }
