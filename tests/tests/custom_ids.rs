@@ -5,8 +5,8 @@
 use std::sync::Arc;
 
 use batonq_server::clock::ManualClock;
-use batonq_server::job::{NewJob, Payload, QueueName, State, UniqueKey};
-use batonq_server::store::{Pushed, Retention, Store};
+use batonq_server::job::{NewJob, Payload, QueueName, State, UniqueKey, WorkerName};
+use batonq_server::store::{Claim, Hold, Pushed, Retention, SessionId, Settlement, Store, Verdict};
 use batonq_tests::stores::{Maker, Schema, Shared};
 use bytes::Bytes;
 
@@ -45,11 +45,28 @@ async fn of_nodes_that_push_the_same_custom_ids_one_has_each_of_them() {
 }
 
 #[tokio::test]
-async fn a_node_finds_by_its_custom_id_what_another_has_pushed() {
+async fn a_node_finds_by_its_custom_id_what_another_has_pushed_and_given_out() {
     let (_home, [one, other]) = two_nodes().await;
-    let pushed = one.push(vec![called("a", "c")]).await.unwrap();
-    let found = other.job_by_custom_id(UniqueKey::parse("c").unwrap()).await.unwrap();
-    assert_eq!(found.map(|job| job.id), pushed[0].id());
+    let id = one.push(vec![called("a", "c")]).await.unwrap()[0].id().unwrap();
+    let worker = WorkerName::parse("w").unwrap();
+    let claim = Claim {
+        queue: QueueName::parse("a").unwrap(),
+        count: 1,
+        bytes_max: usize::MAX,
+        worker: worker.clone(),
+        hold: Hold::Session(SessionId(1)),
+    };
+    let lease = one.claim(vec![claim]).await.unwrap().jobs[0][0].lease;
+    for node in [&one, &other] {
+        let found = node.job_by_custom_id(UniqueKey::parse("c").unwrap()).await.unwrap().unwrap();
+        assert_eq!((found.id, found.worker.as_ref()), (id, Some(&worker)));
+        assert_eq!(node.leases_of(vec![id]).await.unwrap(), [Some(lease)]);
+    }
+    // What it had it gives back, whoever says that it is done.
+    let settlement = Settlement { lease, verdict: Verdict::Ack { result: None } };
+    other.settle(vec![settlement]).await.unwrap();
+    let again = one.push(vec![called("b", "c")]).await.unwrap();
+    assert!(matches!(again[..], [Pushed::Inserted { .. }]), "{again:?}");
 }
 
 #[tokio::test]

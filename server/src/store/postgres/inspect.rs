@@ -77,28 +77,43 @@ const JOBS: &str = concat!(
 );
 
 /// Where leased jobs stand, and how far their workers are. A job may stand in rows that are no longer
-/// its own, with earlier deliveries. Without an index: there is one row for each claim that is being
-/// worked on.
-const LEASES: &str = "
-    SELECT h.*, p.percent, p.message, c.requested_at, c.force_at
-    FROM (
-        SELECT
-            a.job_id, a.delivery, l.node, l.worker, l.started_at, l.expires_at
-        FROM lease l
-        CROSS JOIN LATERAL unnest(l.job_ids, l.deliveries) AS a (job_id, delivery)
-        WHERE l.job_ids && $1::bigint[] AND a.job_id = ANY($1::bigint[])
-        OFFSET 0
-    ) h
-    LEFT JOIN LATERAL (
-        SELECT requested_at, force_at FROM cancel
-        WHERE job_id = h.job_id AND delivery = h.delivery
-        OFFSET 0
-    ) c ON true
-    LEFT JOIN LATERAL (
-        SELECT percent, message FROM progress
-        WHERE job_id = h.job_id AND delivery = h.delivery
-        OFFSET 0
-    ) p ON true";
+/// its own, with earlier deliveries.
+macro_rules! leases {
+    ($rows:literal) => {
+        concat!(
+            "SELECT h.*, p.percent, p.message, c.requested_at, c.force_at
+             FROM (
+                 SELECT a.job_id, a.delivery, l.node, l.worker, l.started_at, l.expires_at
+                 FROM ",
+            $rows,
+            " l
+                 CROSS JOIN LATERAL unnest(l.job_ids, l.deliveries) AS a (job_id, delivery)
+                 WHERE a.job_id = ANY($1::bigint[])
+                 OFFSET 0
+             ) h
+             LEFT JOIN LATERAL (
+                 SELECT requested_at, force_at FROM cancel
+                 WHERE job_id = h.job_id AND delivery = h.delivery
+                 OFFSET 0
+             ) c ON true
+             LEFT JOIN LATERAL (
+                 SELECT percent, message FROM progress
+                 WHERE job_id = h.job_id AND delivery = h.delivery
+                 OFFSET 0
+             ) p ON true"
+        )
+    };
+}
+
+/// Of this node, which remembers the rows.
+const LEASES: &str = leases!(
+    "unnest($2::bigint[]) AS r (lease_id)
+     CROSS JOIN LATERAL (SELECT * FROM lease WHERE id = r.lease_id OFFSET 0)"
+);
+
+/// Of other nodes. Without an index: there is one row for each claim that is being worked on.
+const LEASES_ELSEWHERE: &str =
+    leases!("(SELECT * FROM lease WHERE job_ids && $1::bigint[] OFFSET 0)");
 
 /// Jobs that are live and stand nowhere else are leased.
 const LEASES_OF: &str = "
@@ -202,8 +217,12 @@ const STATE: &str = concat!(
 );
 
 /// See [`super::hot_statements`].
-pub(super) const HOT: &[super::Named] =
-    &[("inspect::JOBS", JOBS), ("inspect::LEASES", LEASES), ("inspect::LEASES_OF", LEASES_OF)];
+pub(super) const HOT: &[super::Named] = &[
+    ("inspect::JOBS", JOBS),
+    ("inspect::LEASES", LEASES),
+    ("inspect::LEASES_ELSEWHERE", LEASES_ELSEWHERE),
+    ("inspect::LEASES_OF", LEASES_OF),
+];
 
 pub(super) fn damaged(what: &str) -> Failure {
     Failure::NotDone(format!("the tables are damaged: {what}"))
@@ -264,27 +283,52 @@ fn read_known(row: &Row, queue: QueueName) -> Result<Known, Failure> {
 }
 
 /// Adds what belongs to the leases of those that are leased.
-async fn add_leases(tx: &mut Tx<'_>, jobs: &mut HashMap<JobId, Known>) -> Result<(), Failure> {
-    let leased = jobs.values().filter(|(job, _)| job.state == State::Leased);
-    let leased: Vec<i64> = leased.map(|(job, _)| sql_id(job.id)).collect();
-    if leased.is_empty() {
+async fn add_leases(
+    store: &PostgresStore,
+    tx: &mut Tx<'_>,
+    jobs: &mut HashMap<JobId, Known>,
+) -> Result<(), Failure> {
+    let leased = missing(jobs);
+    let remembered = store.leases.rows_of(&leased);
+    if !remembered.is_empty() {
+        for row in tx.query(LEASES, &[&ids_of(&leased), &remembered]).await? {
+            add_lease(&row, jobs)?;
+        }
+    }
+    let left = missing(jobs);
+    if !left.is_empty() {
+        for row in tx.query(LEASES_ELSEWHERE, &[&ids_of(&left)]).await? {
+            add_lease(&row, jobs)?;
+        }
+    }
+    Ok(())
+}
+
+/// The leases of which nothing has been added.
+fn missing(jobs: &HashMap<JobId, Known>) -> Vec<Lease> {
+    let jobs = jobs.values().map(|(job, _)| job);
+    let leased = jobs.filter(|job| job.state == State::Leased && job.worker.is_none());
+    leased.map(|job| Lease { job: job.id, delivery: job.deliveries }).collect()
+}
+
+fn ids_of(leases: &[Lease]) -> Vec<i64> {
+    leases.iter().map(|lease| sql_id(lease.job)).collect()
+}
+
+fn add_lease(row: &Row, jobs: &mut HashMap<JobId, Known>) -> Result<(), Failure> {
+    let Some((job, last)) = jobs.get_mut(&job_id(row, "job_id")) else { return Ok(()) };
+    if job.deliveries != count(row, "delivery") {
         return Ok(());
     }
-    for row in tx.query(LEASES, &[&leased]).await? {
-        let Some((job, last)) = jobs.get_mut(&job_id(&row, "job_id")) else { continue };
-        if job.deliveries != count(&row, "delivery") {
-            continue;
-        }
-        let running = last_attempt(job, &row)?;
-        job.lease_until = time(&row, "expires_at");
-        job.worker = Some(running.worker.clone());
-        job.progress = get::<Option<i16>>(&row, "percent").map(|percent| Progress {
-            percent: u8::try_from(percent).unwrap_or(0),
-            message: get(&row, "message"),
-        });
-        job.cancel = time(&row, "requested_at").zip(time(&row, "force_at"));
-        *last = Some(running);
-    }
+    let running = last_attempt(job, row)?;
+    job.lease_until = time(row, "expires_at");
+    job.worker = Some(running.worker.clone());
+    job.progress = get::<Option<i16>>(row, "percent").map(|percent| Progress {
+        percent: u8::try_from(percent).unwrap_or(0),
+        message: get(row, "message"),
+    });
+    job.cancel = time(row, "requested_at").zip(time(row, "force_at"));
+    *last = Some(running);
     Ok(())
 }
 
@@ -364,11 +408,12 @@ impl PostgresStore {
         Ok(found.map(|(job, _)| job))
     }
 
-    /// Several jobs, in the order of `ids`: two statements, however many they are.
+    /// Several jobs, in the order of `ids`: a statement for the jobs, and one or two for their leases,
+    /// however many they are.
     pub(super) async fn find_jobs(&self, ids: &[JobId]) -> Result<Vec<Option<Job>>, Failure> {
         let mut tx = self.pool.begin().await?;
         let mut jobs = read_jobs(self, &mut tx, ids).await?;
-        add_leases(&mut tx, &mut jobs).await?;
+        add_leases(self, &mut tx, &mut jobs).await?;
         tx.commit(&[]).await?;
         // One may be asked for twice.
         Ok(ids.iter().map(|id| jobs.get(id).map(|(job, _)| job.clone())).collect())
@@ -395,7 +440,7 @@ impl PostgresStore {
         id: JobId,
     ) -> Result<Option<Known>, Failure> {
         let mut jobs = read_jobs(self, tx, &[id]).await?;
-        add_leases(tx, &mut jobs).await?;
+        add_leases(self, tx, &mut jobs).await?;
         Ok(jobs.remove(&id))
     }
 

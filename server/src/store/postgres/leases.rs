@@ -125,6 +125,19 @@ impl Memory {
         leases.map(|lease| rows.known(lease)).collect()
     }
 
+    /// The rows that leases stand in, as far as they are remembered.
+    pub(super) fn rows_of(&self, leases: &[Lease]) -> Vec<LeaseId> {
+        let rows = self.0.lock();
+        let row = |lease: &Lease| {
+            let held = rows.jobs.get(&lease.job)?;
+            (held.delivery == lease.delivery).then_some(held.row)
+        };
+        let mut found: Vec<LeaseId> = leases.iter().filter_map(row).collect();
+        found.sort_unstable();
+        found.dedup();
+        found
+    }
+
     /// Forgets leases that have ended. The answer: rows of which nothing is left.
     pub(super) fn end(&self, leases: impl Iterator<Item = Lease>) -> Vec<LeaseId> {
         let mut rows = self.0.lock();
