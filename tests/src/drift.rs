@@ -1,5 +1,7 @@
 //! Random operations on a store and on the model: every answer must be the same.
 
+mod kv;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,6 +21,7 @@ use batonq_server::store::{
 use bytes::Bytes;
 use proptest::prelude::*;
 
+pub use self::kv::KvStep;
 use crate::stores::{Maker, Memory};
 
 /// One call, or what happens in between. Jobs and leases are chosen among the few there are, so
@@ -81,6 +84,10 @@ pub enum Step {
     RunSchedule(ScheduleName),
     /// A schedule is deleted.
     DeleteSchedule(ScheduleName),
+    /// A line is written into a job's log.
+    Log(JobId, &'static str),
+    /// Values by key.
+    Kv(KvStep),
     /// Time passes.
     Pass(Duration),
     /// The store is closed and opened again.
@@ -444,6 +451,9 @@ pub fn step() -> impl Strategy<Value = Step> {
             .prop_map(|(name, pausing)| Step::PauseSchedule(name, pausing)),
         1 => schedule_name().prop_map(Step::RunSchedule),
         1 => schedule_name().prop_map(Step::DeleteSchedule),
+        1 => (job_id(), prop_oneof![Just("one"), Just("two")])
+            .prop_map(|(id, message)| Step::Log(id, message)),
+        3 => kv::step().prop_map(Step::Kv),
         1 => Just(Step::Reopen),
     ]
 }
@@ -557,6 +567,10 @@ async fn perform_for_people(store: &dyn Store, step: &Step) -> Result<String, Er
         Step::List(filter) => ask!(store.jobs(filter.clone())),
         Step::Look(id) => ask!(store.job(*id)),
         Step::LookAt(queue) => ask!(store.queues(Some(queue.clone()))),
+        Step::Log(id, message) => {
+            ask!(store.log(*id, "info".into(), Bytes::from_static(message.as_bytes())))
+        }
+        Step::Kv(step) => kv::perform(store, step).await?,
         other => unreachable!("{other:?} is no call of a store"),
     })
 }
@@ -564,7 +578,7 @@ async fn perform_for_people(store: &dyn Store, step: &Step) -> Result<String, Er
 /// All that can be seen of a store, thing by thing. `newest` is the newest job that was ever seen:
 /// those that are forgotten must be so everywhere.
 pub(crate) async fn visible(store: &dyn Store, newest: &mut u64) -> Result<Vec<String>, Error> {
-    let mut seen = vec![ask!(store.queues(None))];
+    let mut seen = vec![ask!(store.queues(None)), kv::visible(store).await?];
     let schedules = store.schedules(SchedulesWanted::After(None, 10)).await?;
     seen.push(format!("{schedules:?}"));
     for Schedule { name, .. } in schedules {
@@ -582,7 +596,7 @@ pub(crate) async fn visible(store: &dyn Store, newest: &mut u64) -> Result<Vec<S
     }
     for id in (1..=*newest).map(JobId) {
         let told = store.timeline(id).await?;
-        seen.push(format!("{told:?} {}", ask!(store.notes(id))));
+        seen.push(format!("{told:?} {} {}", ask!(store.notes(id)), ask!(store.logs(id))));
         if told.is_some_and(|(job, _)| !job.state.is_final()) {
             seen.push(ask!(store.standing(id)));
         }

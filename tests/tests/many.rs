@@ -2,7 +2,11 @@
 //! line.
 
 use batonq_client::{Client, Edit, ErrorCode, Failure, NewJob, PullOptions};
+use batonq_server::clock::ManualClock;
+use batonq_server::job::{Payload, QueueName};
+use batonq_server::store::{Duty, Retention};
 use batonq_tests::harness::{Cluster, Http, Server, eventually};
+use batonq_tests::stores::{Maker, Shared};
 use hyper::Method;
 use serde_json::{Value, json};
 
@@ -262,4 +266,27 @@ fn the_command_line_counts_unless_it_is_told_to_do_it() {
     assert!(out.contains("depth_max"), "{out}");
     let (code, out, err) = run(&server, &["replay", "2", "--queue", "b", "--priority", "3"]);
     assert_eq!((code, out.contains("copy of job 2")), (0, true), "{err}");
+}
+
+#[tokio::test]
+async fn lines_of_jobs_that_are_gone_leave_the_tables_in_parts() {
+    let (home, clock) = (Shared::home(), ManualClock::new());
+    let store = Shared::open(&home, &clock, Retention::default()).await;
+    let payload = Payload::new("1".into()).expect("it is small");
+    let job = batonq_server::job::NewJob::new(QueueName::parse("q").expect("a name"), payload);
+    let id = store.push(vec![job]).await.expect("it works")[0].id().expect("it is stored");
+    assert!(store.log(id, "info".into(), "here".into()).await.expect("it works"));
+    let log = format!("{}.job_log", home.name);
+    let lines = "SELECT 1000000 + number % 7, 0, 'info', '' FROM generate_series(1, 2500) number";
+    let sql = format!("INSERT INTO {log} (job_id, at, level, message) {lines}");
+    home.server.execute(&sql).await;
+    let term = Shared::term(&home);
+    let part = async || store.run_duty(&term, Duty::Retention).await.expect("it works").next;
+    assert_eq!(part().await, Some(std::time::Duration::ZERO));
+    assert_eq!(part().await, None);
+    let left = home.server.value(&format!("SELECT count(*) FROM {log}")).await;
+    assert_eq!(left, "1");
+    // It begins anew.
+    assert_eq!(part().await, None);
+    assert_eq!(store.logs(id).await.expect("it works").len(), 1);
 }

@@ -10,7 +10,7 @@ use batonq_tests::harness::Postgres;
 use tokio_postgres::{Client, SimpleQueryMessage};
 
 /// Tables that grow with the jobs. `lease` has a row for each claim that is being worked on.
-const LARGE: [&str; 15] = [
+const LARGE: [&str; 17] = [
     "job",
     "ready",
     "scheduled",
@@ -26,6 +26,8 @@ const LARGE: [&str; 15] = [
     "event",
     "job_note",
     "custom_id",
+    "job_log",
+    "kv",
 ];
 
 async fn plan(client: &Client, sql: &str) -> Vec<String> {
@@ -132,6 +134,8 @@ fn fill(count: u32) -> String {
          INSERT INTO turn SELECT 1, 'k' || id, id FROM job ON CONFLICT DO NOTHING;
          INSERT INTO job_note (job_id, at, kind, delivery, who, detail)
          SELECT id, 0, 'due', 1, '', '' FROM job;
+         INSERT INTO job_log (job_id, at, level, message) SELECT id, 0, 'info', '' FROM job;
+         INSERT INTO kv SELECT 'k' || id, '1', nullif(id % 2, 0) FROM job ON CONFLICT DO NOTHING;
          INSERT INTO cancel SELECT id, 1, 0, 0 FROM job ON CONFLICT DO NOTHING;
          INSERT INTO ttl SELECT 1, id FROM job ON CONFLICT DO NOTHING;
          INSERT INTO deadline SELECT 1, id, 1 FROM job ON CONFLICT DO NOTHING;

@@ -16,8 +16,10 @@ mod guards;
 mod handover;
 mod inspect;
 mod kept;
+mod kv;
 mod leases;
 mod line;
+mod logs;
 mod needs;
 mod notes;
 mod people;
@@ -74,6 +76,8 @@ pub fn all<M: Maker + 'static>() -> Vec<Rule> {
         webhooks::rules::<M>(),
         standing::rules::<M>(),
         notes::rules::<M>(),
+        kv::rules::<M>(),
+        logs::rules::<M>(),
     ]
     .concat()
 }
