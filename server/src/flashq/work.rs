@@ -279,8 +279,10 @@ async fn settle_given(
                 };
                 removed.extend(is_removed.then_some(given.lease.job));
             }
-            Settled::Repeated => {}
-            Settled::LeaseLost | Settled::Unknown => lost.push(given.lease.job),
+            // Also if that lease has ended just so before: somebody else may have the job by now.
+            Settled::Repeated | Settled::LeaseLost | Settled::Unknown => {
+                lost.push(given.lease.job);
+            }
         }
     }
     remove(client, removed).await;
