@@ -127,8 +127,10 @@ async fn settle(client: &Client<'_>, id: JobId, verdict: Verdict) -> Result<bool
     for _ in 0..2 {
         let Some(held) = lease else { return Ok(false) };
         let settlement = Settlement { lease: held, verdict: verdict.clone() };
-        if let [Settled::Done(_) | Settled::Repeated] = broker.settle(vec![settlement]).await?[..] {
-            client.leases.forget(held);
+        let settled = broker.settle(vec![settlement]).await?;
+        client.leases.forget(held);
+        // A lease that has ended so before is not the one that is meant.
+        if let [Settled::Done(_)] = settled[..] {
             return Ok(true);
         }
         let known = broker.leases_of(vec![id]).await?.into_iter().next().flatten();
