@@ -1,6 +1,6 @@
 //! Leasing ready jobs.
 
-use batonq_server::job::{JobId, NewJob, Payload, Reason, State, Tag, WorkerName};
+use batonq_server::job::{JobId, NewJob, Options, Payload, Reason, State, Tag, WorkerName};
 use batonq_server::store::{Claim, Destination, Duty, Hold, Pausing, SESSION_LEASE, Verdict};
 use bytes::Bytes;
 
@@ -109,12 +109,15 @@ rules! {
     async fn a_claim_brings_the_job_as_it_was_pushed(given: Given<M>) {
         let payload = job().payload.with_content_type("text/plain").unwrap();
         let tags = vec![Tag::parse("t").unwrap()];
-        let new = NewJob { payload, tags, max_attempts: 3, ..job() };
+        let extra = Some("{\"kept\":1}".into());
+        let options = Options { extra, ..Options::default() };
+        let new = NewJob { payload, tags, max_attempts: 3, options, ..job() };
         given.push(new.clone()).await;
         let pushed_at = given.now();
         given.pass(SECOND);
         let leased = &given.claim(1).await[0];
         assert_eq!((&leased.payload, &leased.tags), (&new.payload, &new.tags));
+        assert_eq!(leased.options, new.options);
         assert_eq!((leased.max_attempts, leased.created_at), (3, pushed_at));
     }
 
