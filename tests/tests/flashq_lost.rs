@@ -176,22 +176,22 @@ async fn a_worker_keeps_its_jobs_as_long_as_it_is_connected_and_others_may_ack_t
 }
 
 #[tokio::test]
-async fn a_node_that_is_told_to_stop_lets_pulls_go_and_loses_nothing() {
+async fn a_node_that_is_told_to_stop_lets_pulls_go_and_workers_finish() {
     let mut server = Server::start();
     let mut worker = FlashQ::connect(server.tcp, Mode::Text).await;
-    worker.done("PUSH", json!({ "queue": "stop", "data": 1 })).await;
+    let job = worker.done("PUSH", json!({ "queue": "stop", "data": 1 })).await["id"].clone();
     worker.done("PULL", json!({ "queue": "stop", "timeout": 1000 })).await;
     let mut idle = FlashQ::connect(server.tcp, Mode::Text).await;
     idle.say(&json!({ "cmd": "PULL", "queue": "none", "timeout": 60_000, "reqId": "1" })).await;
     idle.done("PING", json!({})).await;
     server.signal("-TERM");
-    for reply in idle.until_closed().await {
-        assert_eq!(reply["job"], Value::Null, "{reply}");
-    }
-    drop(worker);
+    let told = idle.until_closed().await;
+    assert_eq!(told.len(), 1);
+    assert_eq!(told[0]["job"], Value::Null, "{told:?}");
+    worker.done("ACK", json!({ "id": job })).await;
+    assert!(worker.until_closed().await.is_empty());
     assert_eq!(server.wait(), 0);
     server.resume();
-    let mut worker = FlashQ::connect(server.tcp, Mode::Text).await;
-    let pulled = worker.done("PULL", json!({ "queue": "stop", "timeout": 15_000 })).await;
-    assert_eq!(pulled["job"]["data"], 1);
+    let mut other = FlashQ::connect(server.tcp, Mode::Text).await;
+    assert_eq!(other.done("GETSTATE", json!({ "id": job })).await["state"], "completed");
 }

@@ -69,7 +69,7 @@ fn one_job() -> Vec<Step> {
         step(
             "GETJOB",
             json!({ "id": "$a" }),
-            json!({ "job": { "id": "$a", "progress": 40 }, "state": "completed" }),
+            json!({ "job": { "id": "$a", "progress": 100 }, "state": "completed" }),
         ),
         step("WAITJOB", json!({ "id": "$a", "timeout": 1000 }), json!({ "result": { "sum": 3 } })),
         step("GETLOGS", json!({ "id": "$a" }), json!({ "logs": logs })),
