@@ -53,7 +53,7 @@ fn one_job() -> Vec<Step> {
             json!({ "id": "$a" }),
             json!({ "job": plain_job("$a"), "state": "waiting" }),
         ),
-        step("PULL", json!({ "queue": "q", "timeout": 1000 }), json!({ "job": leased })),
+        step("PULL", json!({ "queue": "q", "timeout": 10_000 }), json!({ "job": leased })),
         step("GETSTATE", json!({ "id": "$a" }), json!({ "id": "$a", "state": "active" })),
         step("PROGRESS", json!({ "id": "$a", "progress": 40, "message": "some" }), json!({})),
         step("GETPROGRESS", json!({ "id": "$a" }), json!({ "progress": 40, "message": "some" })),
@@ -71,7 +71,11 @@ fn one_job() -> Vec<Step> {
             json!({ "id": "$a" }),
             json!({ "job": { "id": "$a", "progress": 100 }, "state": "completed" }),
         ),
-        step("WAITJOB", json!({ "id": "$a", "timeout": 1000 }), json!({ "result": { "sum": 3 } })),
+        step(
+            "WAITJOB",
+            json!({ "id": "$a", "timeout": 10_000 }),
+            json!({ "result": { "sum": 3 } }),
+        ),
         step("GETLOGS", json!({ "id": "$a" }), json!({ "logs": logs })),
     ]
 }
@@ -130,7 +134,7 @@ fn batches() -> Vec<Step> {
         step("COUNT", json!({ "queue": "b" }), json!({ "count": 3 })),
         step(
             "PULLB",
-            json!({ "queue": "b", "count": 10, "timeout": 1000 }),
+            json!({ "queue": "b", "count": 10, "timeout": 10_000 }),
             json!({ "jobs": [
                 { "id": "$b2", "data": "two", "priority": 5 },
                 { "id": "$b1", "data": 1 },
@@ -167,7 +171,7 @@ fn every_option() -> Vec<Step> {
         step("PUSH", options, json!({ "id": "$o" })),
         step("GETJOB", json!({ "id": "$o" }), found.clone()),
         step("GETJOBBYCUSTOMID", json!({ "job_id": "cid" }), found),
-        step("PULL", json!({ "queue": "o", "timeout": 1000 }), json!({ "job": shown })),
+        step("PULL", json!({ "queue": "o", "timeout": 10_000 }), json!({ "job": shown })),
         step("ACK", json!({ "id": "$o" }), json!({})),
         // A number that is too large for a double, and what JSON can not say in one way only.
         step(
@@ -177,7 +181,7 @@ fn every_option() -> Vec<Step> {
         ),
         step(
             "PULL",
-            json!({ "queue": "o", "timeout": 1000 }),
+            json!({ "queue": "o", "timeout": 10_000 }),
             json!({ "job": { "id": "$o2", "data": [9_007_199_254_740_993_u64, -1, 0.5, "\u{0}\u{1f600}"] } }),
         ),
         step("ACK", json!({ "id": "$o2" }), json!({})),
@@ -187,7 +191,7 @@ fn every_option() -> Vec<Step> {
             json!({ "queue": "o", "data": 1, "remove_on_complete": true }),
             json!({ "id": "$o3" }),
         ),
-        step("PULL", json!({ "queue": "o", "timeout": 1000 }), json!({ "job": { "id": "$o3" } })),
+        step("PULL", json!({ "queue": "o", "timeout": 10_000 }), json!({ "job": { "id": "$o3" } })),
         step("ACK", json!({ "id": "$o3" }), json!({})),
         step("GETSTATE", json!({ "id": "$o3" }), json!({ "state": "unknown" })),
         step(
@@ -195,7 +199,7 @@ fn every_option() -> Vec<Step> {
             json!({ "queue": "o", "data": 1, "remove_on_fail": true, "max_attempts": 1 }),
             json!({ "id": "$o4" }),
         ),
-        step("PULL", json!({ "queue": "o", "timeout": 1000 }), json!({ "job": { "id": "$o4" } })),
+        step("PULL", json!({ "queue": "o", "timeout": 10_000 }), json!({ "job": { "id": "$o4" } })),
         step("FAIL", json!({ "id": "$o4" }), json!({})),
         step("GETSTATE", json!({ "id": "$o4" }), json!({ "state": "unknown" })),
         step("DLQ", json!({ "queue": "o", "count": 10 }), json!({ "jobs": [] })),
@@ -207,7 +211,7 @@ fn every_option() -> Vec<Step> {
         ),
         step("PUSH", json!({ "queue": "o", "data": 2 }), json!({ "id": "$o6" })),
         step("GETSTATE", json!({ "id": "$o5" }), json!({ "state": "delayed" })),
-        step("PULL", json!({ "queue": "o", "timeout": 1000 }), json!({ "job": { "id": "$o6" } })),
+        step("PULL", json!({ "queue": "o", "timeout": 10_000 }), json!({ "job": { "id": "$o6" } })),
         step("ACK", json!({ "id": "$o6" }), json!({})),
     ]
 }
@@ -220,7 +224,7 @@ fn keys() -> Vec<Step> {
     vec![
         step("PUSH", unique(), json!({ "id": "$k1" })),
         step("PUSH", unique(), json!({ "error": "~duplicate" })),
-        step("PULL", json!({ "queue": "k", "timeout": 1000 }), json!({ "job": { "id": "$k1" } })),
+        step("PULL", json!({ "queue": "k", "timeout": 10_000 }), json!({ "job": { "id": "$k1" } })),
         step("PUSH", unique(), json!({ "error": "~duplicate" })),
         step("ACK", json!({ "id": "$k1" }), json!({})),
         // Free again, whatever became of its holder.
@@ -237,7 +241,7 @@ fn keys() -> Vec<Step> {
         step("PUSH", custom("other"), json!({ "id": "$k6" })),
         step("COUNT", json!({ "queue": "other" }), json!({ "count": 0 })),
         step("PUSHB", json!({ "queue": "k", "jobs": [custom("k")] }), json!({ "ids": ["$k6"] })),
-        step("PULL", json!({ "queue": "k", "timeout": 1000 }), json!({ "job": { "id": "$k6" } })),
+        step("PULL", json!({ "queue": "k", "timeout": 10_000 }), json!({ "job": { "id": "$k6" } })),
         step("ACK", json!({ "id": "$k6" }), json!({})),
         step("GETJOBBYCUSTOMID", json!({ "job_id": "c" }), json!({ "state": "completed" })),
         step("PUSH", custom("k"), json!({ "id": "$k7" })),
@@ -248,7 +252,7 @@ fn keys() -> Vec<Step> {
 }
 
 fn groups_and_dependencies() -> Vec<Step> {
-    let pull = || json!({ "queue": "g", "timeout": 1000 });
+    let pull = || json!({ "queue": "g", "timeout": 10_000 });
     let grouped = || json!({ "queue": "g", "data": 1, "group_id": "one" });
     vec![
         step("PUSH", grouped(), json!({ "id": "$g1" })),
@@ -283,7 +287,7 @@ fn groups_and_dependencies() -> Vec<Step> {
 }
 
 fn failures() -> Vec<Step> {
-    let pull = || json!({ "queue": "f", "timeout": 1000 });
+    let pull = || json!({ "queue": "f", "timeout": 10_000 });
     vec![
         step(
             "PUSH",
@@ -325,7 +329,7 @@ fn failures() -> Vec<Step> {
 }
 
 fn the_dead() -> Vec<Step> {
-    let pull = || json!({ "queue": "d", "timeout": 1000 });
+    let pull = || json!({ "queue": "d", "timeout": 10_000 });
     let once = || json!({ "queue": "d", "data": 1, "max_attempts": 1, "tags": ["t"] });
     let dead = json!({ "id": "$d1", "attempts": 1, "tags": ["t"], "progress_msg": "no" });
     vec![
@@ -358,7 +362,7 @@ fn the_dead() -> Vec<Step> {
 }
 
 fn changes() -> Vec<Step> {
-    let pull = || json!({ "queue": "m", "timeout": 1000 });
+    let pull = || json!({ "queue": "m", "timeout": 10_000 });
     vec![
         step("PUSH", json!({ "queue": "m", "data": 1, "delay": 60_000 }), json!({ "id": "$m1" })),
         step("PUSH", json!({ "queue": "m", "data": 2, "priority": 1 }), json!({ "id": "$m2" })),

@@ -236,7 +236,7 @@ async fn who_waits_for_a_job_is_told_how_it_ended() {
         let push = json!({ "queue": "w", "data": 1, "max_attempts": 1 });
         let id = worker.done("PUSH", push).await["id"].clone();
         let waiting = asking(server.tcp, "WAITJOB", json!({ "id": id, "timeout": 15_000 }));
-        worker.done("PULL", json!({ "queue": "w", "timeout": 1000 })).await;
+        worker.done("PULL", json!({ "queue": "w", "timeout": 10_000 })).await;
         let mut fields = fields;
         fields["id"] = id;
         worker.done(verb, fields).await;

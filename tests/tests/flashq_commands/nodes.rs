@@ -87,7 +87,6 @@ fn shared_rules() -> Vec<Step> {
         on(A, "PUSH", push(), json!({ "id": "$p3" })),
         on(B, "PUSH", push(), json!({ "id": "$p4" })),
         on(C, "PULL", pull(), json!({ "job": { "id": "$p3" } })),
-        on(A, "PULL", hasty(), json!({ "job": null })),
         on(C, "RATELIMITCLEAR", queue(), json!({})),
         on(B, "PULL", pull(), json!({ "job": { "id": "$p4" } })),
         on(C, "ACKB", json!({ "ids": ["$p3", "$p4"] }), json!({ "count": 2 })),

@@ -9,7 +9,7 @@ pub(crate) const ALL: &[fn() -> Vec<Step>] =
     &[pauses_and_limits, lists, clearing, crons, flows, statistics, values, refusals];
 
 fn pauses_and_limits() -> Vec<Step> {
-    let pull = || json!({ "queue": "p", "timeout": 1000 });
+    let pull = || json!({ "queue": "p", "timeout": 10_000 });
     let hasty = || json!({ "queue": "p", "timeout": 50 });
     let push = || json!({ "queue": "p", "data": 1 });
     let queue = || json!({ "queue": "p" });
@@ -45,7 +45,6 @@ fn pauses_and_limits() -> Vec<Step> {
         step("PUSH", push(), json!({ "id": "$p4" })),
         step("PUSH", push(), json!({ "id": "$p5" })),
         step("PULL", pull(), json!({ "job": { "id": "$p4" } })),
-        step("PULL", hasty(), json!({ "job": null })),
         step("RATELIMITCLEAR", queue(), json!({})),
         step("PULL", pull(), json!({ "job": { "id": "$p5" } })),
         step(
@@ -99,7 +98,7 @@ fn lists() -> Vec<Step> {
 
 fn clearing() -> Vec<Step> {
     let push = |queue| json!({ "queue": queue, "data": 1 });
-    let pull = |queue| json!({ "queue": queue, "timeout": 1000 });
+    let pull = |queue| json!({ "queue": queue, "timeout": 10_000 });
     let clean = |queue, state| json!({ "queue": queue, "grace": 0, "state": state });
     vec![
         step("PUSH", push("c"), json!({ "id": "$c1" })),
@@ -214,7 +213,7 @@ fn flows() -> Vec<Step> {
         step("PULL", json!({ "queue": "fp", "timeout": 50 }), json!({ "job": null })),
         step(
             "PULLB",
-            json!({ "queue": "fc", "count": 3, "timeout": 1000 }),
+            json!({ "queue": "fc", "count": 3, "timeout": 10_000 }),
             json!({ "jobs": [
                 { "id": "$fl2", "data": 2 }, { "id": "$fl1" }, { "id": "$fl3" },
             ] }),
@@ -225,7 +224,7 @@ fn flows() -> Vec<Step> {
         step("GETSTATE", state(), json!({ "state": "waiting" })),
         step(
             "PULL",
-            json!({ "queue": "fp", "timeout": 1000 }),
+            json!({ "queue": "fp", "timeout": 10_000 }),
             json!({ "job": { "id": "$fl0", "children_ids": ids, "children_completed": 3 } }),
         ),
         step("GETCHILDREN", parent(), told(3)),
