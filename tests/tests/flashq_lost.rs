@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use batonq_tests::harness::flashq::Mode;
-use batonq_tests::harness::{FlashQ, Server, eventually, stop_all};
+use batonq_tests::harness::{Cluster, FlashQ, Server, eventually, stop_all};
 use parking_lot::Mutex;
 use rand::RngExt;
 use serde_json::{Value, json};
@@ -198,4 +198,32 @@ async fn a_node_that_is_told_to_stop_lets_pulls_go_and_workers_finish() {
     server.resume();
     let mut other = FlashQ::connect(server.tcp, Mode::Text).await;
     assert_eq!(other.done("GETSTATE", json!({ "id": job })).await["state"], "completed");
+}
+
+#[tokio::test]
+async fn what_a_node_has_told_holds_at_the_others_when_it_is_killed() {
+    let mut cluster = Cluster::of(3).await;
+    let mut lost = FlashQ::connect(cluster.nodes[0].tcp, Mode::Text).await;
+    let mut ids = Vec::new();
+    for place in 0..3 {
+        let push = json!({ "queue": "node", "data": place });
+        ids.push(lost.done("PUSH", push).await["id"].clone());
+    }
+    let pull = json!({ "queue": "node", "timeout": 15_000 });
+    assert_eq!(lost.done("PULL", pull.clone()).await["job"]["id"], ids[0]);
+    lost.done("ACK", json!({ "id": ids[0], "result": "kept" })).await;
+    assert_eq!(lost.done("PULL", pull.clone()).await["job"]["id"], ids[1]);
+    cluster.nodes[0].kill();
+    let mut other = FlashQ::connect(cluster.nodes[1].tcp, Mode::Binary).await;
+    assert_eq!(other.done("GETRESULT", json!({ "id": ids[0] })).await["result"], "kept");
+    let mut left = vec![ids[1].clone(), ids[2].clone()];
+    while !left.is_empty() {
+        let id = other.done("PULL", pull.clone()).await["job"]["id"].clone();
+        let place = left.iter().position(|it| *it == id).expect("a job that is not acked");
+        left.remove(place);
+        let told = other.done("GETJOB", json!({ "id": id })).await;
+        // The worker was not to blame.
+        assert_eq!(charges(&told["job"]), 0, "{told}");
+        other.done("ACK", json!({ "id": id })).await;
+    }
 }
