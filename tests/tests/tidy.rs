@@ -79,10 +79,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "metrics", "store",
         ],
     ),
-    (
-        "flashq/",
-        &["access", "broker", "door", "error", "job", "limits", "metrics", "store"],
-    ),
+    ("flashq/", &["access", "broker", "door", "error", "job", "limits", "metrics", "store"]),
     (
         "http/",
         &[
