@@ -42,7 +42,9 @@ fn bench(server: &Server, arguments: &[&str]) -> Run {
 fn each_mode_prints_one_line_and_counts_each_job() {
     let server = Server::start();
     let http = format!("http://{}", server.http().address);
-    for mode in ["cycle", "push", "pipelined", "single", "latency", "http"] {
+    for mode in
+        ["cycle", "push", "pipelined", "single", "latency", "http", "flashq-text", "flashq-binary"]
+    {
         let url = if mode == "http" { http.clone() } else { server.url() };
         let run = bench(&server, &["--mode", mode, "--queue", mode, "--url", &url]);
         let start = format!("BENCH_RESULT mode={mode} jobs_per_sec=");
@@ -95,6 +97,39 @@ fn a_rate_is_offered_in_batches_or_singly() {
 }
 
 #[test]
+fn over_the_flashq_protocol_each_job_is_acked_whatever_its_size() {
+    let server = Server::start();
+    for mode in ["flashq-text", "flashq-binary"] {
+        let bounds = ["--ahead", "100", "--in-flight", "200", "--connections", "2"];
+        for bytes in ["0", "9000"] {
+            let arguments = [&["--mode", mode, "--payload-bytes", bytes], &bounds[..]].concat();
+            let run = bench(&server, &arguments);
+            assert!(run.number("acked") > 0.0, "{}", run.out);
+            assert_eq!((run.number("acked"), run.number("left")), (run.number("pushed"), 0.0));
+        }
+    }
+}
+
+#[test]
+fn over_the_flashq_protocol_a_token_lets_in_and_what_is_refused_is_said() {
+    let server =
+        Server::with().env("BATONQ_TOKENS", "t0ken:admin").env("BATONQ_BIND", "127.0.0.1").start();
+    for mode in ["flashq-text", "flashq-binary"] {
+        let run = bench(&server, &["--mode", mode, "--token", "t0ken"]);
+        assert!(run.number("acked") > 0.0, "{}", run.out);
+        for (arguments, said) in [
+            (&[][..], "Authentication required"),
+            (&["--token", "wrong"], "Invalid token"),
+            (&["--token", "t0ken", "--queue", "no way!"], "Queue name"),
+        ] {
+            let run = bench(&server, &[&["--mode", mode], arguments].concat());
+            assert_eq!((run.code, run.out.as_str()), (1, ""), "{arguments:?}: {}", run.err);
+            assert!(run.err.contains(said), "{arguments:?}: {}", run.err);
+        }
+    }
+}
+
+#[test]
 fn samples_go_to_standard_error_and_into_a_picture() {
     let server = Server::start();
     let file = server.dir().join("rate.svg");
@@ -137,6 +172,8 @@ fn what_a_mode_would_not_heed_is_refused() {
         (&["--mode", "single", "--in-flight", "5"], "--in-flight"),
         (&["--mode", "latency", "--queues", "2"], "--queues"),
         (&["--mode", "http", "--backlog", "2"], "--backlog"),
+        (&["--mode", "flashq-text", "--rate", "5"], "--rate"),
+        (&["--mode", "flashq-binary", "--ahead", "5"], "--ahead"),
         (&["--mode", "cycle", "--pid", "1"], "--pid"),
         (&["--connections", "1001"], "--connections"),
         (&["--mode", "http"], "http://HOST:PORT"),

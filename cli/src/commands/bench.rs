@@ -8,6 +8,7 @@
 //! * `latency`: one job at a time, from its push to its delivery to a waiting subscriber; or so
 //!   many in a second.
 //! * `http`: as `cycle`, by batch push, batch pull and batch ack over HTTP.
+//! * `flashq-text`, `flashq-binary`: the same over the flashQ protocol, one way or the other.
 //! * `idle`: connections that only live; the times are those of their handshakes.
 //!
 //! A run is made of crews (`crew`) of tasks that push and take jobs (`load`) over connections
@@ -16,6 +17,7 @@
 mod crew;
 mod cycle;
 mod dial;
+mod flashq;
 mod http;
 mod idle;
 mod load;
@@ -31,6 +33,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use self::dial::Dial;
+use self::flashq::Framing;
 use self::load::Load;
 use self::meter::{Meter, Period, Watch};
 use self::snapshot::Snapshot;
@@ -81,7 +84,7 @@ pub(crate) struct Bench {
     backlog: u64,
 
     /// Push no more while so many jobs have been pushed and not acked, so that consumers keep up
-    /// (modes cycle, pipelined). At least a batch
+    /// (modes cycle, pipelined, flashq-*). At least a batch
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
     ahead: Option<u32>,
 
@@ -115,6 +118,10 @@ enum Mode {
     Latency,
     /// Push, pull and ack over HTTP; --url is http://HOST:PORT
     Http,
+    /// Push, pull and ack over the flashQ protocol: a line of JSON each
+    FlashqText,
+    /// The same in MessagePack
+    FlashqBinary,
     /// Hold connections
     Idle,
 }
@@ -128,19 +135,28 @@ impl Mode {
             Self::Single => "single",
             Self::Latency => "latency",
             Self::Http => "http",
+            Self::FlashqText => "flashq-text",
+            Self::FlashqBinary => "flashq-binary",
             Self::Idle => "idle",
         }
+    }
+
+    /// Whether its requests have as many jobs as is said, or one.
+    const fn has_batches(self) -> bool {
+        use Mode::{Cycle, FlashqBinary, FlashqText, Http, Push};
+        matches!(self, Cycle | Push | Http | FlashqText | FlashqBinary)
     }
 }
 
 impl Bench {
     pub(crate) async fn run(mut self, shared: &Shared) -> Result<ExitCode, Failure> {
         self.check()?;
-        if !matches!(self.mode, Mode::Cycle | Mode::Push | Mode::Http) {
+        if !self.mode.has_batches() {
             self.batch = 1;
         }
         let mut dial = match self.mode {
             Mode::Http => Dial::over_http(shared)?,
+            Mode::FlashqText | Mode::FlashqBinary => Dial::over_flashq(shared),
             _ => Dial::new(shared),
         };
         if self.nodes {
@@ -174,6 +190,8 @@ impl Bench {
             Mode::Latency => single::latency(self, dial).await,
             Mode::Single => single::round_trips(self, dial).await,
             Mode::Http => http::run(self, dial).await,
+            Mode::FlashqText => flashq::run(self, dial, Framing::Text).await,
+            Mode::FlashqBinary => flashq::run(self, dial, Framing::Binary).await,
             Mode::Idle => idle::run(self, dial).await,
         }
     }
@@ -186,7 +204,7 @@ impl Bench {
 
     /// Refuses options that this mode would not heed.
     fn check(&self) -> Result<(), Failure> {
-        use Mode::{Cycle, Idle, Latency, Pipelined, Push, Single};
+        use Mode::{Cycle, FlashqBinary, FlashqText, Idle, Latency, Pipelined, Push, Single};
         let Load { queues, priorities, delayed, failing, .. } = self.load;
         let options: [(&str, bool, &[Mode]); 10] = [
             ("--queues", queues > 1, &[Cycle, Push]),
@@ -194,8 +212,12 @@ impl Bench {
             ("--delayed", delayed > 0, &[Cycle]),
             ("--failing", failing > 0, &[Cycle]),
             ("--backlog", self.backlog > 0, &[Cycle, Push, Pipelined]),
-            ("--ahead", self.ahead.is_some(), &[Cycle, Pipelined]),
-            ("--in-flight", self.in_flight.is_some(), &[Cycle, Push, Pipelined]),
+            ("--ahead", self.ahead.is_some(), &[Cycle, Pipelined, FlashqText, FlashqBinary]),
+            (
+                "--in-flight",
+                self.in_flight.is_some(),
+                &[Cycle, Push, Pipelined, FlashqText, FlashqBinary],
+            ),
             ("--rate", self.rate.is_some(), &[Cycle, Latency]),
             ("--nodes", self.nodes, &[Cycle, Push, Pipelined, Single, Latency, Idle]),
             ("--pid", self.pid.is_some(), &[Idle]),
@@ -206,7 +228,7 @@ impl Bench {
                 return Err(Failure::usage(format!("{option} means nothing in mode {mode}")));
             }
         }
-        if self.ahead.is_some_and(|ahead| ahead < self.batch) && self.mode == Cycle {
+        if self.ahead.is_some_and(|ahead| ahead < self.batch) && self.mode.has_batches() {
             return Err(Failure::usage("--ahead must be at least --batch"));
         }
         if self.connections > CONNECTIONS_MAX && self.mode != Idle {

@@ -60,7 +60,7 @@ pub(super) async fn run(bench: &Bench, dial: &Dial) -> Result<Outcome, Failure> 
                 producers.spawn(producer.offer(phase, producers.stop.clone()));
             }
             None => {
-                for _ in 0..pushes_at_once(bench) {
+                for _ in 0..requests_at_once(bench) {
                     let producer = Producer::new(bench, client.clone(), &meter);
                     producers.spawn(producer.run(producers.stop.clone()));
                 }
@@ -95,7 +95,8 @@ pub(super) fn account(meter: Arc<Meter>, period: Period, left: u64) -> Outcome {
     Outcome { meter, period, details, is_whole }
 }
 
-fn pushes_at_once(bench: &Bench) -> u32 {
+/// Requests of one connection that are on their way at once.
+pub(super) fn requests_at_once(bench: &Bench) -> u32 {
     bench.in_flight_each().map_or(PUSHES_AT_ONCE, |jobs| jobs.div_ceil(bench.batch))
 }
 

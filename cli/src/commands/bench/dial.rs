@@ -27,8 +27,19 @@ impl Dial {
         let Some(list) = url.strip_prefix("http://") else {
             return Err(Failure::usage(format!("{url}: mode http needs --url http://HOST:PORT")));
         };
-        let urls = list.trim_end_matches('/').split(',').map(str::to_owned).collect();
-        Ok(Self { urls, ..Self::new(shared) })
+        Ok(Self::new(shared).in_turn(list))
+    }
+
+    /// To the addresses in turn, for the protocol of flashQ.
+    pub(super) fn over_flashq(shared: &Shared) -> Self {
+        let url = shared.url();
+        Self::new(shared).in_turn(url.strip_prefix("tcp://").unwrap_or(&url))
+    }
+
+    /// To the addresses of a list in turn.
+    fn in_turn(self, list: &str) -> Self {
+        let list = list.trim_end_matches('/').split(',');
+        Self { urls: list.map(|one| one.trim().to_owned()).collect(), ..self }
     }
 
     /// To all nodes in turn: those that the user has named or, if it is one, those that it names.

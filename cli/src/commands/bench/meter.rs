@@ -157,7 +157,9 @@ impl Meter {
     /// What the p50 and p99 of this mode are of.
     pub(super) fn shown(&self) -> &Times {
         match self.mode {
-            Mode::Cycle | Mode::Pipelined | Mode::Http => &self.acks,
+            Mode::Cycle | Mode::Pipelined | Mode::Http | Mode::FlashqText | Mode::FlashqBinary => {
+                &self.acks
+            }
             Mode::Push => &self.pushes,
             Mode::Latency => &self.deliveries,
             Mode::Single | Mode::Idle => &self.turns,
