@@ -204,7 +204,7 @@ pub struct PostgresStore {
     outbox: Outbox,
     tail: Mutex<Tail>,
     /// Held while tables are vacuumed.
-    vacuum: Arc<tokio::sync::Mutex<()>>,
+    vacuum: Arc<tokio::sync::Mutex<vacuum::Pause>>,
     /// Finished jobs that are too many, by queue, as far as they have been counted.
     excess: Mutex<duties::Excess>,
     /// The last line of a log, by job and number, that the sweep has looked at: a hint.
