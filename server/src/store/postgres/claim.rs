@@ -23,8 +23,8 @@ use crate::job::{JobId, Lease, Options, Payload, QueueName, Timestamp};
 use crate::store::columns::{parse_options, parse_tags, sql_id, sql_millis};
 use crate::store::{Claim, Claimed, Hold, LeasedJob, News, SESSION_LEASE, SessionId};
 
-/// The true heads of queues, for [`super::cursors`]: a full look. From each priority it hops to the next. A
-/// queue with limits has one row more, without a place.
+/// The true heads of queues, for [`super::cursors`]: a full look. From each priority it hops to the
+/// next. A queue with limits has one row more, without a place.
 pub(super) const LOOK: &str = "
     SELECT q.id, NULL::integer AS priority, NULL::bigint AS place, r.is_ready
     FROM unnest($1::bigint[]) AS q (id)

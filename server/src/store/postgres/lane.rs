@@ -26,7 +26,7 @@ use super::migrate::quoted;
 use crate::error::Error;
 
 /// How long a call may take before its connection is given up.
-const CALL_MAX: Duration = Duration::from_secs(6);
+pub(super) const CALL_MAX: Duration = Duration::from_secs(6);
 
 /// After a connection was refused, others that want one are told so this long.
 const REFUSED_FOR: Duration = Duration::from_millis(250);

@@ -273,7 +273,7 @@ impl PostgresStore {
             self.connector.connect_to(dsn, "start", "").await.map_err(|error| error.to_string())?;
         let sql = "SELECT value FROM meta WHERE key = 'lease_key'";
         let rows =
-            conn.once((sql, &[]), lane::PATIENCE).await.map_err(|failure| failure.to_string())?;
+            conn.once((sql, &[]), lane::CALL_MAX).await.map_err(|failure| failure.to_string())?;
         let key = rows.first().and_then(|row| row::get::<&[u8]>(row, "value").try_into().ok());
         let key = key.ok_or("the tables are damaged: no lease key")?;
         self.lease_key.get_or_init(|| LeaseKey(key));
