@@ -502,7 +502,15 @@ const DELIVERIES: &[Case] = &[
             let Twice { first, .. } = it.twice();
             it.remove(vec![first.call, first.told]);
         },
-        &[(Numbered, 1)],
+        &[(Numbered, 1), (Explained, 1)],
+    ),
+    (
+        "a timeline leaves a delivery out",
+        |it| {
+            let Twice { first, .. } = it.twice();
+            it.remove(vec![first.told]);
+        },
+        &[(Numbered, 1), (Explained, 1)],
     ),
     (
         "a delivery comes about nobody knows why",

@@ -47,7 +47,8 @@ fn judge_received_once(case: &Case<'_>, findings: &mut Findings<'_>) {
     }
 }
 
-/// Deliveries are 1, 2, 3, as far as the timeline goes.
+/// Deliveries are 1, 2, 3, as far as the timeline goes. One that is missing there is no reason for the
+/// next.
 fn judge_gaps(case: &Case<'_>, findings: &mut Findings<'_>) {
     if let Some(span) = case.spans.first().filter(|span| span.delivery == 0) {
         let proof: Vec<At> = span.proof().collect();
@@ -63,6 +64,11 @@ fn judge_gaps(case: &Case<'_>, findings: &mut Findings<'_>) {
             let proof: Vec<At> = span.proof().collect();
             findings.add(Invariant::Numbered, &proof, || {
                 format!("delivery {} of job {} follows {before}", span.delivery, case.job)
+            });
+            findings.looked(Invariant::Explained);
+            findings.add(Invariant::Explained, &proof, || {
+                let (job, delivery, last) = (case.job, span.delivery, span.delivery - 1);
+                format!("delivery {delivery} of job {job} came about for no reason: {last} is not told of")
             });
         }
         before = span.delivery;
