@@ -119,8 +119,8 @@ impl Memory {
         self.0.lock().known(lease)
     }
 
-    /// The leases, if all of them are remembered.
-    pub(super) fn all_known(&self, leases: impl Iterator<Item = Lease>) -> Option<Vec<Known>> {
+    /// The leases, each if it is remembered.
+    pub(super) fn known_of(&self, leases: impl Iterator<Item = Lease>) -> Vec<Option<Known>> {
         let rows = self.0.lock();
         leases.map(|lease| rows.known(lease)).collect()
     }

@@ -1,9 +1,9 @@
 //! Ending leases.
 //!
-//! An ack is one compare-and-set on the job's row by (job, delivery), on any node. Acks of leases
-//! that this node remembers are one statement for all of them, or two if some of the jobs are kept
-//! and others are not; everything else is a transaction
-//! that locks the jobs, decides by [`job::after`], and writes what was decided in few statements.
+//! An ack is one compare-and-set on the job's row by (job, delivery), on any node. Acks of plain
+//! jobs whose leases this node remembers are one statement for all of them, or two if some of the
+//! jobs are kept and others are not. All else that comes with them is a transaction after that: it
+//! locks the jobs, decides by [`job::after`], and writes what was decided in few statements.
 
 use std::sync::Arc;
 
@@ -669,43 +669,51 @@ impl PostgresStore {
 
     async fn try_settle(&self, settlements: &[Settlement]) -> Result<SettledAll, Failure> {
         self.look_at_queues().await?;
-        let Some(acks) = self.plain_acks(settlements) else {
+        let (places, acks): (Vec<usize>, Vec<Ack<'_>>) =
+            self.plain_acks(settlements).into_iter().unzip();
+        if acks.is_empty() {
             let all: Vec<&Settlement> = settlements.iter().collect();
             return self.settle_any(&all).await;
-        };
+        }
         let mut all = SettledAll::default();
-        let mut settled = self.ack(&acks).await?;
-        // Those that were passed over are settled once more, to learn why.
-        let lost = settlements.iter().zip(&settled).filter(|(_, done)| done.is_none());
-        let lost: Vec<&Settlement> = lost.map(|(settlement, _)| settlement).collect();
-        if !lost.is_empty() {
-            let outcomes = retrying!(self.settle_any(&lost));
+        let mut settled: Vec<Option<Settled>> = vec![None; settlements.len()];
+        for (place, done) in places.into_iter().zip(self.ack(&acks).await?) {
+            settled[place] = done;
+        }
+        // Acks that were passed over are settled once more, to learn why.
+        let left = settlements.iter().zip(&settled).filter(|(_, done)| done.is_none());
+        let left: Vec<&Settlement> = left.map(|(settlement, _)| settlement).collect();
+        if !left.is_empty() {
+            let outcomes = retrying!(self.settle_any(&left));
             let outcomes = outcomes.map_err(|failure| in_part(failure, &settled))?;
             let open = settled.iter_mut().filter(|done| done.is_none());
             open.zip(outcomes.settled).for_each(|(open, outcome)| *open = Some(outcome));
             all.more = outcomes.more;
-            self.leases.end(lost.iter().map(|settlement| settlement.lease));
+            self.leases.end(left.iter().map(|settlement| settlement.lease));
         }
         all.settled = settled.into_iter().flatten().collect();
         Ok(all)
     }
 
-    /// The settlements with their rows, if all are acks of plain jobs that are remembered.
-    fn plain_acks<'a>(&self, settlements: &'a [Settlement]) -> Option<Vec<Ack<'a>>> {
-        let leases = settlements.iter().map(|settlement| settlement.lease);
-        let known = self.leases.all_known(leases)?;
-        let mut seen = HashSet::with_capacity_and_hasher(settlements.len(), FxBuildHasher);
-        let mut acks = Vec::with_capacity(settlements.len());
-        for (Settlement { lease, verdict }, Known { origin, is_plain }) in
-            settlements.iter().zip(known)
-        {
-            let Verdict::Ack { result } = verdict else { return None };
-            if !is_plain || origin.queue.is_none() || !seen.insert(lease.job) {
-                return None;
-            }
-            acks.push(Ack { lease: *lease, result: result.as_deref(), origin });
+    /// The acks of plain jobs that are remembered, and their places. One whose job is settled
+    /// elsewhere among these, too, is not plain: it matters which comes first.
+    fn plain_acks<'a>(&self, settlements: &'a [Settlement]) -> Vec<(usize, Ack<'a>)> {
+        let known = self.leases.known_of(settlements.iter().map(|settlement| settlement.lease));
+        let mut count: HashMap<JobId, u32> =
+            HashMap::with_capacity_and_hasher(settlements.len(), FxBuildHasher);
+        for settlement in settlements {
+            *count.entry(settlement.lease.job).or_default() += 1;
         }
-        Some(acks)
+        let ack = |(place, (settlement, known)): (usize, (&'a Settlement, Option<Known>))| {
+            let Settlement { lease, verdict: Verdict::Ack { result } } = settlement else {
+                return None;
+            };
+            let Known { origin, .. } =
+                known.filter(|it| it.is_plain && it.origin.queue.is_some())?;
+            let ack = Ack { lease: *lease, result: result.as_deref(), origin };
+            (count.get(&lease.job) == Some(&1)).then_some((place, ack))
+        };
+        settlements.iter().zip(known).enumerate().filter_map(ack).collect()
     }
 
     /// Acks, those that are kept in one statement and those that are not in another. `None`: it
