@@ -105,6 +105,10 @@ pub const ERROR_CODE_BYTES: RangeInclusive<usize> = 1..=64;
 /// trace that is too long must not keep a worker from reporting its failure.
 pub const ERROR_MESSAGE_BYTES_MAX: usize = 8 * 1024;
 
+/// A part of a result, as it is told to those who listen: each of them is an event, and events are
+/// read by pages. What is larger belongs into the result.
+pub const PARTIAL_BYTES_MAX: usize = 64 * 1024;
+
 /// How often a job may be attempted.
 pub const MAX_ATTEMPTS: RangeInclusive<u32> = 1..=1000;
 

@@ -15,8 +15,8 @@ use batonq_server::job::{
 };
 use batonq_server::leader::Term;
 use batonq_server::store::{
-    Claim, Duty, Edit, Extension, Hold, JobFilter, Pausing, Progress, Refused, Retention, Retry,
-    Schedule, SchedulesWanted, SessionId, Settlement, Store, Verdict,
+    Claim, Duty, Edit, Extension, Hold, JobFilter, Partial, Pausing, Progress, Refused, Retention,
+    Retry, Schedule, SchedulesWanted, SessionId, Settlement, Store, Verdict,
 };
 use bytes::Bytes;
 use proptest::prelude::*;
@@ -40,6 +40,8 @@ pub enum Step {
     Extend(usize, Duration),
     /// A worker says how far it is.
     Progress(usize, u8),
+    /// The worker of a lease that was given hands out a part of its result.
+    Partial(usize, u32),
     /// Sessions are renewed.
     Renew(Vec<SessionId>),
     /// A worker is back.
@@ -421,6 +423,7 @@ pub fn step() -> impl Strategy<Value = Step> {
         1 => (lease(), verdict()).prop_map(|(lease, verdict)| Step::SettleAny(lease, verdict)),
         2 => (held(), seconds(20)).prop_map(|(lease, hold)| Step::Extend(lease, hold)),
         1 => (held(), 0..100_u8).prop_map(|(lease, percent)| Step::Progress(lease, percent)),
+        1 => (held(), 0..3_u32).prop_map(|(lease, index)| Step::Partial(lease, index)),
         2 => proptest::collection::vec(session(), 1..3).prop_map(Step::Renew),
         1 => session().prop_map(Step::Adopt),
         2 => session().prop_map(Step::GiveBack),
@@ -533,6 +536,10 @@ pub(crate) async fn perform(
         Step::Progress(back, percent) => {
             let progress = Progress { percent: *percent, message: "on".into() };
             ask!(store.progress(given.lease(*back), progress))
+        }
+        Step::Partial(back, index) => {
+            let partial = Partial { index: Some(*index), data: "1".into() };
+            ask!(store.partial(given.lease(*back), partial))
         }
         Step::Renew(sessions) => ask!(store.renew(sessions.clone())),
         Step::Adopt(session) => ask!(store.adopt(*session)),

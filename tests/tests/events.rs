@@ -3,8 +3,10 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use batonq_server::limits::PARTIAL_BYTES_MAX;
 use batonq_tests::harness::cluster::{ack, pull, push};
-use batonq_tests::harness::{Cluster, Http, Live, Postgres, Seen, Server};
+use batonq_tests::harness::flashq::Mode;
+use batonq_tests::harness::{Cluster, FlashQ, Http, Live, Postgres, Seen, Server};
 use serde_json::{Value, json};
 
 async fn listen(http: &Http, path: &str) -> Live {
@@ -43,6 +45,32 @@ async fn a_stream_shows_the_life_of_a_job_in_order() {
     assert!(seen.is_sorted_by_key(Seen::id));
     assert_eq!(live.last, Some(seen[4].id()));
     assert_eq!((&seen[2].data["code"], &seen[2].data["delivery"]), (&json!("NO"), &json!(1)));
+}
+
+#[tokio::test]
+async fn a_part_of_a_result_is_shown_as_its_worker_has_handed_it_out() {
+    let server = Server::start();
+    let mut worker = FlashQ::connect(server.tcp, Mode::Text).await;
+    worker.done("PUSH", json!({ "queue": "q", "data": 1 })).await;
+    let id = worker.done("PULL", json!({ "queue": "q" })).await["job"]["id"].clone();
+    let mut live = listen(&server.http(), "/v1/events?kind=partial").await;
+    worker.done("PARTIAL", json!({ "id": id, "data": { "text": "a\nb" }, "index": 3 })).await;
+    worker.done("PARTIAL", json!({ "id": id, "data": null })).await;
+    let seen = live.take(2).await;
+    assert_eq!(kinds(&seen), ["partial", "partial"]);
+    assert!(seen.iter().all(|seen| seen.data["job"] == id));
+    assert_eq!(
+        (&seen[0].data["index"], &seen[0].data["data"]["text"]),
+        (&json!(3), &json!("a\nb"))
+    );
+    assert_eq!((seen[1].data.get("index"), seen[1].data.get("data")), (None, Some(&Value::Null)));
+    let large = json!({ "id": id, "data": "x".repeat(PARTIAL_BYTES_MAX) });
+    assert_eq!(worker.ask("PARTIAL", large).await["ok"], false);
+    let far = json!({ "id": id, "data": 1, "index": 1_u64 << 32 });
+    assert_eq!(worker.ask("PARTIAL", far).await["error"], "Invalid: index: more than 32 bits");
+    worker.done("ACK", json!({ "id": id })).await;
+    let late = worker.ask("PARTIAL", json!({ "id": id, "data": 1 })).await;
+    assert!(late["error"].as_str().is_some_and(|error| error.contains("not found")), "{late}");
 }
 
 #[tokio::test]

@@ -3,7 +3,8 @@
 //! A store takes bytes and knows nothing of keys: payloads and results are sealed here before they
 //! go down and opened here when they come up ([`crate::secrets`]). Not sealed are the names and
 //! numbers by which jobs are found and ordered (queue, tags, keys, content type), the messages of
-//! failures and the notes of progress; nor values of the key-value store, which belong to no queue.
+//! failures, the notes of progress and the parts of results, which are events; nor values of the
+//! key-value store, which belong to no queue.
 //!
 //! # From when on
 //!

@@ -2,15 +2,18 @@
 
 use std::sync::Arc;
 
+use serde::de::IgnoredAny;
 use tokio::time::Instant;
 
 use super::{Broker, Core, Loop};
 use crate::error::Error;
 use crate::group_commit::{Budget, Committer};
 use crate::job::Lease;
+use crate::limits;
 use crate::metrics::{Counted, Timed};
 use crate::store::{
-    Duty, Effect, Extended, Extension, Progress, Refused, Settled, SettledAll, Settlement, Verdict,
+    Duty, Effect, Extended, Extension, Partial, Progress, Refused, Settled, SettledAll, Settlement,
+    Verdict,
 };
 
 impl Broker {
@@ -72,6 +75,28 @@ impl Broker {
     /// [`Error::LeaseLost`], or those of the store.
     pub async fn progress(&self, lease: Lease, progress: Progress) -> Result<(), Error> {
         match self.store().progress(lease, progress).await? {
+            true => Ok(()),
+            false => Err(Error::LeaseLost),
+        }
+    }
+
+    /// Hands out a part of a result to those who listen. It is kept no longer than they need it;
+    /// if nobody listens, it is not kept at all.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::LeaseLost`], [`Error::PayloadTooLarge`] beyond [`limits::PARTIAL_BYTES_MAX`],
+    /// [`Error::Invalid`] if it is no JSON, or those of the store.
+    pub async fn partial(&self, lease: Lease, partial: Partial) -> Result<(), Error> {
+        let (bytes, bytes_max) = (partial.data.len(), limits::PARTIAL_BYTES_MAX);
+        if bytes > bytes_max {
+            let detail = format!("data has {bytes} bytes; at most {bytes_max} are allowed");
+            return Err(Error::PayloadTooLarge { field: "data", detail });
+        }
+        if serde_json::from_slice::<IgnoredAny>(&partial.data).is_err() {
+            return Err(Error::invalid("data", "must be JSON"));
+        }
+        match self.store().partial(lease, partial).await? {
             true => Ok(()),
             false => Err(Error::LeaseLost),
         }

@@ -1,9 +1,10 @@
 //! Events as others see them.
 
 use serde::Serialize;
+use serde_json::value::RawValue;
 
-use crate::store::EventKind;
 use crate::store::events::Event;
+use crate::store::{Detail, EventKind};
 
 /// Something that has happened.
 #[derive(Debug, Serialize)]
@@ -25,6 +26,12 @@ pub struct ShownEvent {
     /// Of progress: how far.
     #[serde(skip_serializing_if = "Option::is_none")]
     percent: Option<u32>,
+    /// Of a part of a result: its place.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    index: Option<u32>,
+    /// The part.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    data: Option<Box<RawValue>>,
     /// Who has it.
     #[serde(skip_serializing_if = "Option::is_none")]
     worker: Option<String>,
@@ -41,21 +48,26 @@ pub struct ShownEvent {
 
 impl From<Event> for ShownEvent {
     fn from(event: Event) -> Self {
-        let (kind, detail) = (event.kind, event.detail);
-        let word = |of: EventKind| detail.word.clone().filter(|_| kind == of);
-        let is_progress = kind == EventKind::Progress;
+        let (kind, Detail { number, word, message }) = (event.kind, event.detail);
+        let word = |of: EventKind| word.clone().filter(|_| kind == of);
+        let (data, message) = match (kind, message) {
+            (EventKind::Partial, Some(data)) => (RawValue::from_string(data).ok(), None),
+            (_, message) => (None, message),
+        };
         Self {
             id: event.id,
             kind: kind.name(),
             at: event.at.to_string(),
             queue: event.queue.as_str().into(),
             job: event.job.map(|job| job.0),
-            delivery: detail.number.filter(|_| !is_progress),
-            percent: detail.number.filter(|_| is_progress),
+            delivery: number.filter(|_| !matches!(kind, EventKind::Progress | EventKind::Partial)),
+            percent: number.filter(|_| kind == EventKind::Progress),
+            index: number.filter(|_| kind == EventKind::Partial),
+            data,
             worker: word(EventKind::Leased),
             code: word(EventKind::Failed),
             reason: word(EventKind::Dead),
-            message: detail.message,
+            message,
         }
     }
 }

@@ -12,7 +12,7 @@ use super::{Answer, Client, Fields, Refused, fields, leases};
 use crate::error::Error;
 use crate::job::{FailureCode, JobId, State};
 use crate::limits;
-use crate::store::{Edit, Retry, Settled, Settlement, Verdict};
+use crate::store::{Edit, Partial, Retry, Settled, Settlement, Verdict};
 
 /// How long the end of a lease is waited for that is taken away: the leader does that, at once
 /// unless it is gone.
@@ -108,15 +108,25 @@ pub(super) async fn log(client: Client<'_>, fields: Fields) -> Answer {
     Ok(Fields::new())
 }
 
-/// A part of a result, for those who listen: over this protocol nobody can. So nothing comes of it
-/// but that a worker learns whether its job is still active.
+/// A part of a result, for those who listen. A worker learns by it whether its job is still active.
 pub(super) async fn partial(client: Client<'_>, fields: Fields) -> Answer {
     let id = fields::job_id(&fields)?;
-    fields::value(&fields, "data")?;
-    match leases::lease_of(&client, id).await? {
-        Some(_) => Ok(Fields::new()),
-        None => Err(Refused(format!("Job {id} not found in processing"))),
+    let index = fields::opt_number(&fields, "index")?.map(u32::try_from).transpose();
+    let index = index.map_err(|_| Refused::invalid("index: more than 32 bits"))?;
+    let partial = Partial { index, data: fields::json(fields::value(&fields, "data")?) };
+    let broker = &client.door.broker;
+    let mut lease = leases::lease_of(&client, id).await?;
+    // What this node remembers may be out of date; what the store says is not.
+    for _ in 0..2 {
+        let Some(held) = lease else { break };
+        match broker.partial(held, partial.clone()).await {
+            Err(Error::LeaseLost) => client.leases.forget(held),
+            done => return done.map(|()| Fields::new()).map_err(Into::into),
+        }
+        let known = broker.leases_of(vec![id]).await?.into_iter().next().flatten();
+        lease = known.filter(|known| *known != held);
     }
+    Err(Refused(format!("Job {id} not found in processing")))
 }
 
 /// Ends the lease of a job, whoever has it. False: nobody has.

@@ -37,7 +37,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::Progress;
+use super::{Partial, Progress};
 use crate::job::{Ending, JobId, QueueName, Reason, State, Timestamp};
 
 /// How long events are kept.
@@ -69,11 +69,12 @@ pub struct Event {
 /// What there is to say of an event, by its kind.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Detail {
-    /// The delivery whose lease begins or ends; of progress: how far, 0 to 100.
+    /// The delivery whose lease begins or ends; of progress: how far, 0 to 100; of a part of a
+    /// result: its place.
     pub number: Option<u32>,
     /// Leased: the worker. Failed: the code. Dead: the reason.
     pub word: Option<String>,
-    /// Failed, progress: for people.
+    /// Failed, progress: for people. A part of a result: the part, as JSON on one line.
     pub message: Option<String>,
 }
 
@@ -87,6 +88,8 @@ pub enum EventKind {
     Leased,
     /// Its worker says how far it is.
     Progress,
+    /// Its worker hands out a part of the result. This event is all that is kept of it.
+    Partial,
     /// It is done.
     Completed,
     /// An attempt ended badly.
@@ -107,10 +110,11 @@ pub enum EventKind {
 
 impl EventKind {
     /// All of them.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Pushed,
         Self::Leased,
         Self::Progress,
+        Self::Partial,
         Self::Completed,
         Self::Failed,
         Self::Released,
@@ -127,6 +131,7 @@ impl EventKind {
             Self::Pushed => "pushed",
             Self::Leased => "leased",
             Self::Progress => "progress",
+            Self::Partial => "partial",
             Self::Completed => "completed",
             Self::Failed => "failed",
             Self::Released => "released",
@@ -237,5 +242,11 @@ impl Detail {
     pub(crate) fn of_progress(progress: &Progress) -> Self {
         let message = Some(progress.message.clone()).filter(|message| !message.is_empty());
         Self { number: Some(progress.percent.into()), word: None, message }
+    }
+
+    /// Of a part of a result, on one line, as streams show it.
+    pub(crate) fn of_partial(partial: &Partial) -> Self {
+        let message = Some(String::from_utf8_lossy(&partial.data).replace(['\n', '\r'], " "));
+        Self { number: partial.index, word: None, message }
     }
 }

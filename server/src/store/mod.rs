@@ -132,6 +132,10 @@ pub trait Store: Send + Sync + 'static {
     /// Notes how far a worker is. False if the lease is lost.
     async fn progress(&self, lease: Lease, progress: Progress) -> Result<bool, Error>;
 
+    /// Tells those who watch its queue of a part of a result; see [`EventKind::Partial`]. Nothing
+    /// else is kept of it. False if the lease is lost.
+    async fn partial(&self, lease: Lease, partial: Partial) -> Result<bool, Error>;
+
     /// Keeps all leases of these sessions for another [`SESSION_LEASE`].
     async fn renew(&self, sessions: Vec<SessionId>) -> Result<(), Error>;
 
@@ -679,6 +683,15 @@ pub struct Progress {
     pub percent: u8,
     /// For people; already cut. May be empty.
     pub message: String,
+}
+
+/// A part of a result that is not there as a whole yet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Partial {
+    /// Which part it is, if its worker says so.
+    pub index: Option<u32>,
+    /// The part: JSON text.
+    pub data: Bytes,
 }
 
 /// Work that happens by time. Only the leader does it.

@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use batonq_server::job::{JobId, NewJob, QueueName, Settings, State};
+use batonq_server::job::{JobId, Lease, NewJob, QueueName, Settings, State};
 use batonq_server::store::events::{EVENTS_KEPT, Event};
 use batonq_server::store::{
-    Detail, Duty, EventId, EventKind, EventPage, EventsWanted, Extension, Hold, Pausing, Progress,
-    Verdict, Watching,
+    Detail, Duty, EventId, EventKind, EventPage, EventsWanted, Extension, Hold, Partial, Pausing,
+    Progress, Verdict, Watching,
 };
 
 use super::given::{Given, SECOND, ack, fail, job, named, queue};
@@ -77,6 +77,32 @@ rules! {
             (EventKind::Leased, detail(2, "w", "")),
             (EventKind::Progress, detail(40, "", "half")),
             (EventKind::Completed, detail(2, "", "")),
+        ];
+        assert_eq!(given.details().await, expected);
+    }
+
+    async fn a_part_of_a_result_is_told_of_while_the_lease_lives(given: Given<M>) {
+        let part = |index, data: &'static str| Partial { index, data: data.as_bytes().into() };
+        let id = given.push(job()).await;
+        let lease = given.lease().await;
+        assert!(given.store.partial(lease, part(None, "0")).await.unwrap(), "nobody watches");
+        given.watch(None).await;
+        assert!(given.store.partial(lease, part(None, "{\n\"n\": 1\r\n}")).await.unwrap());
+        assert!(given.store.partial(lease, part(Some(u32::MAX), "\"two\"")).await.unwrap());
+        let other = Lease { delivery: lease.delivery + 1, ..lease };
+        assert!(!given.store.partial(other, part(None, "3")).await.unwrap());
+        let given = given.reopened().await;
+        assert!(given.store.partial(lease, part(Some(0), "[]")).await.unwrap());
+        given.end(lease, ack()).await;
+        assert!(!given.store.partial(lease, part(None, "4")).await.unwrap());
+        let events = given.events().await;
+        assert!(events.iter().all(|event| event.job == Some(id) && event.queue == queue()));
+        let first = Detail { message: Some("{ \"n\": 1  }".into()), ..Detail::default() };
+        let expected = [
+            (EventKind::Partial, first),
+            (EventKind::Partial, detail(u32::MAX, "", "\"two\"")),
+            (EventKind::Partial, detail(0, "", "[]")),
+            (EventKind::Completed, detail(1, "", "")),
         ];
         assert_eq!(given.details().await, expected);
     }

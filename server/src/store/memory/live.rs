@@ -10,8 +10,8 @@ use crate::job::{
 use crate::limits;
 use crate::store::{
     Attempt, CRASHES_MAX, Claim, Claimed, Destination, Detail, Edit, Effect, EventKind, Extended,
-    Extension, Hold, Job, KeyKind, LeasedJob, Progress, Pushed, Refusal, SESSION_LEASE, Same,
-    SessionId, Settled, Settlement, Verdict, ending_of, verdict_of,
+    Extension, Hold, Job, KeyKind, LeasedJob, Partial, Progress, Pushed, Refusal, SESSION_LEASE,
+    Same, SessionId, Settled, Settlement, Verdict, ending_of, verdict_of,
 };
 
 impl Model {
@@ -421,6 +421,14 @@ impl Model {
         if is_held {
             self.record(lease.job).job.progress = Some(progress.clone());
             self.tell(EventKind::Progress, lease.job, Detail::of_progress(&progress));
+        }
+        is_held
+    }
+
+    pub(super) fn partial(&mut self, lease: Lease, partial: &Partial) -> bool {
+        let is_held = self.held(lease).is_some();
+        if is_held {
+            self.tell(EventKind::Partial, lease.job, Detail::of_partial(partial));
         }
         is_held
     }

@@ -28,7 +28,7 @@ use super::{
     Attempt, Cancelled, Changed, Claim, Claimed, Counts, Decision, Discarded, Duty, DutyReport,
     Edit, Effect, EventId, EventKind, EventPage, EventsWanted, Extended, Extension, Fire, Job,
     JobFilter, JobPage, KeyKind, KeyUse, KvAdd, KvEntry, KvPattern, KvValue, Note, NoteKind,
-    Paused, Pausing, Progress, Pushed, PutSchedule, PutWebhook, Queue, Refused, Retention,
+    Partial, Paused, Pausing, Progress, Pushed, PutSchedule, PutWebhook, Queue, Refused, Retention,
     Schedule, SchedulesWanted, Secret, SessionId, SettledAll, Settlement, Standing, Store,
     StoredLine, Watching, Webhook, WebhookSpec,
 };
@@ -294,6 +294,10 @@ impl Store for MemoryStore {
 
     async fn progress(&self, lease: Lease, progress: Progress) -> Result<bool, Error> {
         self.transaction(|model| model.progress(lease, progress))
+    }
+
+    async fn partial(&self, lease: Lease, partial: Partial) -> Result<bool, Error> {
+        self.transaction(|model| model.partial(lease, &partial))
     }
 
     async fn renew(&self, sessions: Vec<SessionId>) -> Result<(), Error> {

@@ -23,7 +23,9 @@ use super::settle::{Ended, end_badly};
 use super::{PostgresStore, QueueId, retrying};
 use crate::job::{Ending, JobId, Lease, QueueName, Timestamp, WorkerName};
 use crate::store::columns::{sql_id, sql_millis};
-use crate::store::{Effect, Extended, Extension, Progress, SESSION_LEASE, SessionId};
+use crate::store::{
+    Detail, Effect, Extended, Extension, Partial, Progress, SESSION_LEASE, SessionId,
+};
 
 /// The ends that are asked for of these jobs.
 const CANCELS: &str = "
@@ -327,6 +329,20 @@ const PROGRESS: &str = "
     SET delivery = excluded.delivery, percent = excluded.percent, message = excluded.message
     RETURNING job_id";
 
+/// There is no row of a part of a result that a trigger could tell of. The lock has whoever ends the
+/// lease wait: no part comes after the end.
+const PARTIAL: &str = "
+    WITH held AS MATERIALIZED (
+        SELECT id, queue_id FROM job WHERE id = $1 AND delivery = $2 FOR SHARE
+    ),
+    told AS (
+        INSERT INTO event (at, kind, queue_id, job_id, number, message)
+        SELECT now_ms(), 'partial', queue_id, id, $3::integer, $4::text
+        FROM held
+        WHERE watched(ARRAY[queue_id]) <> '{}'
+    )
+    SELECT id FROM held";
+
 /// The live jobs of rows that the transaction has locked.
 pub(super) async fn live(tx: &mut Tx<'_>, ids: &[LeaseId]) -> Result<Vec<LiveRow>, Failure> {
     let mut live: Vec<LiveRow> = Vec::new();
@@ -496,17 +512,39 @@ impl PostgresStore {
         progress: &Progress,
     ) -> Result<bool, Failure> {
         let mut tx = self.keep_lane.begin().await?;
-        if self.leases.known(lease).is_none() {
-            let rows = find(&mut tx, &[lease]).await?;
-            if !rows.iter().any(|row| row.leases.contains(&lease)) {
-                return Ok(false);
-            }
+        if !self.is_held(&mut tx, lease).await? {
+            return Ok(false);
         }
         let percent = i16::from(progress.percent);
         let (job, delivery) = (sql_id(lease.job), lease.delivery.cast_signed());
         let noted = tx.query(PROGRESS, &[&job, &delivery, &percent, &progress.message]).await?;
         tx.commit(&[]).await?;
         Ok(!noted.is_empty())
+    }
+
+    pub(super) async fn tell_partial(
+        &self,
+        lease: Lease,
+        partial: &Partial,
+    ) -> Result<bool, Failure> {
+        let mut tx = self.keep_lane.begin().await?;
+        if !self.is_held(&mut tx, lease).await? {
+            return Ok(false);
+        }
+        let Detail { number, message, .. } = Detail::of_partial(partial);
+        let number = number.map(u32::cast_signed);
+        let (job, delivery) = (sql_id(lease.job), lease.delivery.cast_signed());
+        let held = tx.commit(&[(PARTIAL, &[&job, &delivery, &number, &message])]).await?;
+        Ok(!held[0].is_empty())
+    }
+
+    /// Whether somebody has a lease, as far as its own row says.
+    async fn is_held(&self, tx: &mut Tx<'_>, lease: Lease) -> Result<bool, Failure> {
+        if self.leases.known(lease).is_some() {
+            return Ok(true);
+        }
+        let rows = find(tx, &[lease]).await?;
+        Ok(rows.iter().any(|row| row.leases.contains(&lease)))
     }
 
     pub(super) async fn renew_sessions(&self, sessions: &[SessionId]) -> Result<(), Failure> {

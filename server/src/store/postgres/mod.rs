@@ -79,9 +79,9 @@ use self::wake::Outbox;
 use super::{
     Attempt, Cancelled, Changed, Claim, Claimed, Decision, Destination, Discarded, Duty,
     DutyReport, Edit, Effect, EventId, EventPage, EventsWanted, Extended, Extension, Fire, Job,
-    JobFilter, JobPage, KeyUse, KvAdd, KvEntry, KvPattern, KvValue, News, Note, Offer, Pausing,
-    Progress, Pushed, PushedTo, PutSchedule, PutWebhook, Queue, Refused, Retention, Schedule,
-    SchedulesWanted, Secret, SessionId, Settled, SettledAll, Settlement, Standing, Store,
+    JobFilter, JobPage, KeyUse, KvAdd, KvEntry, KvPattern, KvValue, News, Note, Offer, Partial,
+    Pausing, Progress, Pushed, PushedTo, PutSchedule, PutWebhook, Queue, Refused, Retention,
+    Schedule, SchedulesWanted, Secret, SessionId, Settled, SettledAll, Settlement, Standing, Store,
     StoredLine, Watching, Webhook, WebhookSpec,
 };
 use crate::error::Error;
@@ -366,6 +366,10 @@ impl Store for PostgresStore {
 
     async fn progress(&self, lease: Lease, progress: Progress) -> Result<bool, Error> {
         Ok(self.note_progress(lease, &progress).await?)
+    }
+
+    async fn partial(&self, lease: Lease, partial: Partial) -> Result<bool, Error> {
+        Ok(self.tell_partial(lease, &partial).await?)
     }
 
     async fn renew(&self, sessions: Vec<SessionId>) -> Result<(), Error> {

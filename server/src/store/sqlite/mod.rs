@@ -56,9 +56,9 @@ use self::writer::Writer;
 use super::{
     Attempt, Cancelled, Changed, Claim, Claimed, Decision, Discarded, Duty, DutyReport, Edit,
     Effect, EventId, EventPage, EventsWanted, Extended, Extension, Fire, Job, JobFilter, JobPage,
-    KeyUse, KvAdd, KvEntry, KvPattern, KvValue, Note, Pausing, Progress, Pushed, PutSchedule,
-    PutWebhook, Queue, Refused, Retention, Schedule, SchedulesWanted, Secret, SessionId,
-    SettledAll, Settlement, Standing, Store, StoredLine, Watching, Webhook, WebhookSpec,
+    KeyUse, KvAdd, KvEntry, KvPattern, KvValue, Note, Partial, Pausing, Progress, Pushed,
+    PutSchedule, PutWebhook, Queue, Refused, Retention, Schedule, SchedulesWanted, Secret,
+    SessionId, SettledAll, Settlement, Standing, Store, StoredLine, Watching, Webhook, WebhookSpec,
 };
 use crate::clock::Clock;
 use crate::error::Error;
@@ -270,6 +270,10 @@ impl Store for SqliteStore {
 
     async fn progress(&self, lease: Lease, progress: Progress) -> Result<bool, Error> {
         self.writer.call(move |tables| tables.progress(lease, progress)).await
+    }
+
+    async fn partial(&self, lease: Lease, partial: Partial) -> Result<bool, Error> {
+        self.writer.call(move |tables| tables.partial(lease, &partial)).await
     }
 
     async fn renew(&self, sessions: Vec<SessionId>) -> Result<(), Error> {

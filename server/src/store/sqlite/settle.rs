@@ -9,7 +9,7 @@ use super::tables::{QueueId, Tables};
 use crate::job::{self, Charges, Ending, JobId, Lease, Next, Reason, Rules, State, Timestamp};
 use crate::store::columns::sql_id;
 use crate::store::{
-    CRASHES_MAX, Destination, Detail, EVEN_CHANCE, Effect, EventKind, Progress, Settled,
+    CRASHES_MAX, Destination, Detail, EVEN_CHANCE, Effect, EventKind, Partial, Progress, Settled,
     SettledAll, Settlement, Verdict, ending_of, verdict_of,
 };
 
@@ -428,6 +428,16 @@ impl Tables {
         let queue = self.queue_of(sql_id(lease.job))?;
         let detail = Detail::of_progress(&progress);
         self.tell(EventKind::Progress, queue, Some(sql_id(lease.job)), &detail)?;
+        Ok(true)
+    }
+
+    pub(super) fn partial(&mut self, lease: Lease, partial: &Partial) -> rusqlite::Result<bool> {
+        if self.leases.find(lease).is_none() {
+            return Ok(false);
+        }
+        let queue = self.queue_of(sql_id(lease.job))?;
+        let detail = Detail::of_partial(partial);
+        self.tell(EventKind::Partial, queue, Some(sql_id(lease.job)), &detail)?;
         Ok(true)
     }
 }
