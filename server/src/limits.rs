@@ -231,6 +231,16 @@ pub const KV_KEY_BYTES: RangeInclusive<usize> = 1..=1024;
 /// Keys in one list: at their longest, as many as an answer can hold without harm.
 pub const KV_KEYS_MAX: usize = 10_000;
 
+/// Workers in the list of those that have said that they are at work: a cluster that has more is
+/// looked at by other means.
+pub const WORKER_NOTES_MAX: usize = 1000;
+
+/// The length of the name that such a worker gives itself, in bytes: it is part of a key.
+pub const WORKER_NOTE_ID_BYTES: RangeInclusive<usize> = 1..=WORKER_NAME_BYTES_MAX;
+
+/// Queues that it may name.
+pub const WORKER_NOTE_QUEUES_MAX: usize = 64;
+
 /// Refusals that are being noted at the same time; those beyond are not noted, since a flood of
 /// late answers must not keep others from the store.
 pub const REFUSALS_NOTED_MAX: usize = 4;

@@ -2,6 +2,9 @@
 //!
 //! They belong to no queue. So nothing of them is sealed, whatever queues are encrypted: who wants a
 //! value to be secret seals it before it is set.
+//!
+//! Keys that begin with `batonq.` are batonq's own, like queues of such names: clients neither see nor
+//! touch them.
 
 use std::time::Duration;
 
@@ -9,6 +12,7 @@ use super::Broker;
 use crate::error::Error;
 use crate::job::{KvKey, TooLarge};
 use crate::limits;
+use crate::store::kv::is_own;
 use crate::store::{KvAdd, KvEntry, KvPattern, KvValue};
 
 impl Broker {
@@ -21,7 +25,7 @@ impl Broker {
     ///
     /// # Errors
     ///
-    /// [`Error::Invalid`] and [`Error::PayloadTooLarge`] if an entry can not be accepted,
+    /// [`Error::Invalid`] and [`Error::PayloadTooLarge`] if an entry, or a key, can not be accepted,
     /// [`Error::Overloaded`], or those of the store; likewise below.
     pub async fn kv_set(&self, entries: Vec<KvEntry>) -> Result<(), Error> {
         check_count("entries", entries.len())?;
@@ -38,6 +42,7 @@ impl Broker {
     /// [`Error::PayloadTooLarge`] if they do not fit into one answer.
     pub async fn kv_get(&self, keys: Vec<KvKey>) -> Result<Vec<Option<KvValue>>, Error> {
         check_count("keys", keys.len())?;
+        keys.iter().try_for_each(Self::check_key)?;
         let bytes_max = limits::ANSWER_BYTES_MAX;
         let found = self.store().kv_get(keys, bytes_max).await?;
         found.ok_or_else(|| Error::PayloadTooLarge {
@@ -48,11 +53,13 @@ impl Broker {
 
     /// Deletes a value. False: there was none.
     pub async fn kv_delete(&self, key: KvKey) -> Result<bool, Error> {
+        Self::check_key(&key)?;
         self.store().kv_delete(key).await
     }
 
     /// Gives a value so much time to live, from now on. False: there is none.
     pub async fn kv_expire(&self, key: KvKey, ttl: Duration) -> Result<bool, Error> {
+        Self::check_key(&key)?;
         check_ttl(ttl)?;
         self.store().kv_expire(key, ttl).await
     }
@@ -71,15 +78,30 @@ impl Broker {
     /// [`Error::Invalid`], and nothing is changed, if the value or the sum is no such number of 64
     /// bits.
     pub async fn kv_add(&self, key: KvKey, by: i64) -> Result<i64, Error> {
+        Self::check_key(&key)?;
         match self.store().kv_add(key, by).await? {
             KvAdd::Done(sum) => Ok(sum),
             KvAdd::NotANumber => Err(Error::invalid("value", "what stands there is no integer")),
             KvAdd::Overflow => Err(Error::invalid("value", "the sum does not fit into 64 bits")),
         }
     }
+
+    /// # Errors
+    ///
+    /// [`Error::Invalid`] for a key that is batonq's own.
+    pub fn check_key(key: &KvKey) -> Result<(), Error> {
+        match is_own(key.as_str()) {
+            true => {
+                let detail = format!("{key}: keys that begin with batonq. are batonq's own");
+                Err(Error::invalid("key", detail))
+            }
+            false => Ok(()),
+        }
+    }
 }
 
 fn check(entry: &KvEntry) -> Result<(), Error> {
+    Broker::check_key(&entry.key)?;
     let bytes = entry.value.len();
     if bytes > limits::PAYLOAD_BYTES_MAX {
         return Err(TooLarge { field: "value", bytes }.into());
@@ -134,6 +156,7 @@ mod tests {
         let broker = broker();
         let ttl = Some(limits::DELAY_MAX + Duration::from_millis(1));
         for (bad, field) in [
+            (entry("batonq.own", 1), "key"),
             (entry("bad", limits::PAYLOAD_BYTES_MAX + 1), "value"),
             (KvEntry { ttl, ..entry("bad", 1) }, "ttl"),
         ] {
@@ -147,6 +170,26 @@ mod tests {
         assert_eq!(broker.kv_keys("*").await.unwrap(), []);
         let long = "k".repeat(2000);
         assert_eq!(broker.kv_keys(&long).await.unwrap_err().field(), Some("pattern"));
+    }
+
+    #[tokio::test]
+    async fn our_own_values_are_neither_seen_nor_touched() {
+        let broker = broker();
+        let own = entry("batonq.own", 1);
+        let key = || own.key.clone();
+        broker.store().kv_set(vec![own.clone()]).await.unwrap();
+        for refused in [
+            broker.kv_set(vec![own.clone()]).await.unwrap_err(),
+            broker.kv_get(vec![key()]).await.unwrap_err(),
+            broker.kv_delete(key()).await.unwrap_err(),
+            broker.kv_expire(key(), Duration::ZERO).await.unwrap_err(),
+            broker.kv_add(key(), 1).await.unwrap_err(),
+        ] {
+            assert_eq!(refused.field(), Some("key"));
+        }
+        assert_eq!(broker.kv_keys("batonq.*").await.unwrap(), []);
+        let kept = broker.store().kv_get(vec![key()], usize::MAX).await.unwrap().unwrap();
+        assert_eq!(kept[0].as_ref().map(|kept| &kept.value[..]), Some(&b"1"[..]));
     }
 
     #[tokio::test]

@@ -33,6 +33,7 @@ mod subscription;
 mod upkeep;
 mod waiters;
 mod webhooks;
+mod worker_notes;
 
 pub(crate) use alarms::Alarms;
 pub use bulk::{BulkAction, BulkDone, BulkFilter, BulkRequest, reason_in, state_in};
@@ -43,6 +44,7 @@ pub use sessions::{Attendance, Notice, Patience, Visitor, Worker};
 pub use shown::ShownEvent;
 pub use subscription::{Delivery, Subscription};
 pub(crate) use webhooks::{Letter, Outcome};
+pub use worker_notes::{WORKER_NOTE_KEPT, WorkerNote};
 
 use std::future::Future;
 use std::pin::Pin;

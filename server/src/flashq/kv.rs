@@ -7,6 +7,7 @@ use serde_json::Value;
 use super::job::object;
 use super::look::check_bytes;
 use super::{Answer, Client, Fields, Refused, fields};
+use crate::broker::Broker;
 use crate::job::KvKey;
 use crate::limits;
 use crate::store::{KvEntry, KvValue};
@@ -71,7 +72,7 @@ async fn get(client: &Client<'_>, fields: &Fields) -> Result<Option<KvValue>, Re
 pub(super) async fn kvmget(client: Client<'_>, fields: Fields) -> Answer {
     let keys = list(&fields, "keys")?.iter().take(limits::BATCH_MAX);
     let mut places: Vec<Option<KvKey>> =
-        keys.map(|key| key.as_str().and_then(|key| KvKey::parse(key).ok())).collect();
+        keys.map(|key| key.as_str().and_then(|key| key_of(key).ok())).collect();
     let mut values = Vec::with_capacity(places.len());
     let mut bytes = 0;
     for part in places.chunks_mut(AT_ONCE) {
@@ -126,7 +127,7 @@ fn key(fields: &Fields) -> Result<KvKey, Refused> {
 
 fn key_of(text: &str) -> Result<KvKey, Refused> {
     match KvKey::parse(text) {
-        Ok(key) => Ok(key),
+        Ok(key) => Ok(Broker::check_key(&key).map(|()| key)?),
         Err(_) if text.is_empty() => Err(Refused("Key cannot be empty".into())),
         Err(_) if text.len() > *limits::KV_KEY_BYTES.end() => {
             let max = limits::KV_KEY_BYTES.end();

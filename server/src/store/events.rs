@@ -222,7 +222,7 @@ pub(crate) fn is_internal(queue: &QueueName) -> bool {
     queue.as_str().starts_with(INTERNAL)
 }
 
-/// How the names of queues begin that are batonq's own.
+/// How the names of queues and the keys of values begin that are batonq's own.
 pub const INTERNAL: &str = "batonq.";
 
 impl Detail {

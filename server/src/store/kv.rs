@@ -7,11 +7,14 @@
 //!   [`Duty::Retention`](super::Duty::Retention).
 //! * **Keys are in the order of their bytes**, in every store.
 //! * **What is added up is never lost**: who adds at the same time adds one after the other.
+//! * **Keys that begin with `batonq.` are ours**, like queues of such names. No list has them that
+//!   was not made for them, and the broker keeps clients from them.
 
 use std::time::Duration;
 
 use bytes::Bytes;
 
+use super::events::INTERNAL;
 use crate::job::{InvalidField, KvKey};
 use crate::limits;
 
@@ -64,10 +67,19 @@ fn whole_number(value: &[u8]) -> Option<i128> {
     is_whole.then(|| text.parse().ok()).flatten()
 }
 
+/// Whether a key is batonq's own.
+pub(crate) fn is_own(key: &str) -> bool {
+    key.starts_with(INTERNAL)
+}
+
 /// Which keys to list: `*` stands for any letters, also none, `?` for any one of them, and all else
 /// for itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct KvPattern(Box<str>);
+pub struct KvPattern {
+    text: Box<str>,
+    /// It means keys of batonq's own, and no others.
+    is_own: bool,
+}
 
 impl KvPattern {
     /// # Errors
@@ -81,17 +93,25 @@ impl KvPattern {
         if text.contains('\0') {
             return Err(InvalidField::new("pattern", "NUL is not allowed"));
         }
-        Ok(Self(text.into()))
+        Ok(Self { text: text.into(), is_own: false })
+    }
+
+    /// All keys of batonq's own that begin so, after `batonq.`.
+    pub fn own(beginning: &str) -> Self {
+        Self { text: format!("{INTERNAL}{beginning}*").into(), is_own: true }
     }
 
     /// What all keys begin with that it means.
     pub(super) fn prefix(&self) -> &str {
-        self.0.split(['*', '?']).next().unwrap_or_default()
+        self.text.split(['*', '?']).next().unwrap_or_default()
     }
 
     /// Whether a key is meant.
     pub fn matches(&self, key: &str) -> bool {
-        let (mut pattern, mut key) = (self.0.chars(), key.chars());
+        if is_own(key) != self.is_own {
+            return false;
+        }
+        let (mut pattern, mut key) = (self.text.chars(), key.chars());
         // What follows the last star, and where it may begin next.
         let mut again = None;
         loop {
@@ -148,6 +168,20 @@ mod tests {
         ] {
             let meant = KvPattern::parse(pattern).unwrap().matches(key);
             assert_eq!(meant, is_meant, "{pattern:?} {key:?}");
+        }
+    }
+
+    #[test]
+    fn our_own_keys_are_meant_by_our_own_patterns_only() {
+        for pattern in ["*", "batonq.*", "batonq.a", "b*"] {
+            let pattern = KvPattern::parse(pattern).unwrap();
+            assert!(!pattern.matches("batonq.a"), "{pattern:?}");
+        }
+        assert!(KvPattern::parse("*").unwrap().matches("batonq"));
+        let own = KvPattern::own("a.");
+        assert_eq!(own.prefix(), "batonq.a.");
+        for (key, is_meant) in [("batonq.a.b", true), ("batonq.b.a", false), ("a.b", false)] {
+            assert_eq!(own.matches(key), is_meant, "{key:?}");
         }
     }
 

@@ -33,7 +33,7 @@ mod alone;
 mod columns;
 pub mod events;
 mod guards;
-mod kv;
+pub(crate) mod kv;
 mod logs;
 pub mod memory;
 pub mod postgres;

@@ -134,6 +134,16 @@ rules! {
         }
     }
 
+    async fn our_own_keys_are_in_no_list_but_our_own(given: Given<M>) {
+        for at in ["a", "batonq", "batonq.w.1", "batonq.w.2", "batonq.x", "c"] {
+            given.set(at, "1", None).await;
+        }
+        assert_eq!(given.keys("*").await, ["a", "batonq", "c"]);
+        assert_eq!(given.keys("batonq.*").await, Vec::<String>::new());
+        let own = given.store.kv_keys(KvPattern::own("w.")).await.unwrap();
+        assert_eq!(own, [key("batonq.w.1"), key("batonq.w.2")]);
+    }
+
     async fn a_list_of_keys_is_bounded(given: Given<M>) {
         let name = |number: usize| format!("k{number:05}");
         let many: Vec<KvEntry> =

@@ -263,6 +263,7 @@ fn values() -> Vec<Step> {
     let key = |key| json!({ "key": key });
     let entries =
         json!([{ "key": "v:a", "value": 1 }, { "key": "v:b", "value": "two", "ttl": 60_000 }]);
+    let mixed = json!([{ "key": "v:c", "value": 1 }, { "key": "batonq.x", "value": 1 }]);
     vec![
         step("KVSET", json!({ "key": "v:é", "value": { "n": [1, null] } }), json!({})),
         step("KVGET", key("v:é"), json!({ "value": { "n": [1, null] } })),
@@ -293,6 +294,15 @@ fn values() -> Vec<Step> {
         step("KVGET", key("v:a"), json!({ "value": null })),
         step("KVSET", json!({ "key": "", "value": 1 }), json!({ "error": "~key" })),
         step("KVSET", json!({ "key": "k".repeat(1025), "value": 1 }), json!({ "error": "~key" })),
+        step(
+            "KVSET",
+            json!({ "key": "batonq.x", "value": 1 }),
+            json!({ "error": "~key: batonq.x" }),
+        ),
+        step("KVMSET", json!({ "entries": mixed }), json!({ "count": 1 })),
+        step("KVMGET", json!({ "keys": ["batonq.x", "v:c"] }), json!({ "values": [null, 1] })),
+        step("KVINCR", key("batonq.x"), json!({ "error": "~key: batonq.x" })),
+        step("KVKEYS", json!({ "pattern": "batonq*" }), json!({ "keys": [] })),
     ]
 }
 
