@@ -165,6 +165,9 @@ pub const URL_BYTES_MAX: usize = 2048;
 /// The length of a webhook's secret in bytes: a shorter one could be guessed.
 pub const SECRET_BYTES: RangeInclusive<usize> = 16..=256;
 
+/// The same of a webhook that is told as flashQ tells them: there are receivers with shorter ones.
+pub const FLASHQ_SECRET_BYTES: RangeInclusive<usize> = 1..=256;
+
 /// Queues, or kinds of events, that one webhook names.
 pub const WEBHOOK_FILTER_MAX: usize = 100;
 

@@ -32,7 +32,7 @@ use crate::store::postgres::{self, Election, Identity, PostgresStore, Presence};
 use crate::store::sqlite::{OpenError, Options, SqliteStore};
 use crate::store::{Alone, Duty, Retention, Signal, Store};
 use crate::webhooks::Courier;
-use crate::{http, limits, mutants, tcp};
+use crate::{flashq, http, limits, mutants, tcp};
 
 /// A running node. To be [stopped](Node::stop); dropping it cuts everything off.
 #[derive(Debug)]
@@ -138,7 +138,8 @@ impl Node {
         ground.loops.into_iter().for_each(|run| drop(loops.spawn(run)));
         broker_loops.into_iter().for_each(|(name, run)| drop(loops.spawn(named(name, run))));
         spawn_duties(&mut loops, &door, &phases);
-        let courier = Courier::new(door.broker.clone(), door.leadership.clone(), door.reach);
+        let (broker, leadership) = (door.broker.clone(), door.leadership.clone());
+        let courier = Courier::new(broker, leadership, door.reach, flashq::webhook::body);
         loops.spawn(named("webhooks", Box::pin(courier.run(phases.loops.clone()))));
         spawn_listeners(&mut loops, &door, ground.signals, &requests, &phases);
         door.tasks.spawn(tcp::serve(listener, door.clone()));

@@ -5,8 +5,9 @@ use std::sync::Arc;
 
 use batonq_client::{Error, PullOptions};
 use batonq_tests::harness::cluster::{ack, pull, push};
+use batonq_tests::harness::flashq::Mode;
 use batonq_tests::harness::{
-    Cluster, Http, Postgres, Received, Receiver, Reply, Server, eventually,
+    Cluster, FlashQ, Http, Postgres, Received, Receiver, Reply, Server, eventually,
 };
 use hmac::{Hmac, KeyInit, Mac};
 use hyper::Method;
@@ -36,11 +37,13 @@ fn is_signed(received: &Received, secret: &str) -> bool {
     let signature = received.header("batonq-signature");
     let (time, code) = signature.split_once(",v1=").expect("time and code");
     let time = time.strip_prefix("t=").expect("a time");
+    code == hash(&[format!("{time}.").as_bytes(), &received.body].concat(), secret)
+}
+
+fn hash(bytes: &[u8], secret: &str) -> String {
     let mut mac = Hmac::<Sha256>::new_from_slice(secret.as_bytes()).expect("a key");
-    mac.update(format!("{time}.").as_bytes());
-    mac.update(&received.body);
-    let hex: String = mac.finalize().into_bytes().iter().map(|it| format!("{it:02x}")).collect();
-    hex == code
+    mac.update(bytes);
+    mac.finalize().into_bytes().iter().map(|it| format!("{it:02x}")).collect()
 }
 
 /// What the last attempt of a delivery says.
@@ -105,6 +108,63 @@ async fn a_webhook_is_told_of_what_it_asks_for() {
     let event = receiver.next().await.event();
     assert_eq!((&event["kind"], &event["job"]), (&json!("completed"), &json!(id)));
     assert!(receiver.rest().is_empty());
+}
+
+async fn flashq_hook(http: &Http, receiver: &Receiver, secret: Option<&str>) {
+    let kinds = ["pushed", "partial", "completed", "dead"];
+    let body = json!({"url": receiver.url(), "secret": secret, "kinds": kinds, "format": "flashq"});
+    let made = put(http, "f", body).await;
+    assert_eq!((made.status, &made.json()["format"]), (201, &json!("flashq")), "{}", made.text);
+}
+
+#[tokio::test]
+async fn a_receiver_of_flashq_is_told_as_flashq_tells() {
+    let server = insecure();
+    let mut receiver = Receiver::start().await;
+    flashq_hook(&server.http(), &receiver, None).await;
+    let mut client = FlashQ::connect(server.tcp, Mode::Text).await;
+    let data = json!({ "n": [1.50, null], "text": "é\n" });
+    let one = client.done("PUSH", json!({ "queue": "q", "data": data })).await["id"].clone();
+    let told = |event: &str, id: &Value, data: Value, error: Value| json!({ "event": event, "queue": "q", "job_id": id, "data": data, "error": error });
+    let mut received = Vec::new();
+    let mut next = async || {
+        let delivery = receiver.next().await;
+        let mut body = delivery.event();
+        assert!(body["timestamp"].as_u64().is_some_and(|at| at > 1_700_000_000_000), "{body}");
+        body.as_object_mut().expect("an object").remove("timestamp");
+        received.push(delivery);
+        body
+    };
+    assert_eq!(next().await, told("pushed", &one, data, Value::Null));
+    client.done("PULL", json!({ "queue": "q" })).await;
+    client.done("PARTIAL", json!({ "id": one, "data": "some", "index": 2 })).await;
+    let chunk = json!({ "chunk": "some", "index": 2 });
+    assert_eq!(next().await, told("partial", &one, chunk, Value::Null));
+    client.done("ACK", json!({ "id": one, "result": { "sum": 3 } })).await;
+    assert_eq!(next().await, told("completed", &one, json!({ "sum": 3 }), Value::Null));
+    let push = json!({ "queue": "q", "data": null, "max_attempts": 1 });
+    let two = client.done("PUSH", push).await["id"].clone();
+    assert_eq!(next().await, told("pushed", &two, Value::Null, Value::Null));
+    client.done("PULL", json!({ "queue": "q" })).await;
+    client.done("FAIL", json!({ "id": two, "error": "it broke" })).await;
+    assert_eq!(next().await, told("failed", &two, Value::Null, json!("it broke")));
+    for delivery in received {
+        let signatures = ["x-flashq-signature", "batonq-signature"];
+        assert_eq!(signatures.map(|name| delivery.header(name)), [""; 2], "there is no secret");
+        assert_eq!(delivery.header("content-type"), "application/json");
+    }
+}
+
+#[tokio::test]
+async fn a_receiver_of_flashq_finds_the_signature_where_flashq_has_it() {
+    let server = insecure();
+    let mut receiver = Receiver::start().await;
+    flashq_hook(&server.http(), &receiver, Some("short")).await;
+    push(&server.http(), "q", json!(1)).await;
+    let received = receiver.next().await;
+    let code = received.header("x-flashq-signature");
+    assert_eq!(code, hash(&received.body, "short"));
+    assert_eq!(received.header("batonq-signature"), "");
 }
 
 #[tokio::test]
@@ -192,6 +252,8 @@ async fn bad_webhooks_name_what_is_wrong() {
         (json!({"url": url, "secret": SECRET, "queues": ["a b"]}), "queues"),
         (json!({"url": url, "secret": SECRET, "kinds": ["born"]}), "kinds"),
         (json!({"url": url, "secret": SECRET, "events": []}), "events"),
+        (json!({"url": url, "secret": SECRET, "format": "flash"}), "format"),
+        (json!({"url": url, "secret": "", "format": "flashq"}), "secret"),
     ] {
         let refused = put(&server.http(), "w", body.clone()).await;
         assert_eq!((refused.status, &refused.json()["field"]), (400, &json!(field)), "{body}");

@@ -43,7 +43,7 @@ pub use pull::Pull;
 pub use sessions::{Attendance, Notice, Patience, Visitor, Worker};
 pub use shown::ShownEvent;
 pub use subscription::{Delivery, Subscription};
-pub(crate) use webhooks::{Letter, Outcome};
+pub(crate) use webhooks::{Draft, Letter, Outcome};
 pub use worker_notes::{WORKER_NOTE_KEPT, WorkerNote};
 
 use std::future::Future;

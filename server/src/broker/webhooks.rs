@@ -7,7 +7,6 @@
 
 use std::time::Duration;
 
-use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::{Broker, ShownEvent};
@@ -21,7 +20,7 @@ use crate::secrets::Unreadable;
 use crate::store::events::Event;
 use crate::store::{
     EventId, EventsWanted, Hold, PutWebhook, Retry, Secret, Settlement, Verdict, Webhook,
-    WebhookSpec,
+    WebhookFormat, WebhookSpec,
 };
 
 /// The queue of the deliveries.
@@ -39,7 +38,18 @@ struct Contents {
     webhook: WebhookName,
     event: EventId,
     kind: String,
-    body: String,
+    #[serde(flatten)]
+    draft: Draft,
+}
+
+/// What a delivery's body is made of.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Draft {
+    /// This is the body.
+    Body(String),
+    /// It is to be made when it is delivered: payloads and results would be stored a second time.
+    Told(Event),
 }
 
 /// A delivery that is to be made.
@@ -52,8 +62,8 @@ pub(crate) struct Letter {
     pub(crate) event: EventId,
     /// What has happened.
     pub(crate) kind: String,
-    /// The event as JSON.
-    pub(crate) body: Bytes,
+    /// What the body is made of.
+    pub(crate) draft: Draft,
 }
 
 /// What came of a delivery.
@@ -75,8 +85,8 @@ impl Broker {
     ///
     /// # Errors
     ///
-    /// [`Error::Invalid`] if there are too many, or a new one has no secret; else those of the
-    /// store, likewise below.
+    /// [`Error::Invalid`] if there are too many, or it has no secret and needs one; else those of
+    /// the store, likewise below.
     pub async fn put_webhook(
         &self,
         name: WebhookName,
@@ -90,7 +100,9 @@ impl Broker {
         match put {
             PutWebhook::Created => Ok(true),
             PutWebhook::Updated => Ok(false),
-            PutWebhook::NoSecret => Err(Error::invalid("secret", "a new webhook needs one")),
+            PutWebhook::NoSecret => {
+                Err(Error::invalid("secret", "a webhook of this format needs one"))
+            }
             PutWebhook::TooMany => {
                 Err(Error::invalid("name", format!("more than {} webhooks", limits::WEBHOOKS_MAX)))
             }
@@ -108,13 +120,14 @@ impl Broker {
         found.ok_or_else(|| no_webhook(name))
     }
 
-    /// What deliveries to a webhook are signed with.
+    /// What deliveries to a webhook are signed with, if they are.
     ///
     /// # Errors
     ///
     /// If this node has not the key that it was sealed with.
-    pub(crate) fn secret_of(&self, webhook: &Webhook) -> Result<Secret, Unreadable> {
-        self.0.core.sealing.open_secret(&webhook.name, &webhook.secret)
+    pub(crate) fn secret_of(&self, webhook: &Webhook) -> Result<Option<Secret>, Unreadable> {
+        let open = |secret| self.0.core.sealing.open_secret(&webhook.name, secret);
+        webhook.secret.as_ref().map(open).transpose()
     }
 
     /// Deletes a webhook. What is on its way to it is thrown away.
@@ -179,8 +192,8 @@ impl Broker {
         for job in self.claim(&pull).await? {
             let lease = job.lease;
             match serde_json::from_slice::<Contents>(&job.payload.bytes) {
-                Ok(Contents { webhook, event, kind, body }) => {
-                    letters.push(Letter { lease, webhook, event, kind, body: body.into() });
+                Ok(Contents { webhook, event, kind, draft }) => {
+                    letters.push(Letter { lease, webhook, event, kind, draft });
                 }
                 Err(error) => {
                     let verdict = failed("INVALID", error.to_string(), Retry::Reject)?;
@@ -218,8 +231,13 @@ fn failed(code: &str, message: String, retry: Retry) -> Result<Verdict, Error> {
 fn delivery(webhook: &Webhook, event: Event) -> Result<NewJob, Error> {
     let (name, id, kind) = (webhook.name.clone(), event.id, event.kind.name());
     let json = |error: serde_json::Error| Error::Internal(error.to_string().into());
-    let body = serde_json::to_string(&ShownEvent::from(event)).map_err(json)?;
-    let contents = Contents { webhook: name.clone(), event: id, kind: kind.into(), body };
+    let draft = match webhook.spec.format {
+        WebhookFormat::Batonq => {
+            Draft::Body(serde_json::to_string(&ShownEvent::from(event)).map_err(json)?)
+        }
+        WebhookFormat::Flashq => Draft::Told(event),
+    };
+    let contents = Contents { webhook: name.clone(), event: id, kind: kind.into(), draft };
     let bytes = serde_json::to_vec(&contents).map_err(json)?;
     let payload = Payload::new(bytes.into()).map_err(Error::from)?;
     let key = FlowKey::parse(name.as_str())?;

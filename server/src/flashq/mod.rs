@@ -41,6 +41,7 @@ mod change_queue;
 mod command;
 mod connection;
 mod cron;
+mod events;
 mod fields;
 mod flow;
 mod frame;
@@ -50,6 +51,7 @@ mod leases;
 mod look;
 mod options;
 mod queues;
+pub(crate) mod webhook;
 mod work;
 
 use std::time::Duration;

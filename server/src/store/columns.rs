@@ -93,14 +93,15 @@ pub(super) fn parse_backoff(text: &str) -> Result<Backoff, std::num::ParseFloatE
     })
 }
 
-/// A webhook's secret as it is stored: this and [`parse_secret`] are the only ways in and out.
-pub(super) fn sql_secret(secret: &Secret) -> &[u8] {
-    secret.bytes()
+/// A webhook's secret as it is stored: this and [`parse_secret`] are the only ways in and out. No
+/// bytes: there is none.
+pub(super) fn sql_secret(secret: Option<&Secret>) -> &[u8] {
+    secret.map_or(&[], Secret::bytes)
 }
 
 /// The secret of such bytes.
-pub(super) fn parse_secret(bytes: &[u8]) -> Secret {
-    Secret::new(bytes.into())
+pub(super) fn parse_secret(bytes: &[u8]) -> Option<Secret> {
+    (!bytes.is_empty()).then(|| Secret::new(bytes.into()))
 }
 
 #[cfg(test)]

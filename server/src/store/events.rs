@@ -50,7 +50,7 @@ pub const EVENTS_MAX: u64 = 500_000;
 pub type EventId = u64;
 
 /// Something that has happened.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Event {
     /// Its number.
     pub id: EventId,
@@ -67,7 +67,7 @@ pub struct Event {
 }
 
 /// What there is to say of an event, by its kind.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Detail {
     /// The delivery whose lease begins or ends; of progress: how far, 0 to 100; of a part of a
     /// result: its place.

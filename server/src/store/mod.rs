@@ -51,7 +51,7 @@ pub use logs::{LogLine, StoredLine};
 pub use schedules::{Fire, FireOutcome, PutSchedule, Schedule};
 pub use standing::{InLine, Limit, Paused, Standing};
 pub use story::{Event, Note, NoteKind, Refused, story};
-pub use webhooks::{PutWebhook, Secret, Webhook, WebhookSpec};
+pub use webhooks::{PutWebhook, Secret, Webhook, WebhookFormat, WebhookSpec};
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -258,8 +258,8 @@ pub trait Store: Send + Sync + 'static {
     /// Recorded events by number.
     async fn events(&self, wanted: EventsWanted) -> Result<EventPage, Error>;
 
-    /// Makes a webhook, or changes the one of this name; without a secret, that stays. A new one
-    /// hears what happens from now on.
+    /// Makes a webhook, or changes the one of this name; without a secret, that stays, and there must
+    /// be one if its format needs it. A new webhook hears what happens from now on.
     async fn put_webhook(
         &self,
         name: WebhookName,

@@ -1,6 +1,7 @@
 //! What is kept of webhooks: the part that all stores share.
 
 use std::fmt;
+use std::ops::RangeInclusive;
 
 use serde::{Deserialize, Serialize};
 
@@ -9,6 +10,7 @@ use super::events::Event;
 use super::{EventId, EventKind};
 use crate::job::{InvalidField, QueueName, Timestamp, WebhookName};
 use crate::limits;
+use schemars::JsonSchema;
 
 /// Somebody who wants to be told of events.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -17,8 +19,9 @@ pub struct Webhook {
     pub name: WebhookName,
     /// Where, and of what.
     pub spec: WebhookSpec,
-    /// What its deliveries are signed with, sealed if the node that made it has a key.
-    pub secret: Secret,
+    /// What its deliveries are signed with, sealed if the node that made it has a key. `None`: they
+    /// are not signed, which not every format allows.
+    pub secret: Option<Secret>,
     /// Deliveries of all events up to here have been pushed.
     pub seen: EventId,
     /// When it was made.
@@ -34,9 +37,38 @@ pub struct WebhookSpec {
     pub queues: Vec<QueueName>,
     /// Of these kinds; empty: of all.
     pub kinds: Vec<EventKind>,
+    /// What deliveries look like.
+    #[serde(default)]
+    pub format: WebhookFormat,
+}
+
+/// What deliveries look like.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum WebhookFormat {
+    /// The event as streams show it. Always signed.
+    #[default]
+    Batonq,
+    /// As flashQ posts them, with payloads and results; signed if there is a secret.
+    Flashq,
+}
+
+impl WebhookFormat {
+    /// The secrets that it takes, by their length in bytes.
+    const fn secret_bytes(self) -> RangeInclusive<usize> {
+        match self {
+            Self::Batonq => limits::SECRET_BYTES,
+            Self::Flashq => limits::FLASHQ_SECRET_BYTES,
+        }
+    }
 }
 
 impl WebhookSpec {
+    /// Whether deliveries have to be signed.
+    pub(crate) fn needs_secret(&self) -> bool {
+        self.format == WebhookFormat::Batonq
+    }
+
     /// Whether an event is wanted.
     pub fn wants(&self, event: &Event) -> bool {
         (self.queues.is_empty() || self.queues.contains(&event.queue))
@@ -65,9 +97,9 @@ impl fmt::Debug for Secret {
 impl Secret {
     /// # Errors
     ///
-    /// If it is too short or too long.
-    pub fn parse(text: &str) -> Result<Self, InvalidField> {
-        let bytes = limits::SECRET_BYTES;
+    /// If it is too short or too long for deliveries of this format.
+    pub fn parse(text: &str, format: WebhookFormat) -> Result<Self, InvalidField> {
+        let bytes = format.secret_bytes();
         if !bytes.contains(&text.len()) {
             let detail = format!("must have {} to {} bytes", bytes.start(), bytes.end());
             return Err(InvalidField::new("secret", detail));
@@ -94,7 +126,7 @@ pub enum PutWebhook {
     Updated,
     /// There are too many.
     TooMany,
-    /// A new one needs a secret.
+    /// It has no secret, and needs one.
     NoSecret,
 }
 

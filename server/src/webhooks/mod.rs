@@ -15,6 +15,9 @@
 //! * **Not in order.** Each delivery is retried by itself; the event's number says the order.
 //! * **Signed.** `batonq-signature: t=SECONDS,v1=HEX` is the HMAC-SHA256 of `SECONDS.BODY` under
 //!   the webhook's secret; a receiver refuses what is old, and compares in constant time.
+//! * **As flashQ does it**, where a webhook's format says so: its body, made when it is delivered, so
+//!   what is gone by then is left out; and `x-flashq-signature`, the HMAC-SHA256 of the body, if
+//!   there is a secret. How such a body is made is not known here: see [`Render`].
 //! * **Not into the house.** Only https, to addresses that are public after resolution, and the
 //!   connection goes to the address that was looked at; redirects are not followed; an answer's
 //!   body is not read. [`Reach::Anywhere`] lifts this, for development.
@@ -31,16 +34,19 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 pub use self::send::Reach;
 use self::send::Sender;
-use crate::broker::{Broker, Letter, Outcome};
+use crate::broker::{Broker, Draft, Letter, Outcome};
 use crate::error::Error;
 use crate::job::WebhookName;
 use crate::leader::Leadership;
 use crate::store::Webhook;
+use crate::store::events::Event;
 
 /// How often events are looked for while there is a webhook.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
@@ -54,17 +60,26 @@ const AFTER_FAILURE: Duration = Duration::from_secs(1);
 /// Deliveries under way at once.
 const AT_ONCE_MAX: usize = 32;
 
+/// Makes the body of a delivery in the format of flashQ. `None`: it tells nobody of such events.
+pub(crate) type Render = fn(Broker, Event) -> BoxFuture<'static, Result<Option<Bytes>, Error>>;
+
 /// Makes deliveries while its node leads.
 #[derive(Debug)]
 pub(crate) struct Courier {
     broker: Broker,
     leadership: Leadership,
     sender: Arc<Sender>,
+    render: Render,
 }
 
 impl Courier {
-    pub(crate) fn new(broker: Broker, leadership: Leadership, reach: Reach) -> Self {
-        Self { broker, leadership, sender: Arc::new(Sender::new(reach)) }
+    pub(crate) fn new(
+        broker: Broker,
+        leadership: Leadership,
+        reach: Reach,
+        render: Render,
+    ) -> Self {
+        Self { broker, leadership, sender: Arc::new(Sender::new(reach)), render }
     }
 
     /// Works whenever this node leads, until `stop`.
@@ -109,33 +124,57 @@ impl Courier {
         let webhooks: HashMap<WebhookName, Webhook> = webhooks.collect();
         let room = AT_ONCE_MAX - under_way.len().min(AT_ONCE_MAX);
         for letter in self.broker.pull_deliveries(room).await? {
+            let (broker, sender) = (self.broker.clone(), Arc::clone(&self.sender));
             let webhook = webhooks.get(&letter.webhook).cloned();
-            under_way.spawn(deliver(
-                self.broker.clone(),
-                Arc::clone(&self.sender),
-                webhook,
-                letter,
-            ));
+            under_way.spawn(deliver(broker, sender, self.render, webhook, letter));
         }
         Ok(pause)
     }
 }
 
-async fn deliver(broker: Broker, sender: Arc<Sender>, webhook: Option<Webhook>, letter: Letter) {
-    let outcome = match webhook.map(|webhook| (broker.secret_of(&webhook), webhook)) {
-        Some((Ok(secret), webhook)) => {
-            let now = broker.unix_seconds();
-            sender.send(&Webhook { secret, ..webhook }, &letter, now).await
-        }
-        Some((Err(error), _)) => {
-            Outcome::Failed { code: "UNREADABLE".into(), message: error.to_string() }
-        }
-        None => Outcome::Done,
+async fn deliver(
+    broker: Broker,
+    sender: Arc<Sender>,
+    render: Render,
+    webhook: Option<Webhook>,
+    letter: Letter,
+) {
+    let outcome = match webhook {
+        Some(webhook) => attempt(&broker, &sender, render, webhook, &letter).await,
+        None => Ok(Outcome::Done),
     };
+    let outcome = outcome.unwrap_or_else(|error| Outcome::Failed {
+        code: error.code().meaning().name.into(),
+        message: error.to_string(),
+    });
     if let Outcome::Failed { code, message } = &outcome {
         tracing::debug!(webhook = %letter.webhook, code, message, "delivery failed");
     }
     if let Err(error) = broker.settle_delivery(&letter, outcome).await {
         tracing::warn!(%error, "a delivery will be made again");
     }
+}
+
+/// # Errors
+///
+/// Those of the store, if the body could not be made.
+async fn attempt(
+    broker: &Broker,
+    sender: &Sender,
+    render: Render,
+    webhook: Webhook,
+    letter: &Letter,
+) -> Result<Outcome, Error> {
+    let body = match &letter.draft {
+        Draft::Body(body) => Some(Bytes::copy_from_slice(body.as_bytes())),
+        Draft::Told(event) => render(broker.clone(), event.clone()).await?,
+    };
+    let Some(body) = body else { return Ok(Outcome::Done) };
+    Ok(match broker.secret_of(&webhook) {
+        Ok(secret) => {
+            let now = broker.unix_seconds();
+            sender.send(&Webhook { secret, ..webhook }, letter, body, now).await
+        }
+        Err(error) => Outcome::Failed { code: "UNREADABLE".into(), message: error.to_string() },
+    })
 }

@@ -6,6 +6,7 @@ use std::pin::pin;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use bytes::Bytes;
 use hmac::{Hmac, KeyInit, Mac};
 use http_body_util::Full;
 use hyper::{Request, Uri};
@@ -20,7 +21,7 @@ use tokio_rustls::TlsConnector;
 use crate::broker::{Letter, Outcome};
 use crate::error::Error;
 use crate::limits;
-use crate::store::Webhook;
+use crate::store::{Secret, Webhook, WebhookFormat};
 
 /// How long a delivery may take, from the look-up of the address to the head of the answer.
 const DELIVERY_MAX: Duration = Duration::from_secs(10);
@@ -156,8 +157,15 @@ impl Sender {
     }
 
     /// Makes a delivery. `now` is in seconds since 1970.
-    pub(super) async fn send(&self, webhook: &Webhook, letter: &Letter, now: i64) -> Outcome {
-        let posted = tokio::time::timeout(DELIVERY_MAX, self.post(webhook, letter, now)).await;
+    pub(super) async fn send(
+        &self,
+        webhook: &Webhook,
+        letter: &Letter,
+        body: Bytes,
+        now: i64,
+    ) -> Outcome {
+        let posting = self.post(webhook, letter, body, now);
+        let posted = tokio::time::timeout(DELIVERY_MAX, posting).await;
         let too_slow = |_| Err(Failed("TIMEOUT", "the receiver took too long".into()));
         match posted.unwrap_or_else(too_slow) {
             Ok(200..300) => Outcome::Done,
@@ -172,14 +180,20 @@ impl Sender {
         }
     }
 
-    async fn post(&self, webhook: &Webhook, letter: &Letter, now: i64) -> Result<u16, Failed> {
+    async fn post(
+        &self,
+        webhook: &Webhook,
+        letter: &Letter,
+        body: Bytes,
+        now: i64,
+    ) -> Result<u16, Failed> {
         let url = &webhook.spec.url;
         // The rules may have become stricter since it was made.
         self.reach.check(url).map_err(|error| Failed::of("REFUSED", error))?;
         let target =
             Target::parse(url).ok_or_else(|| Failed("REFUSED", "not an address".into()))?;
         let stream = self.connect(&target).await?;
-        let request = request(webhook, letter, &target, now)?;
+        let request = request(webhook, letter, &target, body, now)?;
         if !target.is_tls {
             return exchange(stream, request).await;
         }
@@ -229,7 +243,7 @@ impl Sender {
 }
 
 /// Sends a request; the status of the answer. What else it says is of no interest.
-async fn exchange<S>(stream: S, request: Request<Full<bytes::Bytes>>) -> Result<u16, Failed>
+async fn exchange<S>(stream: S, request: Request<Full<Bytes>>) -> Result<u16, Failed>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -250,29 +264,51 @@ fn request(
     webhook: &Webhook,
     letter: &Letter,
     target: &Target,
+    body: Bytes,
     now: i64,
-) -> Result<Request<Full<bytes::Bytes>>, Failed> {
+) -> Result<Request<Full<Bytes>>, Failed> {
     let path = target.uri.path_and_query().map_or("/", |path| path.as_str());
     let host = target.uri.authority().map_or("", |authority| authority.as_str());
-    Request::post(path)
+    let signature = signature(webhook.spec.format, webhook.secret.as_ref(), now, &body)?;
+    let request = Request::post(path)
         .header("host", host)
         .header("content-type", "application/json")
         .header("user-agent", concat!("batonq/", env!("CARGO_PKG_VERSION")))
         .header("batonq-webhook", webhook.name.as_str())
         .header("batonq-event", &letter.kind)
-        .header("batonq-event-id", letter.event)
-        .header("batonq-signature", signature(webhook.secret.bytes(), now, &letter.body))
-        .body(Full::new(letter.body.clone()))
-        .map_err(|error| Failed::of("REFUSED", error))
+        .header("batonq-event-id", letter.event);
+    let request = match signature {
+        Some((name, value)) => request.header(name, value),
+        None => request,
+    };
+    request.body(Full::new(body)).map_err(|error| Failed::of("REFUSED", error))
 }
 
-/// `t=SECONDS,v1=HEX`: the HMAC-SHA256 of `SECONDS.BODY`.
-fn signature(secret: &[u8], now: i64, body: &[u8]) -> String {
+/// The header that shows who has sent a body.
+fn signature(
+    format: WebhookFormat,
+    secret: Option<&Secret>,
+    now: i64,
+    body: &[u8],
+) -> Result<Option<(&'static str, String)>, Failed> {
+    match (format, secret.map(Secret::bytes)) {
+        (WebhookFormat::Batonq, Some(secret)) => {
+            let hash = keyed_hash(secret, &[now.to_string().as_bytes(), b".", body]);
+            Ok(Some(("batonq-signature", format!("t={now},v1={hash}"))))
+        }
+        (WebhookFormat::Batonq, None) => Err(Failed("REFUSED", "the webhook has no secret".into())),
+        (WebhookFormat::Flashq, Some(secret)) => {
+            Ok(Some(("x-flashq-signature", keyed_hash(secret, &[body]))))
+        }
+        (WebhookFormat::Flashq, None) => Ok(None),
+    }
+}
+
+/// The HMAC-SHA256 of these parts together, in lower-case hex digits.
+fn keyed_hash(secret: &[u8], parts: &[&[u8]]) -> String {
     let mut mac = Hmac::<Sha256>::new_from_slice(secret).expect("a key may have any length");
-    mac.update(now.to_string().as_bytes());
-    mac.update(b".");
-    mac.update(body);
-    let mut text = format!("t={now},v1=");
+    parts.iter().for_each(|part| mac.update(part));
+    let mut text = String::new();
     for byte in mac.finalize().into_bytes() {
         write!(text, "{byte:02x}").expect("a String takes everything");
     }
@@ -343,12 +379,24 @@ mod tests {
     }
 
     #[test]
-    fn a_signature_is_that_of_the_time_and_the_body() {
+    fn a_signature_is_as_its_format_has_it() {
+        let signed = |format| {
+            let secret = Secret::parse("a secret of ours", format).unwrap();
+            signature(format, Some(&secret), 1_700_000_000, b"{}").ok().flatten().unwrap()
+        };
         // echo -n '1700000000.{}' | openssl dgst -sha256 -hmac 'a secret of ours'
-        let signed = signature(b"a secret of ours", 1_700_000_000, b"{}");
-        assert_eq!(
-            signed,
-            "t=1700000000,v1=1715c4e6b587201d71c5f8d18b5c82786955408c04c206bc792a1a911d1f8eed"
-        );
+        let hash = "1715c4e6b587201d71c5f8d18b5c82786955408c04c206bc792a1a911d1f8eed";
+        let ours = ("batonq-signature", format!("t=1700000000,v1={hash}"));
+        assert_eq!(signed(WebhookFormat::Batonq), ours);
+        // echo -n '{}' | openssl dgst -sha256 -hmac 'a secret of ours'
+        let hash = "b8cceb44a08711adcbbfe767559199a9567e14f41ebcda2f9f1c099f5c3e2d4d";
+        assert_eq!(signed(WebhookFormat::Flashq), ("x-flashq-signature", hash.to_owned()));
+    }
+
+    #[test]
+    fn only_flashq_is_told_without_a_signature() {
+        let unsigned = |format| signature(format, None, 1_700_000_000, b"{}");
+        assert!(matches!(unsigned(WebhookFormat::Batonq), Err(Failed("REFUSED", _))));
+        assert!(matches!(unsigned(WebhookFormat::Flashq), Ok(None)));
     }
 }

@@ -3,7 +3,7 @@
 use batonq_server::job::{QueueName, WebhookName};
 use batonq_server::store::events::EVENTS_KEPT;
 use batonq_server::store::{
-    Duty, EventKind, EventsWanted, PutWebhook, Secret, Webhook, WebhookSpec,
+    Duty, EventKind, EventsWanted, PutWebhook, Secret, Webhook, WebhookFormat, WebhookSpec,
 };
 
 use super::given::{Given, SECOND, job, named, queue};
@@ -15,12 +15,13 @@ fn name(name: &str) -> WebhookName {
 }
 
 fn secret(text: &str) -> Secret {
-    Secret::parse(text).expect("it is long enough")
+    Secret::parse(text, WebhookFormat::Batonq).expect("it is long enough")
 }
 
 fn spec(queues: &[QueueName]) -> WebhookSpec {
     let url = "https://example.com/".into();
-    WebhookSpec { url, queues: queues.to_vec(), kinds: vec![EventKind::Pushed] }
+    let (kinds, format) = (vec![EventKind::Pushed], WebhookFormat::Batonq);
+    WebhookSpec { url, queues: queues.to_vec(), kinds, format }
 }
 
 impl<M: Maker> Given<M> {
@@ -52,15 +53,29 @@ rules! {
         assert_eq!(given.put_webhook(spec(&[]), None).await, PutWebhook::NoSecret);
         assert_eq!(given.put_webhook(spec(&[]), Some(first.clone())).await, PutWebhook::Created);
         let made = given.webhook().await;
-        assert_eq!((made.spec, made.secret, made.created_at), (spec(&[]), first.clone(), given.now()));
+        assert_eq!((made.spec, made.secret, made.created_at), (spec(&[]), Some(first.clone()), given.now()));
         given.pass(SECOND);
         assert_eq!(given.put_webhook(spec(&[queue()]), None).await, PutWebhook::Updated);
         let changed = given.webhook().await;
-        assert_eq!((changed.spec, changed.secret), (spec(&[queue()]), first));
+        assert_eq!((changed.spec, changed.secret), (spec(&[queue()]), Some(first)));
         assert_eq!((changed.created_at, changed.seen), (made.created_at, made.seen));
         let second = secret("the second of its secrets");
         given.put_webhook(spec(&[]), Some(second.clone())).await;
-        assert_eq!(given.webhook().await.secret, second);
+        assert_eq!(given.webhook().await.secret, Some(second));
+    }
+
+    async fn only_a_webhook_of_the_format_of_flashq_can_be_without_a_secret(given: Given<M>) {
+        let flashq = WebhookSpec { format: WebhookFormat::Flashq, ..spec(&[]) };
+        assert_eq!(given.put_webhook(flashq.clone(), None).await, PutWebhook::Created);
+        let given = given.reopened().await;
+        let made = given.webhook().await;
+        assert_eq!((made.spec, made.secret), (flashq.clone(), None));
+        assert_eq!(given.put_webhook(spec(&[]), None).await, PutWebhook::NoSecret);
+        assert_eq!(given.webhook().await.spec, flashq);
+        let secret = Secret::parse("short", WebhookFormat::Flashq).expect("it may be short");
+        given.put_webhook(flashq.clone(), Some(secret.clone())).await;
+        given.put_webhook(flashq, None).await;
+        assert_eq!(given.webhook().await.secret, Some(secret));
     }
 
     async fn webhooks_are_listed_by_name_and_deleted(given: Given<M>) {

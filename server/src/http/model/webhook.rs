@@ -8,7 +8,7 @@ use crate::error::Error;
 use crate::http::query::event_kind;
 use crate::job::QueueName;
 use crate::limits;
-use crate::store::{Secret, Webhook, WebhookSpec};
+use crate::store::{Secret, Webhook, WebhookFormat, WebhookSpec};
 use crate::webhooks::Reach;
 
 /// A webhook. The secret is never shown.
@@ -18,7 +18,7 @@ pub(in crate::http) struct PutWebhookBody {
     /// Where events are posted to: https, a public address.
     url: String,
     /// What deliveries are signed with, 16 to 256 bytes. A new webhook needs one; without it, that
-    /// of an old one stays.
+    /// of an old one stays. In the format `flashq` it may be shorter, and need not be.
     #[serde(default)]
     secret: Option<String>,
     /// Of these queues; none: of all.
@@ -27,6 +27,10 @@ pub(in crate::http) struct PutWebhookBody {
     /// Of these kinds; none: of all.
     #[serde(default)]
     kinds: Vec<String>,
+    /// What deliveries look like. `flashq`: as flashQ posts them, and of those kinds only that it
+    /// knows.
+    #[serde(default)]
+    format: WebhookFormat,
 }
 
 impl PutWebhookBody {
@@ -49,8 +53,10 @@ impl PutWebhookBody {
             queues: self.queues.iter().map(queue).collect::<Result<_, _>>()?,
             kinds: self.kinds.iter().map(kind).collect::<Result<_, _>>()?,
             url: self.url,
+            format: self.format,
         };
-        Ok((spec, self.secret.as_deref().map(Secret::parse).transpose()?))
+        let secret = self.secret.map(|text| Secret::parse(&text, self.format)).transpose()?;
+        Ok((spec, secret))
     }
 }
 
@@ -65,6 +71,8 @@ pub(in crate::http) struct WebhookBody {
     queues: Vec<String>,
     /// Of these kinds; none: of all.
     kinds: Vec<&'static str>,
+    /// What deliveries look like.
+    format: WebhookFormat,
     /// Deliveries of all events up to this number have been pushed to `batonq.webhooks`.
     seen: u64,
     /// When it was made.
@@ -78,6 +86,7 @@ impl From<Webhook> for WebhookBody {
             queues: webhook.spec.queues.iter().map(|queue| queue.as_str().into()).collect(),
             kinds: webhook.spec.kinds.iter().map(|kind| kind.name()).collect(),
             url: webhook.spec.url,
+            format: webhook.spec.format,
             seen: webhook.seen,
             created_at: time(webhook.created_at),
         }

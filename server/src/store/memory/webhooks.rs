@@ -17,8 +17,10 @@ impl Model {
         if known.is_none() && self.webhooks.len() >= limits::WEBHOOKS_MAX {
             return PutWebhook::TooMany;
         }
-        let secret = secret.or_else(|| known.as_ref().map(|known| known.secret.clone()));
-        let Some(secret) = secret else { return PutWebhook::NoSecret };
+        let secret = secret.or_else(|| known.as_ref().and_then(|known| known.secret.clone()));
+        if secret.is_none() && spec.needs_secret() {
+            return PutWebhook::NoSecret;
+        }
         let seen = self.watch_for(&name, &spec);
         let (put, seen, created_at) = match known {
             Some(known) => (PutWebhook::Updated, known.seen, known.created_at),

@@ -46,8 +46,10 @@ impl PostgresStore {
         if known.is_none() && all.len() >= limits::WEBHOOKS_MAX {
             return Ok(PutWebhook::TooMany);
         }
-        let secret = secret.or_else(|| known.map(|known| &known.secret));
-        let Some(secret) = secret else { return Ok(PutWebhook::NoSecret) };
+        let secret = secret.or_else(|| known.and_then(|known| known.secret.as_ref()));
+        if secret.is_none() && spec.needs_secret() {
+            return Ok(PutWebhook::NoSecret);
+        }
         let watcher = Watcher::Webhook(name.as_str());
         tx.query(UNWATCH, &[&watcher.name()]).await?;
         watch_as(&mut tx, watcher, &spec.watched(), None).await?;

@@ -25,8 +25,10 @@ impl Tables {
         if known.is_none() && count >= limits::WEBHOOKS_MAX {
             return Ok(PutWebhook::TooMany);
         }
-        let secret = secret.or_else(|| known.as_ref().map(|known| known.secret.clone()));
-        let Some(secret) = secret else { return Ok(PutWebhook::NoSecret) };
+        let secret = secret.or_else(|| known.as_ref().and_then(|known| known.secret.clone()));
+        if secret.is_none() && spec.needs_secret() {
+            return Ok(PutWebhook::NoSecret);
+        }
         let seen = self.watch_for(&name, &spec)?;
         let (put, seen, created_at) = match known {
             Some(known) => (PutWebhook::Updated, known.seen, known.created_at),
@@ -34,7 +36,7 @@ impl Tables {
         };
         let sql = "INSERT OR REPLACE INTO webhook (name, spec, secret, seen, created_at)
                    VALUES (?1, ?2, ?3, ?4, ?5)";
-        let (spec, secret) = (sql_spec(&spec), sql_secret(&secret));
+        let (spec, secret) = (sql_spec(&spec), sql_secret(secret.as_ref()));
         self.execute(sql, params![name.as_str(), spec, secret, sql_number(seen), created_at.0])?;
         Ok(put)
     }
