@@ -149,9 +149,12 @@ pub const SUBSCRIPTIONS_MAX: usize = 100;
 /// Streams of events at once on a node: each reads for itself.
 pub const EVENT_STREAMS_MAX: usize = 256;
 
-/// Events that a stream reads at once; each may have a message of
-/// [`ERROR_MESSAGE_BYTES_MAX`].
+/// Events that a stream reads at once.
 pub const EVENTS_PAGE: usize = 200;
+
+/// Bytes of messages, and of parts of results, with which such a page ends: a stream holds a page for
+/// as long as its client takes to read it.
+pub const EVENTS_PAGE_BYTES: usize = 1024 * 1024;
 
 /// The length of a webhook's name in bytes: it is part of the key of each delivery.
 pub const WEBHOOK_NAME_BYTES: RangeInclusive<usize> = 1..=128;

@@ -186,10 +186,7 @@ impl Listener {
             self.watch_again = Instant::now();
             return Ok(Vec::new());
         }
-        self.heard = match page.events.last() {
-            Some(last) if page.events.len() >= limits::EVENTS_PAGE => last.id,
-            _ => head,
-        };
+        self.heard = page.upto;
         Ok(page.events.into_iter().filter(|event| self.filter.wants(event)).collect())
     }
 }

@@ -159,18 +159,14 @@ impl Broker {
                 upto: head,
                 limit: limits::EVENTS_PAGE,
             };
-            let events = self.store().events(wanted).await?.events;
-            let seen = match events.last() {
-                Some(last) if events.len() >= limits::EVENTS_PAGE => last.id,
-                _ => head,
-            };
-            let wanted = events.into_iter().filter(|event| webhook.spec.wants(event));
+            let page = self.store().events(wanted).await?;
+            let wanted = page.events.into_iter().filter(|event| webhook.spec.wants(event));
             let jobs: Vec<NewJob> =
                 wanted.map(|event| delivery(webhook, event)).collect::<Result<_, _>>()?;
             if !jobs.is_empty() {
                 self.0.core.push(jobs).await?;
             }
-            self.store().advance_webhook(webhook.name.clone(), seen).await?;
+            self.store().advance_webhook(webhook.name.clone(), page.upto).await?;
         }
         Ok(())
     }

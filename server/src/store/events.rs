@@ -39,6 +39,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Partial, Progress};
 use crate::job::{Ending, JobId, QueueName, Reason, State, Timestamp};
+use crate::limits;
 
 /// How long events are kept.
 pub const EVENTS_KEPT: Duration = Duration::from_secs(3600);
@@ -204,7 +205,7 @@ pub struct EventsWanted {
     /// Up to this one, which must be no more than [`event_head`](super::Store::event_head) has
     /// said.
     pub upto: EventId,
-    /// At most so many.
+    /// At most so many; fewer, if they are large.
     pub limit: usize,
 }
 
@@ -215,6 +216,25 @@ pub struct EventPage {
     pub events: Vec<Event>,
     /// As in [`Watching`]. If it is higher than the number asked for, something may be missing.
     pub since: EventId,
+    /// All up to this number has been read: as far as was asked for, or up to the last event of a
+    /// page that is full.
+    pub upto: EventId,
+}
+
+impl EventPage {
+    /// What was read, up to where the page is full: it has as many events as were asked for, or
+    /// [`limits::EVENTS_PAGE_BYTES`] of messages.
+    pub(crate) fn new(mut events: Vec<Event>, since: EventId, wanted: &EventsWanted) -> Self {
+        let mut bytes = 0;
+        let last = events.iter().position(|event| {
+            bytes += event.detail.message.as_ref().map_or(0, String::len);
+            bytes >= limits::EVENTS_PAGE_BYTES
+        });
+        events.truncate(last.map_or(wanted.limit, |last| last + 1));
+        let is_full = last.is_some() || events.len() >= wanted.limit;
+        let full_at = events.last().map(|event| event.id).filter(|_| is_full);
+        Self { events, since, upto: full_at.unwrap_or(wanted.upto) }
+    }
 }
 
 /// Whether events of a queue are never recorded.

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use batonq_server::job::{JobId, Lease, NewJob, QueueName, Settings, State};
+use batonq_server::limits::{EVENTS_PAGE_BYTES, PARTIAL_BYTES_MAX};
 use batonq_server::store::events::{EVENTS_KEPT, Event};
 use batonq_server::store::{
     Detail, Duty, EventId, EventKind, EventPage, EventsWanted, Extension, Hold, Partial, Pausing,
@@ -238,9 +239,29 @@ rules! {
         given.ready_jobs(5).await;
         let all = given.events().await;
         let wanted = EventsWanted { queue: None, after: all[0].id, upto: all[3].id, limit: 2 };
-        assert_eq!(given.store.events(wanted.clone()).await.unwrap().events, all[1..3]);
+        let page = given.store.events(wanted.clone()).await.unwrap();
+        assert_eq!((&page.events[..], page.upto), (&all[1..3], all[2].id));
         let wanted = EventsWanted { limit: 9, ..wanted };
-        assert_eq!(given.store.events(wanted).await.unwrap().events, all[1..4]);
+        let page = given.store.events(wanted).await.unwrap();
+        assert_eq!((&page.events[..], page.upto), (&all[1..4], all[3].id));
+    }
+
+    async fn a_page_of_large_events_ends_earlier(given: Given<M>) {
+        given.watch(None).await;
+        given.push(job()).await;
+        let lease = given.lease().await;
+        let part = format!("\"{}\"", "x".repeat(PARTIAL_BYTES_MAX - 2));
+        let count = EVENTS_PAGE_BYTES / PARTIAL_BYTES_MAX + 1;
+        for _ in 0..count {
+            let partial = Partial { index: None, data: part.clone().into() };
+            assert!(given.store.partial(lease, partial).await.unwrap());
+        }
+        let page = given.page(None, 0).await;
+        let last = page.events.last().map(|event| event.id);
+        assert_eq!((page.events.len(), Some(page.upto)), (2 + count - 1, last));
+        let rest = given.page(None, page.upto).await;
+        assert_eq!(rest.events.len(), 1);
+        assert!(rest.upto >= rest.events[0].id);
     }
 
     async fn a_watch_that_is_renewed_has_no_gap(given: Given<M>) {

@@ -80,7 +80,7 @@ impl Model {
                 && wanted.queue.as_ref().is_none_or(|queue| event.queue == *queue)
         };
         let events = self.telling.events.iter().filter(is_wanted).take(wanted.limit);
-        EventPage { events: events.cloned().collect(), since: self.since(wanted.queue.as_ref()) }
+        EventPage::new(events.cloned().collect(), self.since(wanted.queue.as_ref()), wanted)
     }
 
     /// Watches no more.

@@ -183,7 +183,7 @@ impl PostgresStore {
         let rows =
             tx.commit(&[(READ, &[&after, &upto, &queue, &limit]), (SINCE, &[&queue])]).await?;
         let events = rows[0].iter().map(read).collect::<Result<_, _>>()?;
-        Ok(EventPage { events, since: number(&rows[1][0], "since") })
+        Ok(EventPage::new(events, number(&rows[1][0], "since"), wanted))
     }
 
     /// Forgets old events, and watches that are over; with the last of them, the triggers. The

@@ -131,7 +131,7 @@ impl Tables {
         let (after, upto) = (sql_number(wanted.after), sql_number(wanted.upto));
         let queue = wanted.queue.as_ref().map_or("", |queue| queue.as_str());
         let events = self.all(SELECT, params![after, upto, queue, wanted.limit], read)?;
-        Ok(EventPage { events, since: self.since(queue)? })
+        Ok(EventPage::new(events, self.since(queue)?, wanted))
     }
 
     /// Reads whose events are recorded.
