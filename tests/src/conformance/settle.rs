@@ -106,6 +106,38 @@ rules! {
         ));
     }
 
+    async fn acks_and_other_ends_in_one_call_are_each_what_they_are(given: Given<M>) {
+        given.ready_jobs(4).await;
+        let held: Vec<Lease> = given.claim(4).await.iter().map(|job| job.lease).collect();
+        let ends = [
+            (held[0], ack()),
+            (held[1], fail()),
+            // Of two ends of one lease the first one counts, also if the other one is an ack.
+            (held[2], Verdict::Release),
+            (held[2], ack()),
+            (held[3], ack()),
+        ];
+        let all = ends.map(|(lease, verdict)| Settlement { lease, verdict }).to_vec();
+        let settled = given.store.settle(all).await.unwrap().settled;
+        let to = |settled: &Settled| match settled {
+            Settled::Done(effect) => Some((effect.job, effect.to.clone())),
+            _ => None,
+        };
+        let completed = Destination::Finished(State::Completed);
+        let again = Destination::Scheduled(given.now() + 10 * SECOND);
+        assert_eq!(
+            settled.iter().map(to).collect::<Vec<_>>(),
+            [
+                Some((held[0].job, completed.clone())),
+                Some((held[1].job, again)),
+                Some((held[2].job, Destination::Ready)),
+                None,
+                Some((held[3].job, completed)),
+            ]
+        );
+        assert_eq!(settled[3], Settled::LeaseLost);
+    }
+
     async fn nothing_is_known_of_a_job_that_never_was(given: Given<M>) {
         let lease = Lease { job: batonq_server::job::JobId(99), delivery: 1 };
         assert_eq!(given.settle(lease, ack()).await, Settled::Unknown);
