@@ -20,12 +20,14 @@ use http_body_util::{Either, Full, StreamBody};
 use hyper::Response;
 use hyper::body::Frame;
 use hyper::header::{CONTENT_TYPE, HeaderName, HeaderValue};
+use serde::Serialize;
 use serde_json::json;
 use tokio::sync::mpsc::error::SendTimeoutError;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::broker::{Listener, ShownEvent, Told};
 use crate::door::Door;
+use crate::error::Error;
 use crate::limits;
 use crate::store::EventId;
 
@@ -41,18 +43,66 @@ const NO_BUFFER: HeaderName = HeaderName::from_static("x-accel-buffering");
 type Parts = Pin<Box<dyn Stream<Item = Result<Frame<Bytes>, Infallible>> + Send>>;
 
 /// The body of an answer: at once, or as it comes.
-pub(super) type Body = Either<Full<Bytes>, StreamBody<Parts>>;
+pub(crate) type Body = Either<Full<Bytes>, StreamBody<Parts>>;
 
 /// A body that is there already.
-pub(super) fn whole(body: impl Into<Bytes>) -> Body {
+pub(crate) fn whole(body: impl Into<Bytes>) -> Body {
     Either::Left(Full::new(body.into()))
 }
 
-/// Answers with what a listener hears, until somebody ends it.
-pub(super) fn stream_of(listener: Listener, door: &Door) -> Response<Body> {
-    let (pages, taken) = mpsc::channel(1);
+/// What a stream of events tells, page by page.
+pub(crate) trait Pages: Send + 'static {
+    /// All events up to here have been told: the number to come back with.
+    fn heard(&self) -> EventId;
+
+    /// Waits for what comes next, as text.
+    ///
+    /// # Cancel safety
+    ///
+    /// Nothing is lost.
+    ///
+    /// # Errors
+    ///
+    /// Those of the store.
+    fn page(&mut self) -> impl Future<Output = Result<String, Error>> + Send;
+}
+
+impl Pages for Listener {
+    fn heard(&self) -> EventId {
+        Listener::heard(self)
+    }
+
+    async fn page(&mut self) -> Result<String, Error> {
+        let events = match self.next().await? {
+            Told::Events(events) => events,
+            Told::Missed => return Ok(missed(Listener::heard(self))),
+        };
+        let mut page = String::new();
+        for event in events {
+            let (id, kind) = (event.id, event.kind.name());
+            append(&mut page, id, kind, &ShownEvent::from(event));
+        }
+        Ok(page)
+    }
+}
+
+/// Appends an event to a page.
+pub(crate) fn append(page: &mut String, id: EventId, kind: &str, event: &impl Serialize) {
+    let data = serde_json::to_string(event).unwrap_or_default();
+    write!(page, "id: {id}\nevent: {kind}\ndata: {data}\n\n").expect("a String takes it");
+}
+
+/// A page that says that something is missing before what comes next.
+pub(crate) fn missed(heard: EventId) -> String {
+    let data = json!({ "detail": "events are missing: they are no longer kept" });
+    format!("id: {heard}\nevent: missed\ndata: {data}\n\n")
+}
+
+/// Answers with what comes, until somebody ends it.
+pub(crate) fn stream_of(pages: impl Pages, door: &Door) -> Response<Body> {
+    let (taker, taken) = mpsc::channel(1);
     let (end, ended) = oneshot::channel();
-    door.tasks.spawn(tell(listener, door.clone(), pages, end));
+    door.tasks.spawn(tell(pages, door.clone(), taker, end));
     let parts = stream::unfold((taken, Some(ended)), |(mut taken, mut ended)| async {
         let part = match taken.recv().await {
             Some(page) => page,
@@ -69,16 +119,16 @@ pub(super) fn stream_of(listener: Listener, door: &Door) -> Response<Body> {
 }
 
 async fn tell(
-    mut listener: Listener,
+    mut pages: impl Pages,
     door: Door,
-    pages: mpsc::Sender<Bytes>,
+    taker: mpsc::Sender<Bytes>,
     end: oneshot::Sender<Bytes>,
 ) {
     let reason = tokio::select! {
-        reason = feed(&mut listener, &pages) => reason,
+        reason = feed(&mut pages, &taker) => reason,
         () = door.stop.cancelled() => Some("draining"),
         () = door.broker.draining() => Some("draining"),
-        () = pages.closed() => None,
+        () = taker.closed() => None,
     };
     if let Some(reason) = reason {
         tracing::debug!(reason, "a stream of events is ended");
@@ -89,38 +139,21 @@ async fn tell(
 }
 
 /// Hands pages over until that is impossible. The answer: why; `None`: the client has left.
-async fn feed(listener: &mut Listener, pages: &mpsc::Sender<Bytes>) -> Option<&'static str> {
-    let mut page = format!("retry: {RETRY_MS}\nid: {}\n\n", listener.heard());
+async fn feed(pages: &mut impl Pages, taker: &mpsc::Sender<Bytes>) -> Option<&'static str> {
+    let mut page = format!("retry: {RETRY_MS}\nid: {}\n\n", pages.heard());
     loop {
-        match pages.send_timeout(page.into(), limits::WRITE_TIMEOUT).await {
+        match taker.send_timeout(page.into(), limits::WRITE_TIMEOUT).await {
             Ok(()) => {}
             Err(SendTimeoutError::Timeout(_)) => return Some("slow"),
             Err(SendTimeoutError::Closed(_)) => return None,
         }
-        page = match tokio::time::timeout(HEARTBEAT_EVERY, listener.next()).await {
-            Ok(Ok(told)) => show(told, listener.heard()),
+        page = match tokio::time::timeout(HEARTBEAT_EVERY, pages.page()).await {
+            Ok(Ok(page)) => page,
             Ok(Err(error)) => {
                 tracing::debug!(%error, "events can not be read");
                 return Some("unavailable");
             }
-            Err(_) => format!(":\nid: {}\n\n", listener.heard()),
+            Err(_) => format!(":\nid: {}\n\n", pages.heard()),
         };
     }
-}
-
-fn show(told: Told, heard: EventId) -> String {
-    let mut text = String::new();
-    let events = match told {
-        Told::Events(events) => events,
-        Told::Missed => {
-            let data = json!({ "detail": "events are missing: they are no longer kept" });
-            return format!("id: {heard}\nevent: missed\ndata: {data}\n\n");
-        }
-    };
-    for event in events {
-        let (id, kind) = (event.id, event.kind.name());
-        let data = serde_json::to_string(&ShownEvent::from(event)).unwrap_or_default();
-        write!(text, "id: {id}\nevent: {kind}\ndata: {data}\n\n").expect("a String takes it");
-    }
-    text
 }
