@@ -6,7 +6,7 @@
 
 mod body;
 mod handlers;
-mod live;
+pub(crate) mod live;
 mod model;
 mod openapi;
 mod problem;
@@ -18,6 +18,8 @@ use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use hyper::Request;
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -27,6 +29,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use self::service::Service;
 use crate::door::Door;
 use crate::limits;
+use crate::metrics::Connected;
 
 #[doc(hidden)]
 pub use self::body::fuzz as fuzz_bodies;
@@ -36,6 +39,14 @@ const HEAD_BYTES_MAX: usize = 64 * 1024;
 
 /// The head of a request may have so many fields.
 const HEADERS_MAX: usize = 100;
+
+/// The place of a client among those of the node, as long as any of its clones lives. Each request
+/// has one among its extensions, for what goes on after HTTP.
+#[derive(Debug, Clone)]
+pub(crate) struct Place {
+    _permit: Arc<OwnedSemaphorePermit>,
+    _connected: Arc<Connected>,
+}
 
 /// Lets clients in until the door's `stop`.
 pub async fn serve(listener: TcpListener, door: Door) {
@@ -50,11 +61,13 @@ async fn attend(
     stream: TcpStream,
     address: SocketAddr,
     service: Arc<Service>,
-    _permit: OwnedSemaphorePermit,
+    permit: OwnedSemaphorePermit,
 ) {
-    let _connected = service.door().broker.metrics().connected("http");
+    let connected = service.door().broker.metrics().connected("http");
+    let place = Place { _permit: Arc::new(permit), _connected: Arc::new(connected) };
     let stop = service.door().stop.clone();
-    let serve = service_fn(move |request| {
+    let serve = service_fn(move |mut request: Request<Incoming>| {
+        request.extensions_mut().insert(place.clone());
         let service = Arc::clone(&service);
         async move { Ok::<_, Infallible>(service.serve(request, address).await) }
     });
@@ -63,7 +76,7 @@ async fn attend(
         .header_read_timeout(limits::IDLE_TIMEOUT)
         .max_headers(HEADERS_MAX)
         .max_buf_size(HEAD_BYTES_MAX);
-    let connection = http.serve_connection(TokioIo::new(stream), serve);
+    let connection = http.serve_connection(TokioIo::new(stream), serve).with_upgrades();
     let mut connection = std::pin::pin!(connection);
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
