@@ -6,6 +6,7 @@
 
 use std::time::Duration;
 
+use batonq_protocol::ErrorCode;
 use tokio::time::Instant;
 
 use super::{Answer, Client, Fields, Refused, fields, leases};
@@ -21,7 +22,12 @@ const FORCED_WITHIN: Duration = Duration::from_secs(3);
 pub(super) async fn cancel(client: Client<'_>, fields: Fields) -> Answer {
     let id = fields::job_id(&fields)?;
     let broker = &client.door.broker;
-    let refused = || Refused(format!("Job {id} cannot be cancelled (already completed/failed)"));
+    let refused = || {
+        Refused(
+            format!("Job {id} cannot be cancelled (already completed/failed)"),
+            ErrorCode::WrongState,
+        )
+    };
     let cancelled = broker.cancel(id, Duration::ZERO).await;
     if explained(cancelled, refused)?.is_some() {
         let job = broker.wait_job(id, FORCED_WITHIN).await;
@@ -58,14 +64,16 @@ pub(super) async fn changepriority(client: Client<'_>, fields: Fields) -> Answer
 }
 
 async fn edit(client: &Client<'_>, id: JobId, edit: Edit, what: &str) -> Answer {
-    let refused = || Refused(format!("Job {id} cannot {what}: only a job that waits can"));
+    let refused = || {
+        Refused(format!("Job {id} cannot {what}: only a job that waits can"), ErrorCode::WrongState)
+    };
     explained(client.door.broker.edit(id, edit).await, refused)?;
     Ok(Fields::new())
 }
 
 pub(super) async fn promote(client: Client<'_>, fields: Fields) -> Answer {
     let id = fields::job_id(&fields)?;
-    let refused = || Refused(format!("Job {id} is not delayed"));
+    let refused = || Refused(format!("Job {id} is not delayed"), ErrorCode::WrongState);
     explained(client.door.broker.promote(id).await, refused)?;
     Ok(Fields::new())
 }
@@ -78,7 +86,7 @@ pub(super) async fn movetodelayed(client: Client<'_>, fields: Fields) -> Answer 
     }
     match settle(&client, id, Verdict::Snooze(delay)).await? {
         true => Ok(Fields::new()),
-        false => Err(Refused(format!("Job {id} not in processing"))),
+        false => Err(Refused(format!("Job {id} not in processing"), ErrorCode::WrongState)),
     }
 }
 
@@ -96,7 +104,10 @@ pub(super) async fn discard(client: Client<'_>, fields: Fields) -> Answer {
     };
     match settle(&client, id, verdict).await? {
         true => Ok(Fields::new()),
-        false => Err(Refused(format!("Job {id} not found or already in DLQ/completed"))),
+        false => Err(Refused(
+            format!("Job {id} not found or already in DLQ/completed"),
+            ErrorCode::WrongState,
+        )),
     }
 }
 
@@ -126,7 +137,7 @@ pub(super) async fn partial(client: Client<'_>, fields: Fields) -> Answer {
         let known = broker.leases_of(vec![id]).await?.into_iter().next().flatten();
         lease = known.filter(|known| *known != held);
     }
-    Err(Refused(format!("Job {id} not found in processing")))
+    Err(Refused(format!("Job {id} not found in processing"), ErrorCode::LeaseLost))
 }
 
 /// Ends the lease of a job, whoever has it. False: nobody has.

@@ -6,6 +6,7 @@
 
 use std::time::Duration;
 
+use batonq_protocol::ErrorCode;
 use futures_util::{StreamExt, TryStreamExt, stream};
 
 use super::change_job::forced;
@@ -83,7 +84,7 @@ pub(super) async fn clean(client: Client<'_>, fields: Fields) -> Answer {
         "failed" => State::Dead,
         _ => {
             let states = "waiting, delayed, completed, failed";
-            return Err(Refused(format!("Invalid state. Use: {states}")));
+            return Err(Refused(format!("Invalid state. Use: {states}"), ErrorCode::Invalid));
         }
     };
     let limit = fields::opt_number(&fields, "limit")?.unwrap_or(u64::MAX);

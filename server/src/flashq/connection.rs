@@ -4,6 +4,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use batonq_protocol::ErrorCode;
 use bytes::BytesMut;
 use futures_util::StreamExt;
 use futures_util::stream::{FuturesOrdered, FuturesUnordered};
@@ -27,7 +28,7 @@ use crate::door::{Door, write_some};
 use crate::error::Error;
 use crate::job::WorkerName;
 use crate::limits;
-use crate::store::SessionId;
+use crate::store::{Hold, SessionId};
 
 /// With so many bytes to be written, writing comes before anything else.
 const WRITE_FIRST_BYTES: usize = 256 * 1024;
@@ -259,7 +260,7 @@ impl Connection {
                 Ok(Some(request)) => self.take(request),
                 Ok(None) => return Ok(()),
                 Err(FrameError::Io(_)) => return Err(End::Closed),
-                Err(error) => return Err(End::Say(Refused(error.to_string()))),
+                Err(error) => return Err(End::Say(Refused(error.to_string(), ErrorCode::Framing))),
             }
         }
         Ok(())
@@ -296,7 +297,7 @@ impl Connection {
             return Ok(());
         }
         let Some(principal) = self.principal else {
-            return Err(Refused("Authentication required".into()));
+            return Err(Refused("Authentication required".into(), ErrorCode::Unauthenticated));
         };
         let command = Command::find(name)
             .ok_or_else(|| Refused::invalid(format_args!("unknown variant `{name}`")))?;
@@ -339,7 +340,7 @@ impl Connection {
             };
             let client = Client {
                 door: &guest.door,
-                session: guest.session,
+                hold: Hold::Session(guest.session),
                 worker: &guest.worker,
                 who: &guest.who,
                 leases: &guest.leases,
@@ -349,7 +350,10 @@ impl Connection {
             let answer = match &hung_up {
                 None => answer.await,
                 Some(hung_up) => hung_up.run_until_cancelled(answer).await.unwrap_or_else(|| {
-                    Err(Refused("Timeout: nothing is waited for any more".into()))
+                    Err(Refused(
+                        "Timeout: nothing is waited for any more".into(),
+                        ErrorCode::Unavailable,
+                    ))
                 }),
             };
             if let Err(refused) = &answer {
@@ -411,7 +415,10 @@ impl Connection {
         }
         if let Err(error) = self.codec.encode(Reply { req_id, answer }, &mut self.out) {
             tracing::error!(%error, "an answer is too large");
-            let answer = Err(Refused("Answer too large: ask for less at once".into()));
+            let answer = Err(Refused(
+                "Answer too large: ask for less at once".into(),
+                ErrorCode::PayloadTooLarge,
+            ));
             let reply = Reply { req_id, answer: &answer };
             if let Err(error) = self.codec.encode(reply, &mut self.out) {
                 tracing::error!(%error, "a request id is too large");

@@ -7,6 +7,7 @@
 //! A slot is in whole seconds. A period that is not is rounded up, and slots of a period are the
 //! multiples of it since 1970.
 
+use batonq_protocol::ErrorCode;
 use serde_json::Value;
 
 use super::flow::job_of;
@@ -53,20 +54,29 @@ fn rule_of(schedule: Option<&str>, repeat_every: Option<u64>) -> Result<CronRule
         return every(millis.div_ceil(1000)).map_err(wrong);
     }
     let Some(schedule) = schedule else {
-        return Err(Refused("Must provide either 'schedule' or 'repeat_every'".into()));
+        return Err(Refused(
+            "Must provide either 'schedule' or 'repeat_every'".into(),
+            ErrorCode::Invalid,
+        ));
     };
     let schedule = schedule.trim();
     if schedule.len() > limits::CRON_BYTES_MAX {
         let max = limits::CRON_BYTES_MAX;
-        return Err(Refused(format!("Invalid cron expression: longer than {max} bytes")));
+        return Err(Refused(
+            format!("Invalid cron expression: longer than {max} bytes"),
+            ErrorCode::Invalid,
+        ));
     }
     let interval = schedule.strip_prefix("*/").filter(|rest| !rest.contains(char::is_whitespace));
     if let Some(seconds) = interval {
-        let wrong = || Refused(format!("Invalid interval format: {schedule}"));
+        let wrong = || Refused(format!("Invalid interval format: {schedule}"), ErrorCode::Invalid);
         return every(seconds.parse().map_err(|_| wrong())?).map_err(|_| wrong());
     }
     CronRule::parse(schedule, "").map_err(|invalid| {
-        Refused(format!("Invalid cron expression '{schedule}': {}", invalid.detail))
+        Refused(
+            format!("Invalid cron expression '{schedule}': {}", invalid.detail),
+            ErrorCode::Invalid,
+        )
     })
 }
 
@@ -93,7 +103,7 @@ pub(super) async fn crondelete(client: Client<'_>, fields: Fields) -> Answer {
     };
     match is_gone {
         true => Ok(Fields::new()),
-        false => Err(Refused("Cron job not found".into())),
+        false => Err(Refused("Cron job not found".into(), ErrorCode::NotFound)),
     }
 }
 

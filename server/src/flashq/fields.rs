@@ -9,6 +9,7 @@
 //! it, and `shown` makes such a value of bytes for an answer.
 
 use base64::Engine;
+use batonq_protocol::ErrorCode;
 use bytes::Bytes;
 use serde_json::{Map, Value};
 
@@ -162,7 +163,7 @@ pub(super) fn queue(fields: &Fields) -> Result<QueueName, Refused> {
 /// A queue's name, refused as flashQ refuses it.
 pub(super) fn parse_queue(name: &str) -> Result<QueueName, Refused> {
     QueueName::parse(name).map_err(|_| {
-        Refused(match name.len() {
+        let text = match name.len() {
             0 => "Queue name cannot be empty".into(),
             length if length > *limits::QUEUE_NAME_BYTES.end() => {
                 format!("Queue name too long (max {} chars)", limits::QUEUE_NAME_BYTES.end())
@@ -170,7 +171,8 @@ pub(super) fn parse_queue(name: &str) -> Result<QueueName, Refused> {
             _ => "Invalid: Queue name must contain only alphanumeric characters, underscores, \
                   hyphens, dots or colons"
                 .into(),
-        })
+        };
+        Refused(text, ErrorCode::Invalid)
     })
 }
 

@@ -4,6 +4,7 @@
 //! completed. It fails when one of them has failed for good or was cancelled: it could never run,
 //! and who waits for it learns so.
 
+use batonq_protocol::ErrorCode;
 use serde_json::Value;
 
 use super::job::{numbers, object, with_state};
@@ -18,7 +19,7 @@ use crate::store::Pushed;
 pub(super) async fn flow(client: Client<'_>, mut fields: Fields) -> Answer {
     let children = fields::take_objects(&mut fields, "children")?;
     if children.is_empty() {
-        return Err(Refused("Flow must have at least one child".into()));
+        return Err(Refused("Flow must have at least one child".into(), ErrorCode::Invalid));
     }
     if children.len() > limits::DEPENDS_MAX {
         let max = limits::DEPENDS_MAX;
@@ -50,7 +51,9 @@ pub(super) fn job_of(fields: &Fields) -> Result<NewJob, Refused> {
 pub(super) async fn getchildren(client: Client<'_>, fields: Fields) -> Answer {
     let id = JobId(fields::number(&fields, "parent_id")?);
     let parent = match client.door.broker.job(id).await {
-        Err(Error::NotFound(_)) => return Err(Refused(format!("Parent job not found: {id}"))),
+        Err(Error::NotFound(_)) => {
+            return Err(Refused(format!("Parent job not found: {id}"), ErrorCode::NotFound));
+        }
         found => found?,
     };
     let ids = &parent.options.depends.on;

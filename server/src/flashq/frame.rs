@@ -4,6 +4,7 @@
 //! a line while it is, and a list grows with what has really come. How deep a request nests is
 //! bounded too.
 
+use batonq_protocol::ErrorCode;
 use bytes::{Buf, BufMut, BytesMut};
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde::ser::{SerializeMap, SerializeSeq};
@@ -184,7 +185,7 @@ fn parse_binary(frame: &[u8]) -> Result<Fields, Malformed> {
     // What can not be parsed has shown what it has.
     ReqId(&mut req_id).deserialize(&mut reader()).ok();
     let text = format!("Invalid: MessagePack deserialize error: {error}");
-    Err(Malformed { req_id, refused: Refused(text) })
+    Err(Malformed { req_id, refused: Refused(text, ErrorCode::Invalid) })
 }
 
 /// Keeps the fields that are passed on as their text.
@@ -540,7 +541,7 @@ mod tests {
 
     #[test]
     fn a_refusal_says_so_in_both_words() {
-        let answer = Err(Refused("Job not found: 7".into()));
+        let answer = Err(Refused::no_job(crate::job::JobId(7)));
         let mut out = BytesMut::new();
         codec(Mode::Text).encode(Reply { req_id: None, answer: &answer }, &mut out).unwrap();
         let wanted = "{\"ok\":false,\"success\":false,\"error\":\"Job not found: 7\"}\n";

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use batonq_protocol::ErrorCode;
 use serde_json::Value;
 
 use super::job::object;
@@ -24,7 +25,10 @@ pub(super) async fn kvmset(client: Client<'_>, fields: Fields) -> Answer {
     let entries = list(&fields, "entries")?;
     if entries.len() > limits::BATCH_MAX {
         let max = limits::BATCH_MAX;
-        return Err(Refused(format!("Too many entries ({} > {max})", entries.len())));
+        return Err(Refused(
+            format!("Too many entries ({} > {max})", entries.len()),
+            ErrorCode::Invalid,
+        ));
     }
     // What is wrong with some of them does not concern the others.
     let good = entries.iter().filter_map(|it| entry(it.as_object()?).ok());
@@ -41,7 +45,10 @@ fn entry(fields: &Fields) -> Result<KvEntry, Refused> {
     let value = fields::json(fields::value(fields, "value")?);
     if value.len() > limits::PAYLOAD_BYTES_MAX {
         let max = limits::PAYLOAD_BYTES_MAX;
-        return Err(Refused(format!("Value too large ({} > {max} bytes)", value.len())));
+        return Err(Refused(
+            format!("Value too large ({} > {max} bytes)", value.len()),
+            ErrorCode::PayloadTooLarge,
+        ));
     }
     let ttl = fields::opt_number(fields, "ttl")?.map(Duration::from_millis);
     Ok(KvEntry { key, value, ttl })
@@ -110,7 +117,10 @@ pub(super) async fn kvincr(client: Client<'_>, fields: Fields) -> Answer {
     let by = fields::opt_signed(&fields, "by")?.unwrap_or(1);
     let value = client.door.broker.kv_add(key(&fields)?, by).await.map_err(|error| {
         match error.field() == Some("value") {
-            true => Refused("Value is not an integer, or would be too large for one".into()),
+            true => Refused(
+                "Value is not an integer, or would be too large for one".into(),
+                ErrorCode::Invalid,
+            ),
             false => error.into(),
         }
     })?;
@@ -128,10 +138,10 @@ fn key(fields: &Fields) -> Result<KvKey, Refused> {
 fn key_of(text: &str) -> Result<KvKey, Refused> {
     match KvKey::parse(text) {
         Ok(key) => Ok(Broker::check_key(&key).map(|()| key)?),
-        Err(_) if text.is_empty() => Err(Refused("Key cannot be empty".into())),
+        Err(_) if text.is_empty() => Err(Refused("Key cannot be empty".into(), ErrorCode::Invalid)),
         Err(_) if text.len() > *limits::KV_KEY_BYTES.end() => {
             let max = limits::KV_KEY_BYTES.end();
-            Err(Refused(format!("Key too long ({} > {max} bytes)", text.len())))
+            Err(Refused(format!("Key too long ({} > {max} bytes)", text.len()), ErrorCode::Invalid))
         }
         Err(invalid) => Err(invalid.into()),
     }

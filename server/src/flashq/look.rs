@@ -6,6 +6,7 @@
 
 use std::time::Duration;
 
+use batonq_protocol::ErrorCode;
 use serde_json::Value;
 use tokio::time::Instant;
 
@@ -85,7 +86,10 @@ pub(super) async fn getresult(client: Client<'_>, fields: Fields) -> Answer {
 pub(super) async fn getjobsbatch(client: Client<'_>, fields: Fields) -> Answer {
     let ids = fields::ids(&fields, "ids")?;
     if ids.len() > limits::PAGE_MAX {
-        return Err(Refused(format!("Too many ids ({} > {})", ids.len(), limits::PAGE_MAX)));
+        return Err(Refused(
+            format!("Too many ids ({} > {})", ids.len(), limits::PAGE_MAX),
+            ErrorCode::Invalid,
+        ));
     }
     let now = now(&client);
     let jobs = full(&client, &ids).await?;
@@ -120,7 +124,10 @@ pub(super) fn check_bytes(bytes: usize) -> Result<(), Refused> {
     match bytes > limits::FLASHQ_ANSWER_BYTES_MAX {
         true => {
             let max = limits::FLASHQ_ANSWER_BYTES_MAX;
-            Err(Refused(format!("Answer too large (more than {max} bytes): ask for less at once")))
+            Err(Refused(
+                format!("Answer too large (more than {max} bytes): ask for less at once"),
+                ErrorCode::PayloadTooLarge,
+            ))
         }
         false => Ok(()),
     }
@@ -249,7 +256,10 @@ pub(super) async fn waitjob(client: Client<'_>, fields: Fields) -> Answer {
     while !job.state.is_final() {
         let left = deadline.saturating_duration_since(Instant::now());
         if left.is_zero() {
-            return Err(Refused(format!("Timeout waiting for job {id} after {patience}ms")));
+            return Err(Refused(
+                format!("Timeout waiting for job {id} after {patience}ms"),
+                ErrorCode::WrongState,
+            ));
         }
         if broker.health().condition == Condition::Draining {
             return Err(
@@ -270,8 +280,10 @@ fn ended(job: &Job) -> Answer {
             let result = job.result.as_ref().map(|it| ("result".to_owned(), fields::shown(it)));
             Ok(result.into_iter().collect())
         }
-        State::Cancelled => Err(Refused("Job failed: it was cancelled".into())),
-        _ => Err(Refused("Job failed".into())),
+        State::Cancelled => {
+            Err(Refused("Job failed: it was cancelled".into(), ErrorCode::WrongState))
+        }
+        _ => Err(Refused("Job failed".into(), ErrorCode::WrongState)),
     }
 }
 
@@ -279,8 +291,11 @@ fn ended(job: &Job) -> Answer {
 fn removed(id: JobId, extra: &Extra) -> Answer {
     match (extra.remove_on_complete, extra.remove_on_fail) {
         (_, false) => Ok(Fields::new()),
-        (false, true) => Err(Refused("Job failed".into())),
-        (true, true) => Err(Refused(format!("Job not found: {id} has ended and was removed"))),
+        (false, true) => Err(Refused("Job failed".into(), ErrorCode::WrongState)),
+        (true, true) => Err(Refused(
+            format!("Job not found: {id} has ended and was removed"),
+            ErrorCode::NotFound,
+        )),
     }
 }
 
@@ -402,7 +417,8 @@ mod tests {
         let gone = |extra: Extra| removed(JobId(7), &extra);
         assert_eq!(gone(removal(true, false)), Ok(Fields::new()));
         assert_eq!(gone(removal(false, false)), Ok(Fields::new()));
-        assert_eq!(gone(removal(false, true)), Err(Refused("Job failed".into())));
+        let failed = Err(Refused("Job failed".into(), ErrorCode::WrongState));
+        assert_eq!(gone(removal(false, true)), failed);
         assert!(gone(removal(true, true)).unwrap_err().0.starts_with("Job not found: 7"));
     }
 }

@@ -56,6 +56,7 @@ mod work;
 
 use std::time::Duration;
 
+use batonq_protocol::ErrorCode;
 use serde_json::{Map, Value};
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::TcpStream;
@@ -66,7 +67,7 @@ use crate::door::Door;
 use crate::error::Error;
 use crate::job::{JobId, WorkerName};
 use crate::limits;
-use crate::store::SessionId;
+use crate::store::Hold;
 
 /// A peer of which nothing is heard for so long is asked whether it is there, so often, so many
 /// times.
@@ -80,48 +81,48 @@ type Fields = Map<String, Value>;
 /// What a request comes to.
 type Answer = Result<Fields, Refused>;
 
-/// Why a request was not served: the text of `error`. Clients read it to tell what went wrong, by
-/// the words in it; `auth` and `valid` have meanings there.
+/// Why a request was not served: the text of `error`, and what it means. Clients have the text only,
+/// and tell what went wrong by the words in it; `auth` and `valid` have meanings there.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Refused(String);
+struct Refused(String, ErrorCode);
 
 impl Refused {
     /// Nothing is known of a job, or it is not where it would have to be.
     fn no_job(id: JobId) -> Self {
-        Self(format!("Job not found: {id}"))
+        Self(format!("Job not found: {id}"), ErrorCode::NotFound)
     }
 
     /// A request that is wrong in itself.
     fn invalid(detail: impl std::fmt::Display) -> Self {
-        Self(format!("Invalid: {detail}"))
+        Self(format!("Invalid: {detail}"), ErrorCode::Invalid)
     }
 }
 
 impl From<Error> for Refused {
     fn from(error: Error) -> Self {
-        match error {
-            Error::Invalid(invalid) => {
-                Self::invalid(format_args!("{}: {}", invalid.field, invalid.detail))
-            }
+        let code = error.code();
+        let text = match error {
+            Error::Invalid(invalid) => format!("Invalid: {}: {}", invalid.field, invalid.detail),
             Error::PayloadTooLarge { field: "payload", detail } => {
-                Self(format!("Job data too large ({detail})"))
+                format!("Job data too large ({detail})")
             }
-            Error::PayloadTooLarge { detail, .. } => Self(format!("Value too large ({detail})")),
-            Error::Unauthenticated(_) => Self("Invalid token".into()),
-            Error::Forbidden { .. } => Self(format!("Unauthorized: {error}")),
+            Error::PayloadTooLarge { detail, .. } => format!("Value too large ({detail})"),
+            Error::Unauthenticated(_) => "Invalid token".into(),
+            Error::Forbidden { .. } => format!("Unauthorized: {error}"),
             Error::NotFound(detail) => match detail.strip_prefix("there is no job ") {
-                Some(id) => Self(format!("Job not found: {id}")),
-                None => Self(format!("Not found: {detail}")),
+                Some(id) => format!("Job not found: {id}"),
+                None => format!("Not found: {detail}"),
             },
-            Error::LeaseLost => Self("Job not found in processing".into()),
-            Error::WrongState(detail) => Self(detail),
-            Error::Duplicate(detail) => Self(format!("Duplicate: {detail}")),
-            Error::RateLimited(detail) => Self(format!("Rate limit: {detail}")),
-            Error::Overloaded(detail) => Self(format!("Overloaded: {detail}")),
-            Error::Unavailable(detail) => Self(format!("Unavailable: {detail}")),
-            Error::OutcomeUnknown(detail) => Self(format!("Outcome unknown: {detail}")),
-            Error::Internal(detail) => Self(format!("Internal error: {detail}")),
-        }
+            Error::LeaseLost => "Job not found in processing".into(),
+            Error::WrongState(detail) => detail,
+            Error::Duplicate(detail) => format!("Duplicate: {detail}"),
+            Error::RateLimited(detail) => format!("Rate limit: {detail}"),
+            Error::Overloaded(detail) => format!("Overloaded: {detail}"),
+            Error::Unavailable(detail) => format!("Unavailable: {detail}"),
+            Error::OutcomeUnknown(detail) => format!("Outcome unknown: {detail}"),
+            Error::Internal(detail) => format!("Internal error: {detail}"),
+        };
+        Self(text, code)
     }
 }
 
@@ -136,7 +137,7 @@ impl From<crate::job::InvalidField> for Refused {
 struct Client<'a> {
     door: &'a Door,
     /// What its leases hang on.
-    session: SessionId,
+    hold: Hold,
     worker: &'a WorkerName,
     /// Who it is, in words.
     who: &'a str,

@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use batonq_protocol::ErrorCode;
 use futures_util::{StreamExt, stream};
 use serde_json::Value;
 use tokio::time::Instant;
@@ -100,13 +101,17 @@ impl Keys {
     fn id(&self, pushed: Result<Pushed, Error>) -> Result<JobId, Refused> {
         let key = self.unique.as_deref().unwrap_or_default();
         match pushed? {
-            Pushed::Duplicate { id, of: Same::Unique, .. } => {
-                Err(Refused(format!("Duplicate job with key: {key} (held by job {id})")))
-            }
-            Pushed::Duplicate { of: Same::Window, .. } => {
-                Err(Refused(format!("Debounced: job with id '{key}' was pushed recently")))
-            }
-            pushed => pushed.id().ok_or_else(|| Refused("Internal error: not stored".into())),
+            Pushed::Duplicate { id, of: Same::Unique, .. } => Err(Refused(
+                format!("Duplicate job with key: {key} (held by job {id})"),
+                ErrorCode::Duplicate,
+            )),
+            Pushed::Duplicate { of: Same::Window, .. } => Err(Refused(
+                format!("Debounced: job with id '{key}' was pushed recently"),
+                ErrorCode::Duplicate,
+            )),
+            pushed => pushed
+                .id()
+                .ok_or_else(|| Refused("Internal error: not stored".into(), ErrorCode::Internal)),
         }
     }
 }
@@ -151,7 +156,7 @@ async fn take(
             count,
             wait: left.min(limits::WAIT_MAX),
             worker: client.worker.clone(),
-            hold: Hold::Session(client.session),
+            hold: client.hold,
         };
         let late = pull.wait + PULL_LATE_MAX;
         let jobs = match tokio::time::timeout(late, broker.pull(pull)).await {
@@ -175,7 +180,9 @@ async fn take(
 }
 
 fn handed_out(client: &Client<'_>, queue: &QueueName, jobs: &[LeasedJob]) -> Vec<Value> {
-    client.leases.note(client.session, jobs);
+    if let Hold::Session(session) = client.hold {
+        client.leases.note(session, jobs);
+    }
     let now = client.door.broker.ago(0);
     jobs.iter().map(|job| Value::Object(shown_leased(queue, job, now))).collect()
 }
@@ -318,7 +325,7 @@ pub(super) async fn progress(client: Client<'_>, fields: Fields) -> Answer {
             Err(error) => return Err(error.into()),
         }
     }
-    let refused = || Refused(format!("Job not found in processing: {id}"));
+    let refused = || Refused(format!("Job not found in processing: {id}"), ErrorCode::LeaseLost);
     match broker.leases_of(vec![id]).await?.into_iter().next().flatten() {
         None => Err(refused()),
         Some(lease) => match broker.progress(lease, progress).await {
@@ -335,6 +342,6 @@ pub(super) async fn heartbeat(client: Client<'_>, fields: Fields) -> Answer {
     let id = fields::job_id(&fields)?;
     match client.door.broker.leases_of(vec![id]).await?.into_iter().next().flatten() {
         Some(_) => Ok(Fields::new()),
-        None => Err(Refused(format!("Job {id} not in processing"))),
+        None => Err(Refused(format!("Job {id} not in processing"), ErrorCode::WrongState)),
     }
 }
