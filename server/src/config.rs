@@ -18,6 +18,7 @@ use crate::broker::Patience;
 use crate::leader::Profile;
 #[cfg(feature = "mutants")]
 use crate::mutants::{self, Mutant};
+use crate::origins::Origins;
 use crate::secrets::Keyring;
 use crate::store::Retention;
 use crate::store::postgres::{CONNECTIONS_MIN, Database, Dsn, Migrate};
@@ -78,6 +79,12 @@ pub const SETTINGS: &[Setting] = &[
         "BATONQ_INSECURE",
         Some("0"),
         "1: allow other addresses than loopback without tokens",
+    ),
+    setting(
+        "cors_origins",
+        "BATONQ_CORS_ORIGINS",
+        None,
+        "Sites whose pages may use HTTP: origins with commas, as https://jobs.example.com, or *",
     ),
     setting(
         "data_dir",
@@ -256,6 +263,8 @@ pub struct Config {
     pub retention: Retention,
     /// Where webhooks may lead.
     pub reach: Reach,
+    /// Pages of which sites may talk to this node.
+    pub origins: Origins,
     /// How long stopping may take.
     pub drain_timeout: Duration,
     /// A filter for the log.
@@ -473,6 +482,12 @@ impl Config {
             reach: match values.switch("webhooks_insecure")? {
                 true => Reach::Anywhere,
                 false => Reach::Public,
+            },
+            origins: match values.get("cors_origins") {
+                Some(value) => {
+                    Origins::parse(&value.text).map_err(|detail| error(&value.name, detail))?
+                }
+                None => Origins::default(),
             },
             drain_timeout: values.duration("drain_timeout")?,
             log: values.parse("log", |text| Some(text.into()), "a filter")?,
@@ -792,6 +807,7 @@ mod tests {
                 "key 1 of it must be 64 hex digits",
             ),
             (&[("BATONQ_BIND", "0.0.0.0")], "BATONQ_BIND", "BATONQ_TOKENS"),
+            (&[("BATONQ_CORS_ORIGINS", "jobs.example.com")], "BATONQ_CORS_ORIGINS", "no origin"),
             (&[("BATONQ_BIND", "here")], "BATONQ_BIND", "IP address"),
             (&[("NODE_ID", "a b")], "NODE_ID", "letters"),
             (&[("BATONQ_LOG_FORMAT", "xml")], "BATONQ_LOG_FORMAT", "json"),

@@ -21,6 +21,7 @@ use crate::explain::{Explanation, Surroundings, explain};
 use crate::job::{JobId, Timestamp};
 use crate::leader::Leadership;
 use crate::limits;
+use crate::origins::Origins;
 use crate::webhooks::Reach;
 
 /// Shared by the transports of a node. Cheap to clone.
@@ -38,6 +39,8 @@ pub struct Door {
     pub leadership: Leadership,
     /// Where webhooks may lead.
     pub reach: Reach,
+    /// Pages of which sites may talk to this node.
+    pub origins: Arc<Origins>,
     /// A permit for each connection, over all transports.
     pub connections: Arc<Semaphore>,
     /// Cancelled: accept nobody any more, finish what was asked for, close.

@@ -39,4 +39,5 @@ pub mod leader;
 pub mod limits;
 pub mod metrics;
 pub mod mutants;
+pub mod origins;
 pub mod secrets;

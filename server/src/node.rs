@@ -130,6 +130,7 @@ impl Node {
             registry: ground.registry,
             leadership: ground.leadership,
             reach: config.reach,
+            origins: Arc::new(config.origins),
             connections: Arc::new(Semaphore::new(limits::CONNECTIONS_MAX)),
             stop: CancellationToken::new(),
             tasks: TaskTracker::new(),

@@ -36,6 +36,7 @@ fn all_sources() -> Vec<(String, String)> {
 const ARROWS: &[(&str, &[&str])] = &[
     ("job/", &["limits"]),
     ("limits.rs", &[]),
+    ("origins.rs", &[]),
     ("clock.rs", &["job"]),
     ("error.rs", &["job"]),
     ("secrets.rs", &["job"]),
@@ -68,10 +69,13 @@ const ARROWS: &[(&str, &[&str])] = &[
         "door.rs",
         &[
             "access", "broker", "cluster", "error", "explain", "job", "leader", "limits",
-            "mutants", "webhooks",
+            "mutants", "origins", "webhooks",
         ],
     ),
-    ("config.rs", &["access", "broker", "leader", "mutants", "secrets", "store", "webhooks"]),
+    (
+        "config.rs",
+        &["access", "broker", "leader", "mutants", "origins", "secrets", "store", "webhooks"],
+    ),
     (
         "tcp/",
         &[
@@ -79,12 +83,15 @@ const ARROWS: &[(&str, &[&str])] = &[
             "metrics", "store",
         ],
     ),
-    ("flashq/", &["access", "broker", "door", "error", "job", "limits", "metrics", "store"]),
+    (
+        "flashq/",
+        &["access", "broker", "door", "error", "http", "job", "limits", "metrics", "store"],
+    ),
     (
         "http/",
         &[
-            "access", "broker", "cluster", "door", "error", "explain", "job", "limits", "metrics",
-            "store", "webhooks",
+            "access", "broker", "cluster", "door", "error", "explain", "flashq", "job", "limits",
+            "metrics", "origins", "store", "webhooks",
         ],
     ),
 ];

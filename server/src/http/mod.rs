@@ -5,7 +5,9 @@
 //! `/openapi.json` all come from it. Errors are problems as in RFC 9457.
 
 mod body;
+mod cors;
 mod handlers;
+mod headers;
 pub(crate) mod live;
 mod model;
 mod openapi;

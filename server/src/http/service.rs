@@ -7,24 +7,23 @@ use std::panic::AssertUnwindSafe;
 use futures_util::FutureExt;
 use hyper::body::Incoming;
 use hyper::header::{
-    ALLOW, AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue,
-    X_CONTENT_TYPE_OPTIONS,
+    ALLOW, CACHE_CONTROL, HeaderMap, HeaderName, HeaderValue, ORIGIN, X_CONTENT_TYPE_OPTIONS,
 };
 use hyper::{Method, Request, Response, StatusCode};
 use percent_encoding::percent_decode_str;
 use tracing::Instrument;
 
-use super::body;
 use super::handlers::Call;
+use super::headers::{is_json, token};
 use super::live::Body;
 use super::problem::Problem;
 use super::query::Query;
 use super::routes::{self, Route};
+use super::{body, cors};
 use crate::door::Door;
 use crate::error::Error;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-const API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 const REQUEST_ID_BYTES_MAX: usize = 128;
 
@@ -63,6 +62,7 @@ impl Service {
             path = request.uri().path(),
             request_id
         );
+        let origin = request.headers().get(ORIGIN).cloned();
         let answer = AssertUnwindSafe(self.answer(request, from));
         let answer = answer.catch_unwind().instrument(span.clone());
         let mut answer = answer.await.unwrap_or_else(|_| {
@@ -76,6 +76,7 @@ impl Service {
             503.. => tracing::warn!(status, "answered"),
             _ => tracing::debug!(status, "answered"),
         });
+        cors::mark(&self.door.origins, origin, &mut answer);
         let headers = answer.headers_mut();
         if let Ok(request_id) = HeaderValue::from_str(&request_id) {
             headers.insert(REQUEST_ID, request_id);
@@ -86,6 +87,9 @@ impl Service {
     }
 
     async fn answer(&self, request: Request<Incoming>, from: SocketAddr) -> Answer {
+        if let Some(answer) = cors::preflight(&self.door.origins, &request) {
+            return answer;
+        }
         let path = request.uri().path().to_owned();
         let Ok(matched) = self.router.at(&path) else {
             let error = Error::NotFound(format!("there is nothing at {path}"));
@@ -147,23 +151,6 @@ fn wrong_method<'a>(allowed: impl Iterator<Item = &'a Method>) -> Answer {
         answer.headers_mut().insert(ALLOW, allowed);
     }
     answer
-}
-
-fn token(headers: &HeaderMap) -> Option<&str> {
-    let bearer = headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok());
-    let bearer = bearer.and_then(|value| {
-        let (scheme, token) = value.split_once(' ')?;
-        scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
-    });
-    bearer.or_else(|| headers.get(API_KEY).and_then(|value| value.to_str().ok()))
-}
-
-fn is_json(headers: &HeaderMap) -> bool {
-    let content_type = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
-    content_type.is_some_and(|value| {
-        let essence = value.split(';').next().unwrap_or_default().trim();
-        essence.eq_ignore_ascii_case("application/json")
-    })
 }
 
 fn decode(names: Vec<(String, String)>) -> Result<Vec<(String, String)>, Error> {
