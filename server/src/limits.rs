@@ -278,3 +278,12 @@ pub const FLASHQ_LEASES_MAX: usize = 131_072;
 /// Payloads and results in one list for a client of flashQ, which has each of them twice: some of its
 /// clients read the one, some the other.
 pub const FLASHQ_ANSWER_BYTES_MAX: usize = 8 * 1024 * 1024;
+
+/// Queues whose events one connection of such a client listens to: each is a stream of events.
+pub const FLASHQ_SUBSCRIPTIONS_MAX: usize = 16;
+
+/// WebSockets at once on a node, as many as flashQ itself has.
+pub const FLASHQ_SOCKETS_MAX: usize = 100;
+
+/// One message of the client of a WebSocket: all that it has to say is its token.
+pub const FLASHQ_SOCKET_MESSAGE_BYTES_MAX: usize = 4096;

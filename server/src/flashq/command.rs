@@ -38,7 +38,8 @@ macro_rules! command {
     }};
 }
 
-/// The first are those that are asked for most. `AUTH` is the connection's own.
+/// The first are those that are asked for most. `AUTH`, `SUBSCRIBE` and `UNSUBSCRIBE` are the
+/// connection's own.
 static COMMANDS: &[Command] = &[
     command!("PUSH", Push, work::push),
     command!("PULL", Pull, work::pull),

@@ -1,4 +1,5 @@
-//! One connection: it reads requests, runs them side by side, and writes their answers.
+//! One connection: it reads requests, runs them side by side, and writes their answers. Between
+//! these it writes the events that its client has subscribed to.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -19,8 +20,9 @@ use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
 use super::command::Command;
-use super::frame::{Codec, FrameError, Malformed, Mode, Reply, Request};
+use super::frame::{self, Codec, FrameError, Happened, Malformed, Mode, Reply, Request};
 use super::leases::Leases;
+use super::subscriptions::{Subscription, Subscriptions};
 use super::{Answer, Client, Fields, Refused, fields};
 use crate::access::{Operation, Principal};
 use crate::broker::{Attendance, Notice};
@@ -66,6 +68,15 @@ struct Served {
     /// How large it was.
     bytes: usize,
     waited: bool,
+    /// What begins with the answer.
+    subscription: Option<Subscription>,
+}
+
+impl Served {
+    /// Of a request that held nothing up.
+    fn at_once(req_id: Option<String>, answer: Answer) -> Self {
+        Self { req_id, answer, bytes: 0, waited: false, subscription: None }
+    }
 }
 
 type Serving = Pin<Box<dyn Future<Output = Served> + Send>>;
@@ -91,6 +102,7 @@ pub(super) struct Connection {
     in_flight_bytes: usize,
     waits: usize,
     looks: Arc<Semaphore>,
+    subscriptions: Subscriptions,
     /// Cancelled: the client sends nothing more, and waits for nothing that may never come.
     hung_up: CancellationToken,
     /// It may have been given leases.
@@ -137,6 +149,7 @@ impl Connection {
             in_flight_bytes: 0,
             waits: 0,
             looks: Arc::new(Semaphore::new(LOOKS_MAX)),
+            subscriptions: Subscriptions::default(),
             hung_up: CancellationToken::new(),
             has_pulled: false,
             is_leaving: false,
@@ -179,6 +192,7 @@ impl Connection {
         self.check_over()?;
         let has_room = self.has_room();
         let reads = self.may_take() && !self.hung_up.is_cancelled();
+        let tells = has_room && !self.hung_up.is_cancelled() && !self.is_leaving;
         let stop = &self.guest.door.stop;
         tokio::select! {
             biased;
@@ -191,6 +205,9 @@ impl Connection {
                     self.hung_up.cancel();
                 }
                 self.attendance.heard();
+            }
+            events = self.subscriptions.next(), if tells && !self.subscriptions.is_empty() => {
+                self.tell(events);
             }
             written = write_some(&self.writer, &mut self.out), if !self.out.is_empty() => {
                 written?;
@@ -299,6 +316,16 @@ impl Connection {
         let Some(principal) = self.principal else {
             return Err(Refused("Authentication required".into(), ErrorCode::Unauthenticated));
         };
+        if matches!(name, "SUBSCRIBE" | "UNSUBSCRIBE") {
+            principal.check(Operation::ListenEvents)?;
+            if name == "SUBSCRIBE" {
+                self.subscribe(req_id.clone(), fields, bytes);
+            } else {
+                self.subscriptions.end(&fields::queue(&fields)?);
+                self.answer_now(req_id.clone(), Ok(Fields::new()));
+            }
+            return Ok(());
+        }
         let command = Command::find(name)
             .ok_or_else(|| Refused::invalid(format_args!("unknown variant `{name}`")))?;
         principal.check(command.operation)?;
@@ -359,9 +386,29 @@ impl Connection {
             if let Err(refused) = &answer {
                 tracing::debug!(reason = refused.0, "refused");
             }
-            Served { req_id, answer, bytes, waited }
+            Served { req_id, answer, bytes, waited, subscription: None }
         };
         Box::pin(serving.instrument(span))
+    }
+
+    /// Opens a subscription while requests are served.
+    fn subscribe(&mut self, req_id: Option<String>, fields: Fields, bytes: usize) {
+        let (guest, looks) = (Arc::clone(&self.guest), Arc::clone(&self.looks));
+        let is_free = req_id.is_some();
+        let serving = async move {
+            // The semaphore is never closed.
+            let _look = looks.acquire().await.ok();
+            let opened = Subscription::open(&guest.door.broker, &fields).await;
+            let (answer, subscription) = match opened {
+                Ok(subscription) => (Ok(Fields::new()), Some(subscription)),
+                Err(refused) => (Err(refused), None),
+            };
+            Served { req_id, answer, bytes, waited: false, subscription }
+        };
+        let kind = Operation::ListenEvents.name();
+        let serving = serving.instrument(tracing::debug_span!("request", kind));
+        self.in_flight_bytes += bytes;
+        self.line_up(is_free, Box::pin(serving));
     }
 
     fn authenticate(&mut self, req_id: Option<String>, token: &str) {
@@ -374,7 +421,7 @@ impl Connection {
             Err(error) => {
                 let is_free = req_id.is_some();
                 let answer = Err(error.into());
-                let served = Served { req_id, answer, bytes: 0, waited: false };
+                let served = Served::at_once(req_id, answer);
                 let serving = async move {
                     tokio::time::sleep(AFTER_WRONG_TOKEN).await;
                     served
@@ -397,7 +444,7 @@ impl Connection {
         if req_id.is_some() || self.ordered.is_empty() {
             return self.say(req_id.as_deref(), &answer);
         }
-        let served = Served { req_id, answer, bytes: 0, waited: false };
+        let served = Served::at_once(req_id, answer);
         self.line_up(false, Box::pin(std::future::ready(served)));
     }
 
@@ -405,7 +452,22 @@ impl Connection {
         self.in_flight -= 1;
         self.in_flight_bytes -= served.bytes;
         self.waits -= usize::from(served.waited);
-        self.say(served.req_id.as_deref(), &served.answer);
+        let begun = served.subscription.map(|it| self.subscriptions.begin(it));
+        let answer = begun.unwrap_or(Ok(())).and(served.answer);
+        self.say(served.req_id.as_deref(), &answer);
+    }
+
+    /// Lines events up to be written.
+    fn tell(&mut self, events: Vec<Fields>) {
+        if self.out.is_empty() {
+            self.taken_at = Instant::now();
+        }
+        for event in events.into_iter().map(Value::Object) {
+            let happened = Happened { event: frame::Shown(&event) };
+            if let Err(error) = self.codec.encode(happened, &mut self.out) {
+                tracing::error!(%error, "an event is too large");
+            }
+        }
     }
 
     /// Lines an answer up to be written.

@@ -279,29 +279,47 @@ pub(super) struct Reply<'a> {
 impl Encoder<Reply<'_>> for Codec {
     type Error = FrameError;
 
-    /// Writes all of it or nothing.
     fn encode(&mut self, reply: Reply<'_>, out: &mut BytesMut) -> Result<(), FrameError> {
+        self.write_whole(&reply, out)
+    }
+}
+
+/// Something that has happened, for who has subscribed to it. It answers no request.
+#[derive(Debug, Serialize)]
+pub(super) struct Happened<'a> {
+    pub(super) event: Shown<'a>,
+}
+
+impl Encoder<Happened<'_>> for Codec {
+    type Error = FrameError;
+
+    fn encode(&mut self, happened: Happened<'_>, out: &mut BytesMut) -> Result<(), FrameError> {
+        self.write_whole(&happened, out)
+    }
+}
+
+impl Codec {
+    /// Writes all of it or nothing.
+    fn write_whole(&self, said: &impl Serialize, out: &mut BytesMut) -> Result<(), FrameError> {
         let start = out.len();
-        let written = self.write(&reply, out);
+        let written = self.write(said, out);
         if written.is_err() || out.len() - start > limits::FLASHQ_FRAME_BYTES_MAX {
             out.truncate(start);
             return Err(FrameError::TooLarge(limits::FLASHQ_FRAME_BYTES_MAX));
         }
         Ok(())
     }
-}
 
-impl Codec {
-    fn write(&self, reply: &Reply<'_>, out: &mut BytesMut) -> Result<(), std::io::Error> {
+    fn write(&self, said: &impl Serialize, out: &mut BytesMut) -> Result<(), std::io::Error> {
         let start = out.len();
         match self.mode {
             Mode::Text => {
-                serde_json::to_writer((&mut *out).writer(), reply)?;
+                serde_json::to_writer((&mut *out).writer(), said)?;
                 out.put_u8(b'\n');
             }
             Mode::Binary => {
                 out.put_u32(0);
-                let written = rmp_serde::encode::write(&mut (&mut *out).writer(), reply);
+                let written = rmp_serde::encode::write_named(&mut (&mut *out).writer(), said);
                 written.map_err(std::io::Error::other)?;
                 let length = out.len() - start - LENGTH_BYTES;
                 let length = u32::try_from(length).map_err(std::io::Error::other)?;
@@ -336,7 +354,8 @@ impl Serialize for Reply<'_> {
 }
 
 /// A value, with the JSON that it passes on in its place.
-struct Shown<'a>(&'a Value);
+#[derive(Debug)]
+pub(super) struct Shown<'a>(pub(super) &'a Value);
 
 impl Serialize for Shown<'_> {
     fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
@@ -536,6 +555,22 @@ mod tests {
         let wanted = serde_json::json!(
             {"reqId": "q", "ok": true, "success": true, "id": 7, "data": {"a": [1, "x"]}}
         );
+        assert_eq!(value, wanted);
+    }
+
+    #[test]
+    fn what_has_happened_stands_alone() {
+        let event = serde_json::json!({"event_type": "pushed", "data": {"\0json": "[1, 2]"}});
+        let mut out = BytesMut::new();
+        let happened = || Happened { event: Shown(&event) };
+        codec(Mode::Text).encode(happened(), &mut out).unwrap();
+        let wanted = "{\"event\":{\"data\":[1, 2],\"event_type\":\"pushed\"}}\n";
+        assert_eq!(str::from_utf8(&out).unwrap(), wanted);
+
+        out.clear();
+        codec(Mode::Binary).encode(happened(), &mut out).unwrap();
+        let value: Value = rmp_serde::from_slice(&out[LENGTH_BYTES..]).unwrap();
+        let wanted = serde_json::json!({"event": {"event_type": "pushed", "data": [1, 2]}});
         assert_eq!(value, wanted);
     }
 

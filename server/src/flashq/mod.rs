@@ -21,6 +21,8 @@
 //!   requests, since nothing else tells whose answer it is.
 //! * A request that can not be understood is answered too, with its `reqId` if that can be read.
 //!   Only a line or frame that is too long ends the connection, after an answer.
+//! * What happens in queues that a client has subscribed to comes between the answers, without a
+//!   `reqId`.
 //! * A client that does not read is not read from, and cut off after a while.
 //!
 //! Jobs are known by their numbers only, so leases stay here. They hang on the session of the
@@ -42,15 +44,18 @@ mod command;
 mod connection;
 mod cron;
 mod events;
+mod feed;
 mod fields;
 mod flow;
 mod frame;
+pub(crate) mod http;
 mod job;
 mod kv;
 mod leases;
 mod look;
 mod options;
 mod queues;
+mod subscriptions;
 pub(crate) mod webhook;
 mod work;
 
