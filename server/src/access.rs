@@ -244,6 +244,11 @@ impl Access {
         }
     }
 
+    /// How many tokens there are.
+    pub fn count(&self) -> usize {
+        self.tokens.len()
+    }
+
     /// Whether everybody may do everything.
     pub fn is_open(&self) -> bool {
         self.tokens.is_empty()

@@ -41,8 +41,12 @@ pub struct Door {
     pub reach: Reach,
     /// Pages of which sites may talk to this node.
     pub origins: Arc<Origins>,
+    /// What kind of store it has, in a word: `sqlite` or `postgres`.
+    pub store: &'static str,
     /// A permit for each connection, over all transports.
     pub connections: Arc<Semaphore>,
+    /// A permit for each WebSocket among them.
+    pub sockets: Arc<Semaphore>,
     /// Cancelled: accept nobody any more, finish what was asked for, close.
     pub stop: CancellationToken,
     /// Knows all connections, so that stopping can wait for them.

@@ -271,6 +271,10 @@ pub const FLASHQ_FRAME_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// without a bound can not be computed with.
 pub const FLASHQ_WAIT_MAX: Duration = Duration::from_secs(24 * 3600);
 
+/// How long a job is a worker's that pulled it over HTTP, from the pull or its last heartbeat on: there
+/// is no connection that would show that it lives.
+pub const FLASHQ_HTTP_LEASE: Duration = Duration::from_secs(120);
+
 /// Leases of such clients that a node remembers, so that an ack by number needs no look; what it has
 /// forgotten it asks the store for. Some 10 MiB.
 pub const FLASHQ_LEASES_MAX: usize = 131_072;
@@ -278,6 +282,13 @@ pub const FLASHQ_LEASES_MAX: usize = 131_072;
 /// Payloads and results in one list for a client of flashQ, which has each of them twice: some of its
 /// clients read the one, some the other.
 pub const FLASHQ_ANSWER_BYTES_MAX: usize = 8 * 1024 * 1024;
+
+/// How long a pull over HTTP waits if nobody says: clients give up after five seconds, and do not say
+/// so.
+pub const FLASHQ_HTTP_WAIT: Duration = Duration::from_secs(3);
+
+/// Requests with large answers that are served over HTTP at the same time; the rest have to wait.
+pub const FLASHQ_HTTP_LOOKS_MAX: usize = 64;
 
 /// Queues whose events one connection of such a client listens to: each is a stream of events.
 pub const FLASHQ_SUBSCRIPTIONS_MAX: usize = 16;

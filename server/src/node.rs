@@ -108,6 +108,10 @@ impl Node {
         let card = card(&config, tcp_address, http_address);
         let (phases, requests, demand) =
             (Phases::default(), Requests::default(), Demand::default());
+        let store = match config.store {
+            StoreConfig::Embedded(_) => "sqlite",
+            StoreConfig::Shared(_) => "postgres",
+        };
         let ground = match config.store {
             StoreConfig::Embedded(dir) => embedded(dir, &card, config.retention, &requests).await?,
             StoreConfig::Shared(shared) => {
@@ -131,7 +135,9 @@ impl Node {
             leadership: ground.leadership,
             reach: config.reach,
             origins: Arc::new(config.origins),
+            store,
             connections: Arc::new(Semaphore::new(limits::CONNECTIONS_MAX)),
+            sockets: Arc::new(Semaphore::new(limits::FLASHQ_SOCKETS_MAX)),
             stop: CancellationToken::new(),
             tasks: TaskTracker::new(),
         };

@@ -83,6 +83,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "metrics", "store",
         ],
     ),
+    // Both ways: one port serves both HTTP APIs, and what reads and writes HTTP is in `http`.
     (
         "flashq/",
         &["access", "broker", "door", "error", "http", "job", "limits", "metrics", "store"],

@@ -23,7 +23,7 @@ use crate::limits;
 const TEXT: &str = "\0json";
 
 /// Fields that are passed on as they are.
-pub(super) const PASSED_ON: [&str; 3] = ["data", "result", "value"];
+pub(super) const PASSED_ON: [&str; 4] = ["data", "parent_data", "result", "value"];
 
 /// Fields with lists of objects that may have such fields.
 pub(super) const LISTS: [&str; 3] = ["jobs", "children", "entries"];

@@ -150,7 +150,7 @@ impl Decoder for Codec {
 
 // ---------------------------------------------------------------- in
 
-fn parse_text(line: &[u8]) -> Result<Fields, Malformed> {
+pub(super) fn parse_text(line: &[u8]) -> Result<Fields, Malformed> {
     let malformed = |req_id, refused| Malformed { req_id, refused };
     let text = str::from_utf8(line)
         .map_err(|error| malformed(None, Refused::invalid(format_args!("not UTF-8: {error}"))))?;

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use super::http::is_held_by_time;
 use super::options::{Extra, GROUP};
 use super::{Fields, fields};
 use crate::job::{Backoff, JobId, QueueName, Reason, State, Timestamp, UniqueHold};
@@ -60,7 +61,11 @@ pub(super) fn shown_leased(queue: &QueueName, leased: &LeasedJob, now: Timestamp
 }
 
 fn keys(job: &Job, extra: &Extra) -> Fields {
-    let renewed_at = job.lease_until.map_or(0, |until| at(before(until, SESSION_LEASE)));
+    let hold = match &job.worker {
+        Some(worker) if is_held_by_time(worker) => limits::FLASHQ_HTTP_LEASE,
+        _ => SESSION_LEASE,
+    };
+    let renewed_at = job.lease_until.map_or(0, |until| at(before(until, hold)));
     let needs = job.options.depends.on.as_slice();
     let (depends_on, children) = if extra.flow { (NONE, needs) } else { (needs, NONE) };
     let children_completed = if are_children_done(job) { children.len() } else { 0 };
@@ -228,7 +233,7 @@ fn known(queue: &QueueName, leased: &LeasedJob) -> Job {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::job::{Depends, Lease, Options, Payload};
+    use crate::job::{Depends, Lease, Options, Payload, WorkerName};
     use crate::store::Progress;
 
     const NOW: Timestamp = Timestamp(100_000);
@@ -340,8 +345,12 @@ mod tests {
             assert_eq!(shown[name], expected, "{name}");
         }
         assert_eq!(shown["progress_msg"], "on the way");
-        let waiting = Job { progress: None, ..job };
+        let waiting = Job { progress: None, ..job.clone() };
         assert_eq!(super::shown(&waiting)["progress_msg"], "an earlier failure");
+        let worker = Some(WorkerName::parse("flashq-http@127.0.0.1:5000").unwrap());
+        let lease_until = Some(Timestamp(185_000));
+        let by_time = super::shown(&Job { worker, lease_until, ..job });
+        assert_eq!(by_time["last_heartbeat"], 65_000);
     }
 
     #[test]

@@ -1,5 +1,5 @@
 //! The flashQ protocol over TCP, so that clients of that broker can stay as they are: decode, call
-//! the broker, encode.
+//! the broker, encode. What it has over HTTP is in [`http`] and asks for the same commands.
 //!
 //! It is spoken on the port of our own protocol; the first byte of a connection tells which one it
 //! is. `{`, LF and CR begin text: one JSON object a line, either way. 0 and 1 begin frames: a length
@@ -86,8 +86,9 @@ type Fields = Map<String, Value>;
 /// What a request comes to.
 type Answer = Result<Fields, Refused>;
 
-/// Why a request was not served: the text of `error`, and what it means. Clients have the text only,
-/// and tell what went wrong by the words in it; `auth` and `valid` have meanings there.
+/// Why a request was not served: the text of `error`, and what it means. Over TCP clients have the
+/// text only, and tell what went wrong by the words in it; `auth` and `valid` have meanings there.
+/// Over HTTP the status comes of the code.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Refused(String, ErrorCode);
 

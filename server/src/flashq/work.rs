@@ -10,6 +10,7 @@ use futures_util::{StreamExt, stream};
 use serde_json::Value;
 use tokio::time::Instant;
 
+use super::http::is_held_by_time;
 use super::job::{object, shown_leased};
 use super::leases::{Given, Removal};
 use super::options::new_job;
@@ -19,7 +20,8 @@ use crate::error::Error;
 use crate::job::{FailureCode, JobId, Lease, NewJob, QueueName, State, check_result, cut};
 use crate::limits;
 use crate::store::{
-    Destination, Hold, LeasedJob, Progress, Pushed, Retry, Same, Settled, Settlement, Verdict,
+    Destination, Extension, Hold, LeasedJob, Progress, Pushed, Retry, Same, Settled, Settlement,
+    Verdict,
 };
 
 /// How long a pull waits if nobody says.
@@ -336,12 +338,21 @@ pub(super) async fn progress(client: Client<'_>, fields: Fields) -> Answer {
     }
 }
 
-/// A sign of life is not needed: leases live as long as their connection. So this only says
-/// whether the job is still active.
+/// A sign of life. A lease that hangs on a connection lives as long as that and needs none; one that
+/// was given over HTTP has its time again from now on.
 pub(super) async fn heartbeat(client: Client<'_>, fields: Fields) -> Answer {
     let id = fields::job_id(&fields)?;
-    match client.door.broker.leases_of(vec![id]).await?.into_iter().next().flatten() {
+    let broker = &client.door.broker;
+    let refused = || Refused(format!("Job {id} not in processing"), ErrorCode::WrongState);
+    let lease = broker.leases_of(vec![id]).await?.into_iter().next().flatten();
+    let lease = lease.ok_or_else(refused)?;
+    let job = broker.jobs_by_id(vec![id]).await?.into_iter().next().flatten();
+    if !job.and_then(|job| job.worker).is_some_and(|worker| is_held_by_time(&worker)) {
+        return Ok(Fields::new());
+    }
+    let extension = Extension { lease, hold: limits::FLASHQ_HTTP_LEASE };
+    match broker.extend(vec![extension]).await?.into_iter().next().flatten() {
         Some(_) => Ok(Fields::new()),
-        None => Err(Refused(format!("Job {id} not in processing"), ErrorCode::WrongState)),
+        None => Err(refused()),
     }
 }

@@ -21,7 +21,7 @@ const DISCARD_TIMEOUT: Duration = Duration::from_secs(1);
 /// # Errors
 ///
 /// [`Error::PayloadTooLarge`], or [`Error::Invalid`] if it does not come in time or not whole.
-pub(super) async fn read<B>(mut body: B) -> Result<Bytes, Error>
+pub(crate) async fn read<B>(mut body: B) -> Result<Bytes, Error>
 where
     B: Body<Data = Bytes, Error: std::fmt::Display> + Unpin,
 {

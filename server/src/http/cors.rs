@@ -6,7 +6,8 @@
 
 use hyper::header::{
     ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN,
-    ACCESS_CONTROL_MAX_AGE, ACCESS_CONTROL_REQUEST_METHOD, HeaderMap, HeaderValue, ORIGIN, VARY,
+    ACCESS_CONTROL_MAX_AGE, ACCESS_CONTROL_REQUEST_METHOD, HOST, HeaderMap, HeaderName,
+    HeaderValue, ORIGIN, VARY,
 };
 use hyper::{Method, Request, Response, StatusCode};
 
@@ -19,6 +20,8 @@ const HEADERS: &str = "authorization, content-type, last-event-id, x-api-key, x-
 
 /// How long a browser may remember it, in seconds.
 const MAX_AGE: &str = "600";
+
+const FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
 /// The answer to a browser that asks whether a page may send a request, if it may.
 pub(super) fn preflight<B>(origins: &Origins, request: &Request<B>) -> Option<Response<Body>> {
@@ -55,6 +58,19 @@ pub(super) fn mark(origins: &Origins, origin: Option<HeaderValue>, answer: &mut 
     }
 }
 
+/// Whether a request is sent by a page that is neither this host's own nor allowed.
+pub(crate) fn is_foreign(origins: &Origins, headers: &HeaderMap) -> bool {
+    let Some(origin) = headers.get(ORIGIN) else {
+        let site = headers.get(FETCH_SITE).and_then(|site| site.to_str().ok());
+        return site == Some("cross-site") && *origins != Origins::Any;
+    };
+    let Ok(origin) = origin.to_str() else { return true };
+    let host = headers.get(HOST).and_then(|host| host.to_str().ok());
+    let own = origin.split_once("://").map(|(_, own)| own);
+    let is_own = own.zip(host).is_some_and(|(own, host)| own.eq_ignore_ascii_case(host));
+    !is_own && !origins.allow(origin)
+}
+
 fn origin(headers: &HeaderMap) -> Option<&str> {
     headers.get(ORIGIN)?.to_str().ok()
 }
@@ -62,6 +78,30 @@ fn origin(headers: &HeaderMap) -> Option<&str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn headers(pairs: &[(HeaderName, &'static str)]) -> HeaderMap {
+        let pair = |(name, value): &(HeaderName, &'static str)| {
+            (name.clone(), HeaderValue::from_static(value))
+        };
+        pairs.iter().map(pair).collect()
+    }
+
+    #[test]
+    fn a_page_is_foreign_unless_it_is_the_hosts_own_or_allowed() {
+        let origins = Origins::parse("https://a.example").unwrap();
+        let host = (HOST, "node:6790");
+        for (pairs, foreign) in [
+            (vec![host.clone()], false),
+            (vec![host.clone(), (ORIGIN, "http://node:6790")], false),
+            (vec![host.clone(), (ORIGIN, "https://a.example")], false),
+            (vec![host.clone(), (ORIGIN, "https://b.example")], true),
+            (vec![host.clone(), (ORIGIN, "null")], true),
+            (vec![host.clone(), (FETCH_SITE, "cross-site")], true),
+            (vec![host, (FETCH_SITE, "same-origin")], false),
+        ] {
+            assert_eq!(is_foreign(&origins, &headers(&pairs)), foreign, "{pairs:?}");
+        }
+    }
 
     #[test]
     fn a_preflight_is_answered_for_allowed_origins_only() {

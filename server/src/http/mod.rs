@@ -3,11 +3,13 @@
 //! One table (`routes.rs`) says for each route its operation (and so its role), the types of its
 //! body and answer, and who serves it; the router, the authorization and the description at
 //! `/openapi.json` all come from it. Errors are problems as in RFC 9457.
+//!
+//! Clients of flashQ have routes of their own on the same port; `flashq/http` serves them.
 
-mod body;
-mod cors;
+pub(crate) mod body;
+pub(crate) mod cors;
 mod handlers;
-mod headers;
+pub(crate) mod headers;
 pub(crate) mod live;
 mod model;
 mod openapi;

@@ -22,6 +22,7 @@ use super::routes::{self, Route};
 use super::{body, cors};
 use crate::door::Door;
 use crate::error::Error;
+use crate::flashq::http::Front;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
@@ -30,6 +31,8 @@ const REQUEST_ID_BYTES_MAX: usize = 128;
 /// Serves requests by the table of routes.
 pub(super) struct Service {
     door: Door,
+    /// What clients of flashQ ask for.
+    flashq: Front,
     router: matchit::Router<HashMap<Method, Route>>,
 }
 
@@ -45,7 +48,7 @@ impl Service {
         for (path, methods) in by_path {
             router.insert(path, methods).expect("the paths of the table do not conflict");
         }
-        Self { door, router }
+        Self { flashq: Front::new(door.clone()), door, router }
     }
 
     pub(super) fn door(&self) -> &Door {
@@ -91,6 +94,9 @@ impl Service {
             return answer;
         }
         let path = request.uri().path().to_owned();
+        if self.flashq.serves(request.method(), &path, request.headers()) {
+            return self.flashq.serve(request, from).await;
+        }
         let Ok(matched) = self.router.at(&path) else {
             let error = Error::NotFound(format!("there is nothing at {path}"));
             return Problem::new(&error).respond();
