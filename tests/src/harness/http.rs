@@ -101,6 +101,9 @@ impl Http {
         let (mut sender, connection) = handshake.map_err(|error| error.to_string())?;
         tokio::spawn(connection);
         let mut request = Request::builder().uri(path).header("host", "batonq");
+        if let Some(token) = &self.token {
+            request = request.header("authorization", format!("Bearer {token}"));
+        }
         if let Some(after) = after {
             request = request.header("last-event-id", after);
         }

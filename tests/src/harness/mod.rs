@@ -2,9 +2,11 @@
 //!
 //! A [`Server`] is a process of its own on free ports and a temporary directory; it is gone when
 //! the test is over, however that ends. [`Wire`] speaks frames byte by byte, [`FlashQ`] those of
-//! flashQ, [`Http`] requests line by line; the Rust client is what users have.
+//! flashQ, [`Http`] requests line by line, [`Socket`] what comes by itself; the Rust client is what
+//! users have. [`Known`] tells whether an answer is as expected.
 
 pub mod cluster;
+mod expect;
 pub mod flashq;
 mod http;
 mod live;
@@ -15,9 +17,11 @@ mod postgres;
 mod proxy;
 mod receiver;
 mod server;
+mod socket;
 mod wire;
 
 pub use cluster::Cluster;
+pub use expect::Known;
 pub use flashq::FlashQ;
 pub use http::{Http, Reply};
 pub use live::{Live, Seen};
@@ -27,6 +31,7 @@ pub use postgres::{Postgres, free_port};
 pub use proxy::{Cut, Proxy};
 pub use receiver::{Received, Receiver};
 pub use server::{Server, ServerBuilder, batonq, free_text};
+pub use socket::Socket;
 pub use wire::{Wire, frame, hello};
 
 use std::future::Future;

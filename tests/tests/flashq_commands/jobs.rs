@@ -1,8 +1,5 @@
-//! What is said to one node of jobs, subject by subject. Each has queues of its own.
-//!
-//! In what is expected, `$name` is the id of a job, the same wherever the name stands; `~text` a text
-//! with this in it; `number`, `time` and `any` such a value; `absent` none; `@has` a list with such a
-//! thing in it.
+//! What is said to one node of jobs, subject by subject, and expected in the words of
+//! [`batonq_tests::harness::Known`]. Each subject has queues of its own.
 
 use serde_json::{Value, json};
 

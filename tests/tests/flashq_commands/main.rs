@@ -2,8 +2,8 @@
 //!
 //! A conversation is written once, in the words of the protocol; [`Dialect`] says it as a client
 //! would, and what comes back is compared with what is expected, as far as that goes: a reply may
-//! say more. The same conversations are held as text and as MessagePack, and those that matter most
-//! with three nodes, another one at each step.
+//! say more. The same conversations are held as text and as MessagePack, once more over HTTP, and
+//! those that matter most with three nodes, another one at each step.
 
 #![allow(clippy::unwrap_used, reason = "everything here is a test, which fails by panicking")]
 
@@ -12,13 +12,12 @@ mod jobs;
 mod nodes;
 mod queues;
 
-use std::collections::HashMap;
 use std::net::SocketAddr;
 
 use batonq_tests::harness::flashq::Mode;
-use batonq_tests::harness::{Cluster, FlashQ, Server};
+use batonq_tests::harness::{Cluster, FlashQ, Http, Known, Server};
 use dialect::Dialect;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 
 /// A request to a node and what its reply has to have.
@@ -39,105 +38,73 @@ fn on(node: usize, cmd: &'static str, fields: Value, expected: Value) -> Step {
     Step { node, cmd, fields, expected }
 }
 
+/// The way to a node.
+enum Line {
+    Tcp(FlashQ),
+    /// Each request by itself.
+    Http(Http),
+}
+
+impl Line {
+    async fn ask(&mut self, request: &Value) -> Value {
+        match self {
+            Self::Tcp(connection) => {
+                connection.say(request).await;
+                connection.reply().await
+            }
+            Self::Http(http) => {
+                let reply = http.post("/api/command", request.clone()).await;
+                assert_eq!(reply.status, 200, "{request}: {}", reply.text);
+                reply.json()
+            }
+        }
+    }
+}
+
 /// A conversation in progress.
 struct Talk {
     dialect: Dialect,
     mode: Mode,
-    /// A connection to each node.
-    connections: Vec<FlashQ>,
-    /// What names stand for: ids of jobs.
-    known: HashMap<String, Value>,
+    /// To each node.
+    lines: Vec<Line>,
+    known: Known,
     wrong: Vec<String>,
 }
 
 impl Talk {
     async fn with(nodes: &[SocketAddr], dialect: Dialect, mode: Mode) -> Self {
-        let mut connections = Vec::new();
+        let mut lines = Vec::new();
         for node in nodes {
-            connections.push(FlashQ::connect(*node, mode).await);
+            lines.push(Line::Tcp(FlashQ::connect(*node, mode).await));
         }
-        let (known, wrong) = (HashMap::new(), Vec::new());
-        Self { dialect, mode, connections, known, wrong }
+        Self { dialect, mode, lines, known: Known::default(), wrong: Vec::new() }
+    }
+
+    /// Over HTTP, as the Python client does if it is told to.
+    fn over_http(nodes: Vec<Http>) -> Self {
+        let (dialect, mode, known) = (Dialect::Python, Mode::Text, Known::default());
+        let lines = nodes.into_iter().map(Line::Http).collect();
+        Self { dialect, mode, lines, known, wrong: Vec::new() }
     }
 
     async fn hold(&mut self, steps: Vec<Step>) {
         for (place, step) in steps.into_iter().enumerate() {
-            let fields = self.filled(step.fields);
+            let fields = self.known.filled(step.fields);
             let mut request = self.dialect.request(self.mode, step.cmd, fields);
-            let id = self.dialect.req_id(place);
+            let line = &mut self.lines[step.node];
+            let id = match line {
+                Line::Tcp(_) => self.dialect.req_id(place),
+                Line::Http(_) => Value::Null,
+            };
             if !id.is_null() {
                 request["reqId"] = id.clone();
             }
-            self.connections[step.node].say(&request).await;
-            let reply = self.connections[step.node].reply().await;
+            let reply = line.ask(&request).await;
             let expected = self.dialect.expected(step.cmd, with_the_usual(step.expected, id));
-            if let Err(what) = self.compare(&expected, &reply) {
+            if let Err(what) = self.known.compare(&expected, &reply) {
                 self.wrong.push(format!("{what}\n  asked {request}\n  told  {reply}"));
             }
         }
-    }
-
-    /// With what the names stand for.
-    fn filled(&self, fields: Value) -> Value {
-        match fields {
-            Value::String(name) if name.starts_with('$') => {
-                self.known.get(&name).cloned().unwrap_or(Value::String(name))
-            }
-            Value::Array(all) => all.into_iter().map(|one| self.filled(one)).collect(),
-            Value::Object(all) => {
-                let filled = all.into_iter().map(|(name, one)| (name, self.filled(one)));
-                Value::Object(filled.collect::<Map<_, _>>())
-            }
-            other => other,
-        }
-    }
-
-    /// What of a reply is not as expected.
-    fn compare(&mut self, expected: &Value, told: &Value) -> Result<(), String> {
-        match expected {
-            Value::Object(parts) if parts.contains_key("@has") => {
-                let mut all = told.as_array().into_iter().flatten();
-                let is_there = all.any(|one| self.compare(&parts["@has"], one).is_ok());
-                is_there.then_some(()).ok_or_else(|| format!("no {expected}"))
-            }
-            Value::Object(parts) => parts.iter().try_for_each(|(name, expected)| {
-                let told = told.get(name);
-                match (expected.as_str(), told) {
-                    (Some("absent"), None) => Ok(()),
-                    (Some("absent"), Some(told)) => Err(format!("{name} is {told}")),
-                    (_, None) => Err(format!("there is no {name}")),
-                    (_, Some(told)) => {
-                        self.compare(expected, told).map_err(|what| format!("{name}: {what}"))
-                    }
-                }
-            }),
-            Value::Array(all) => {
-                let told = told.as_array().filter(|told| told.len() == all.len());
-                let told = told.ok_or_else(|| format!("not {} things", all.len()))?;
-                let mut pairs = all.iter().zip(told);
-                pairs.try_for_each(|(expected, told)| self.compare(expected, told))
-            }
-            Value::String(text) => self.compare_text(text, told),
-            other if other == told => Ok(()),
-            other => Err(format!("{told} is not {other}")),
-        }
-    }
-
-    fn compare_text(&mut self, expected: &str, told: &Value) -> Result<(), String> {
-        let text = told.as_str().unwrap_or_default();
-        let is_right = match expected.split_at_checked(1) {
-            Some(("$", _)) => {
-                let is_id = told.as_u64().is_some_and(|id| id > 0 && id < 1 << 53);
-                is_id && self.known.entry(expected.into()).or_insert(told.clone()) == told
-            }
-            Some(("~", part)) => text.to_lowercase().contains(part),
-            _ if expected == "any" => true,
-            _ if expected == "number" => told.is_number(),
-            // After the year 2020, in milliseconds.
-            _ if expected == "time" => told.as_u64().is_some_and(|time| time > 1_577_836_800_000),
-            _ => told == expected,
-        };
-        is_right.then_some(()).ok_or_else(|| format!("{told} is not {expected:?}"))
     }
 
     fn end(self) {
@@ -187,6 +154,26 @@ async fn the_python_client_is_understood() {
 #[tokio::test]
 async fn the_go_client_is_understood() {
     understands(Dialect::Go).await;
+}
+
+#[tokio::test]
+async fn the_python_client_is_understood_over_http_too() {
+    let server = Server::start();
+    let mut talk = Talk::over_http(vec![server.http()]);
+    for conversation in jobs::ALL.iter().chain(queues::ALL) {
+        talk.hold(conversation()).await;
+    }
+    talk.end();
+}
+
+#[tokio::test]
+async fn three_nodes_are_one_broker_over_http_too() {
+    let cluster = Cluster::of(3).await;
+    let mut talk = Talk::over_http((0..3).map(|place| cluster.http(place)).collect());
+    for conversation in nodes::ALL {
+        talk.hold(conversation()).await;
+    }
+    talk.end();
 }
 
 #[tokio::test]
