@@ -120,7 +120,7 @@ rules! {
         let all = ends.map(|(lease, verdict)| Settlement { lease, verdict }).to_vec();
         let settled = given.store.settle(all).await.unwrap().settled;
         let to = |settled: &Settled| match settled {
-            Settled::Done(effect) => Some((effect.job, effect.to.clone())),
+            Settled::Done(effect) => Some((effect.job, effect.to)),
             _ => None,
         };
         let completed = Destination::Finished(State::Completed);
@@ -128,7 +128,7 @@ rules! {
         assert_eq!(
             settled.iter().map(to).collect::<Vec<_>>(),
             [
-                Some((held[0].job, completed.clone())),
+                Some((held[0].job, completed)),
                 Some((held[1].job, again)),
                 Some((held[2].job, Destination::Ready)),
                 None,
