@@ -30,6 +30,7 @@ mod sessions;
 mod settle;
 mod shown;
 mod subscription;
+mod tally;
 mod upkeep;
 mod waiters;
 mod webhooks;
@@ -43,6 +44,7 @@ pub use pull::Pull;
 pub use sessions::{Attendance, Notice, Patience, Visitor, Worker};
 pub use shown::ShownEvent;
 pub use subscription::{Delivery, Subscription};
+pub use tally::Done;
 pub(crate) use webhooks::{Draft, Letter, Outcome};
 pub use worker_notes::{WORKER_NOTE_KEPT, WorkerNote};
 
@@ -101,6 +103,7 @@ struct Core {
     metrics: Metrics,
     health: health::Monitor,
     lately: lately::Lately,
+    tally: tally::Tally,
     sealing: sealing::Sealing,
     draining: CancellationToken,
     started: Instant,
@@ -144,6 +147,7 @@ impl Broker {
             metrics: Metrics::default(),
             health: health::Monitor::new(unopened),
             lately: lately::Lately::default(),
+            tally: tally::Tally::default(),
             sealing: sealing::Sealing::new(keys),
             draining: CancellationToken::new(),
             started: Instant::now(),
@@ -162,6 +166,7 @@ impl Broker {
             ("events", events::follow(Arc::clone(&core), stop.clone())),
             ("poll", upkeep::poll(Arc::clone(&core), stop.clone())),
             ("look", upkeep::look(Arc::clone(&core), stop.clone())),
+            ("tally", tally::share(Arc::clone(&core), stop.clone())),
         ];
         (Self(Arc::new(Parts { core, pushes, claims, settles })), loops)
     }

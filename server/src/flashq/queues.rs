@@ -10,7 +10,6 @@ use super::{Answer, Client, Fields, Refused, fields};
 use crate::error::Error;
 use crate::job::{QueueName, RateRule, State};
 use crate::limits;
-use crate::metrics::{Counted, WINDOW};
 use crate::store::{Counts, JobFilter, Queue};
 
 /// The latest jobs that are looked at to say how long jobs take.
@@ -88,7 +87,7 @@ pub(super) async fn stats(client: Client<'_>, _: Fields) -> Answer {
     ]))
 }
 
-/// The totals are those of this node, since its start.
+/// The totals are those of all nodes.
 pub(super) async fn metrics(client: Client<'_>, _: Fields) -> Answer {
     let broker = &client.door.broker;
     let queues = broker.queues_lately().await?;
@@ -103,13 +102,12 @@ pub(super) async fn metrics(client: Client<'_>, _: Fields) -> Answer {
     };
     let queues = queues.iter().filter(|queue| is_public(&queue.name));
     let queues = queues.take(limits::METRIC_QUEUES_MAX).map(shown).collect();
-    let metrics = broker.metrics();
-    let acked = metrics.last_minute().count(Counted::Acked);
+    let done = broker.done().await?;
     let mut answer = object([
-        ("total_pushed", metrics.total(Counted::Pushed).into()),
-        ("total_completed", metrics.total(Counted::Acked).into()),
-        ("total_failed", metrics.total(Counted::Failed).into()),
-        ("jobs_per_second", (acked as f64 / WINDOW.as_secs_f64()).into()),
+        ("total_pushed", done.pushed.into()),
+        ("total_completed", done.acked.into()),
+        ("total_failed", done.failed.into()),
+        ("jobs_per_second", done.acked_per_second.into()),
         ("avg_latency_ms", latency_ms(&client).await?.into()),
         ("queues", queues),
     ]);

@@ -21,7 +21,7 @@ mod webhooks;
 
 use std::sync::Arc;
 
-use batonq_tests::harness::{Cluster, Http, Known, Postgres, Server};
+use batonq_tests::harness::{Cluster, Http, Known, Postgres, Server, eventually};
 use clients::Client;
 use hyper::Method;
 use serde_json::{Value, json};
@@ -107,6 +107,24 @@ async fn three_nodes_are_one_broker() {
     let nodes = [0, 1, 2].map(|place| cluster.http(place));
     for (client, conversation) in nodes::ALL {
         hold(*client, &nodes, conversation()).await;
+    }
+}
+
+#[tokio::test]
+async fn each_node_tells_what_all_nodes_have_done() {
+    let cluster = Cluster::on(Arc::new(Postgres::start()), 3, &[]).await;
+    let nodes = [0, 1, 2].map(|place| cluster.http(place));
+    live_a_life(nodes.each_ref(), "q").await;
+    fail_for_good(&nodes[1], "f").await;
+    for node in &nodes {
+        eventually("each has added what it has done", || async {
+            let metrics = get(node, "/metrics").await;
+            let totals = ["total_pushed", "total_completed", "total_failed"];
+            let is_all = totals.map(|name| &metrics[name]) == [&json!(2), &json!(1), &json!(1)];
+            let is_lately = metrics["jobs_per_second"].as_f64() > Some(0.0);
+            (is_all && is_lately).then_some(())
+        })
+        .await;
     }
 }
 
