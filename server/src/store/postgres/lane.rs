@@ -13,8 +13,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use parking_lot::RwLock;
-use tokio::sync::{Mutex, MutexGuard, watch};
+use parking_lot::{Mutex, RwLock};
+use tokio::sync::{MutexGuard, watch};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_postgres::error::{Severity, SqlState};
@@ -28,7 +28,8 @@ use crate::error::Error;
 /// How long a call may take before its connection is given up.
 pub(super) const CALL_MAX: Duration = Duration::from_secs(6);
 
-/// After a connection was refused, others that want one are told so this long.
+/// After a connection was refused, others that want one are told so this long, unless another one was
+/// opened meanwhile.
 const REFUSED_FOR: Duration = Duration::from_millis(250);
 
 /// What every connection of ours is told. `plan_cache_mode` and the rest pin the plans; the
@@ -77,6 +78,8 @@ pub(super) struct Connector {
     pub(super) gate: RwLock<Result<Dsn, String>>,
     /// Why a connection could not be had the last time that one could not be had.
     pub(super) refused: watch::Sender<Option<Failure>>,
+    /// When a connection was opened last.
+    pub(super) opened_at: Mutex<Option<Instant>>,
 }
 
 /// An open connection. Dropping it closes it.
@@ -104,7 +107,21 @@ impl Connector {
             Ok(dsn) => self.connect_to(&dsn, lane, settings).await,
             Err(failure) => Err(failure),
         };
-        connected.inspect_err(|failure| drop(self.refused.send_replace(Some(failure.clone()))))
+        match connected {
+            Ok(conn) => {
+                *self.opened_at.lock() = Some(Instant::now());
+                Ok(conn)
+            }
+            Err(failure) => {
+                self.refused.send_replace(Some(failure.clone()));
+                Err(failure)
+            }
+        }
+    }
+
+    /// Whether a connection has been opened since then.
+    fn has_opened_since(&self, at: Instant) -> bool {
+        self.opened_at.lock().is_some_and(|opened_at| opened_at > at)
     }
 
     /// The same, also before it is known that the tables fit.
@@ -312,7 +329,7 @@ pub(super) struct Lane {
     settings: &'static str,
     /// How long a single statement may take.
     call_max: Duration,
-    slot: Mutex<Slot>,
+    slot: tokio::sync::Mutex<Slot>,
 }
 
 #[derive(Default)]
@@ -330,7 +347,13 @@ impl std::fmt::Debug for Slot {
 impl Lane {
     pub(super) fn new(name: &'static str, connector: &Arc<Connector>) -> Self {
         let connector = Arc::clone(connector);
-        Self { name, connector, settings: "", call_max: CALL_MAX, slot: Mutex::default() }
+        Self {
+            name,
+            connector,
+            settings: "",
+            call_max: CALL_MAX,
+            slot: tokio::sync::Mutex::default(),
+        }
     }
 
     /// With settings beside those of all lanes.
@@ -354,6 +377,7 @@ impl Lane {
         slot.conn = None;
         if let Some((at, failure)) = &slot.refused
             && at.elapsed() < REFUSED_FOR
+            && !self.connector.has_opened_since(*at)
         {
             return Err(failure.clone());
         }

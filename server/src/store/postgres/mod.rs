@@ -219,6 +219,7 @@ impl PostgresStore {
             name: options.node.id.clone(),
             gate: RwLock::new(Err("the database has not been reached yet".into())),
             refused: watch::Sender::new(None),
+            opened_at: Mutex::default(),
         });
         let lane = |name| Lane::new(name, &connector);
         let pool_max = options.connections_max.saturating_sub(DEDICATED).max(2);
