@@ -99,7 +99,9 @@ async fn check(postgres: &Postgres, told: &Shared) {
         rows.iter().map(|row| row.get::<_, i64>(0).cast_unsigned()).collect::<HashSet<u64>>()
     };
     let live = ids("SELECT id FROM batonq.job").await;
-    let completed = ids("SELECT id FROM batonq.finished WHERE state = 'completed'").await;
+    let sql = "SELECT id FROM batonq.finished WHERE state = 'completed'
+               UNION ALL SELECT id FROM batonq.completed_job";
+    let completed = ids(sql).await;
     let told = told.lock();
     let lost = told.pushed.iter().filter(|id| !live.contains(id) && !completed.contains(id));
     assert_eq!(lost.count(), 0, "of {} pushed", told.pushed.len());

@@ -10,11 +10,12 @@ use batonq_tests::harness::Postgres;
 use tokio_postgres::{Client, SimpleQueryMessage};
 
 /// Tables that grow with the jobs. `lease` has a row for each claim that is being worked on.
-const LARGE: [&str; 17] = [
+const LARGE: [&str; 18] = [
     "job",
     "ready",
     "scheduled",
     "finished",
+    "completed_run",
     "attempt_log",
     "unique_key",
     "ttl",
@@ -126,6 +127,12 @@ fn fill(count: u32) -> String {
              finished_at, attempts, deliveries, crashes, payload)
          SELECT nextval('number'), 1, 'completed', 0, 25, 0, 0, 0, 1, 0, '1'
          FROM generate_series(1, {count});
+         INSERT INTO completed_run (bucket, queue_id, finished_at, started_at, first, last, count,
+             node, worker, jobs)
+         SELECT id >> 10, 1, 0, 0, min(id), max(id), count(*), '', '',
+             array_agg((id, 0, 0, 25, NULL, NULL, NULL, NULL, NULL, '1', NULL)::packed)
+         FROM (SELECT nextval('number') AS id FROM generate_series(1, {count})) n
+         GROUP BY id >> 10;
          INSERT INTO unique_key (queue_id, key, job_id)
          SELECT 1, 'k' || id, id FROM job ON CONFLICT DO NOTHING;
          INSERT INTO custom_id SELECT 'k' || id, id FROM job ON CONFLICT DO NOTHING;

@@ -132,7 +132,11 @@ async fn a_key_never_has_more_leases_than_it_may_while_workers_and_a_node_are_ki
 async fn starts(postgres: &Postgres, queue: &str) -> Vec<i64> {
     let sql = "
         SELECT f.started_at
-        FROM batonq.finished f
+        FROM (
+            SELECT queue_id, started_at FROM batonq.finished
+            UNION ALL
+            SELECT queue_id, started_at FROM batonq.completed_job
+        ) f
         JOIN batonq.queue q ON q.id = f.queue_id
         WHERE q.name = $1
         ORDER BY f.started_at";

@@ -37,6 +37,10 @@ const JOBS: &str = "
     FROM finished
     WHERE queue_id = ANY($1)
     UNION ALL
+    SELECT id, queue_id, state, deliveries, created_at, finished_at, payload
+    FROM completed_job
+    WHERE queue_id = ANY($1)
+    UNION ALL
     SELECT
         id, queue_id, state, delivery - (state <> 'leased')::integer, created_at, 0::bigint, payload
     FROM (
@@ -55,7 +59,8 @@ const JOBS: &str = "
     ) l
     ORDER BY id";
 
-/// The leases of those that were delivered more than once, or are not completed.
+/// The leases of those that were delivered more than once, or are not completed. None of those is in
+/// a run.
 const LEASES: &str = "
     SELECT job_id, delivery, attempt, started_at, ended_at, ending
     FROM (

@@ -17,6 +17,8 @@ places AS (
     SELECT job_id, 'leased' FROM held
     UNION ALL
     SELECT id, 'finished' FROM finished
+    UNION ALL
+    SELECT id, 'in a run' FROM completed_job
 ),
 stands AS (
     SELECT job_id, count(*) AS count, string_agg(place, ', ' ORDER BY place) AS places
@@ -39,8 +41,30 @@ WHERE job_id NOT IN (SELECT id FROM job)
 
 UNION ALL
 SELECT 'is finished and has a body', id
-FROM finished
+FROM (SELECT id FROM finished UNION ALL SELECT id FROM completed_job) ended
 WHERE id IN (SELECT id FROM job)
+
+UNION ALL
+-- By the run's lowest number.
+SELECT 'is in a run that says otherwise', r.first
+FROM completed_run r
+CROSS JOIN LATERAL (
+    SELECT
+        count(*) AS count, min(id) AS first, max(id) AS last, min(id >> 10) AS bucket,
+        max(id >> 10) AS last_bucket
+    FROM unnest(r.jobs)
+) j
+WHERE (r.count, r.first, r.last, r.bucket, r.bucket)
+    IS DISTINCT FROM
+    (j.count, j.first, j.last, j.bucket, j.last_bucket)
+
+UNION ALL
+-- Nobody would look for it when its run is forgotten.
+SELECT 'is in a run and has more than that', id
+FROM completed_job
+WHERE id IN (SELECT job_id FROM attempt_log)
+OR id IN (SELECT job_id FROM job_tag)
+OR id IN (SELECT job_id FROM custom_id)
 
 UNION ALL
 SELECT 'is ready otherwise than its body says', r.job_id
@@ -72,7 +96,8 @@ UNION ALL
 -- One that is not completed may be sent round again: some wait for that.
 SELECT 'waits for a job that is completed', d.job_id
 FROM dependency d
-JOIN finished f ON f.id = d.needs_id
+JOIN (SELECT id, state FROM finished UNION ALL SELECT id, state FROM completed_job) f
+    ON f.id = d.needs_id
 WHERE f.state = 'completed'
 
 UNION ALL

@@ -16,6 +16,7 @@ use super::leases::{self, LiveRow};
 use super::needs::release_dependents;
 use super::notes::Noted;
 use super::row::{self, count, get, job_id, now};
+use super::runs::{self, Forgotten, RUNS_MAX};
 use super::settle::{Ended, end_badly, finish_waiting};
 use super::{PostgresStore, QueueId, retrying};
 use crate::job::{Ending, JobId, Lease, Reason, Settings, State, Timestamp};
@@ -261,16 +262,48 @@ const OLD_DEAD: &str = "
     ) f
     LIMIT $3";
 
-/// The latest finished job of each queue that is one too many.
+/// The latest finished job of each queue that is one too many: first when it ended, then which of
+/// those that ended with it.
 const BEYOND_KEPT: &str = "
-    SELECT u.queue_id, f.finished_at, f.id
+    SELECT u.queue_id, t.finished_at, f.id
     FROM unnest($1::bigint[], $2::bigint[]) AS u (queue_id, max)
     CROSS JOIN LATERAL (
-        SELECT finished_at, id
-        FROM finished
-        WHERE queue_id = u.queue_id AND state <> 'dead'
-        ORDER BY finished_at DESC, id DESC
-        OFFSET u.max
+        SELECT finished_at, upto
+        FROM (
+            SELECT finished_at, sum(count) OVER (ORDER BY finished_at DESC) AS upto
+            FROM (
+                (
+                    SELECT finished_at, 1 AS count
+                    FROM finished
+                    WHERE queue_id = u.queue_id AND state <> 'dead'
+                    ORDER BY finished_at DESC
+                )
+                UNION ALL
+                (
+                    SELECT finished_at, count
+                    FROM completed_run
+                    WHERE queue_id = u.queue_id
+                    ORDER BY finished_at DESC
+                )
+            ) ended
+        ) counted
+        WHERE upto > u.max
+        ORDER BY finished_at DESC
+        LIMIT 1
+    ) t
+    CROSS JOIN LATERAL (
+        SELECT id
+        FROM (
+            SELECT id
+            FROM finished
+            WHERE queue_id = u.queue_id AND state <> 'dead' AND finished_at = t.finished_at
+            UNION ALL
+            SELECT id
+            FROM completed_job
+            WHERE queue_id = u.queue_id AND finished_at = t.finished_at
+        ) ended
+        ORDER BY id
+        OFFSET t.upto - u.max - 1
         LIMIT 1
     ) f";
 
@@ -334,24 +367,45 @@ const DROP_PAYLOADS: &str = "
     SET is_dropped = true, payload = '', content_type = NULL, result = NULL
     WHERE id = ANY($1::bigint[])";
 
+/// What finished before then may be committed later, by a minute at most; and what somebody has locked
+/// was passed over.
+const DROPPED_UNTIL: &str = "
+    UPDATE queue
+    SET payloads_dropped_until = least(
+            $2::bigint - 60000,
+            (
+                SELECT min(finished_at)
+                FROM finished
+                WHERE queue_id = $1 AND state <> 'dead' AND NOT is_dropped
+                AND finished_at >= payloads_dropped_until AND finished_at <= $2
+            ),
+            (
+                SELECT min(finished_at)
+                FROM completed_run
+                WHERE queue_id = $1 AND NOT is_dropped
+                AND finished_at >= payloads_dropped_until AND finished_at <= $2
+            )
+        )
+    WHERE id = $1 AND payloads_dropped_until < $2::bigint - 60000";
+
 const FORGET_DECISIONS: &str = "
     DELETE FROM decision
     WHERE ctid = ANY(ARRAY(
         SELECT ctid FROM decision WHERE minute <= $1 ORDER BY minute LIMIT $2
     ))";
 
-/// All that is known of finished jobs goes, as runs of jobs whose numbers follow each other:
+/// All that is known of finished jobs goes, as ranges of jobs whose numbers follow each other:
 /// walking along an index is cheaper than searching it for each. A custom id that another job is
 /// just taking is that one's.
 pub(super) const FORGET: &str = "
-    WITH runs AS MATERIALIZED (
+    WITH ranges AS MATERIALIZED (
         SELECT unnest($1::bigint[]) AS first, unnest($2::bigint[]) AS last
     ),
     gone AS (
         DELETE FROM finished
         WHERE ctid = ANY(ARRAY(
             SELECT f.ctid
-            FROM runs r
+            FROM ranges r
             CROSS JOIN LATERAL (
                 SELECT ctid FROM finished WHERE id BETWEEN r.first AND r.last OFFSET 0
             ) f
@@ -362,7 +416,7 @@ pub(super) const FORGET: &str = "
         DELETE FROM attempt_log
         WHERE ctid = ANY(ARRAY(
             SELECT l.ctid
-            FROM runs r
+            FROM ranges r
             CROSS JOIN LATERAL (
                 SELECT ctid FROM attempt_log WHERE job_id BETWEEN r.first AND r.last OFFSET 0
             ) l
@@ -372,7 +426,7 @@ pub(super) const FORGET: &str = "
         DELETE FROM job_note
         WHERE ctid = ANY(ARRAY(
             SELECT n.ctid
-            FROM runs r
+            FROM ranges r
             CROSS JOIN LATERAL (
                 SELECT ctid FROM job_note WHERE job_id BETWEEN r.first AND r.last OFFSET 0
             ) n
@@ -382,7 +436,7 @@ pub(super) const FORGET: &str = "
         DELETE FROM custom_id
         WHERE ctid = ANY(ARRAY(
             SELECT c.ctid
-            FROM runs r
+            FROM ranges r
             CROSS JOIN LATERAL (
                 SELECT ctid FROM custom_id
                 WHERE job_id BETWEEN r.first AND r.last
@@ -395,7 +449,7 @@ pub(super) const FORGET: &str = "
         DELETE FROM progress
         WHERE ctid = ANY(ARRAY(
             SELECT p.ctid
-            FROM runs r
+            FROM ranges r
             CROSS JOIN LATERAL (
                 SELECT ctid FROM progress WHERE job_id BETWEEN r.first AND r.last OFFSET 0
             ) p
@@ -411,6 +465,13 @@ pub(super) const FORGET: &str = "
         ) t
         WHERE g.tags IS NOT NULL
     ))";
+
+/// Whether any job has ended and is known. The latest: in front of the oldest stand all that were
+/// forgotten lately.
+const SOME: &str = "
+    (SELECT true AS is_some FROM finished ORDER BY id DESC LIMIT 1)
+    UNION ALL
+    (SELECT true FROM completed_run ORDER BY id DESC LIMIT 1)";
 
 const FORGET_FIRES: &str = "
     DELETE FROM cron_fire
@@ -469,17 +530,51 @@ pub(super) struct Excess {
 struct Stretch {
     queue: QueueId,
     behind: (i64, i64),
+    /// Of runs: from when on.
+    runs_from: i64,
     last: (i64, i64),
 }
 
 impl Excess {
-    /// Where to begin in a queue: a little before the last job that was forgotten, since what
-    /// finished before it may have been committed after that.
-    fn behind(&self, queue: QueueId) -> (i64, i64) {
-        let known = self.stretches.iter().find(|stretch| stretch.queue == queue);
-        known.map_or((i64::MIN, i64::MIN), |known| {
-            (known.behind.0.saturating_sub(COMMITTED_WITHIN_MS), i64::MIN)
-        })
+    /// Has a stretch begin a little before the last job and the last run that were forgotten, since
+    /// what finished before them may have been committed after that.
+    fn go_on(&self, stretch: &mut Stretch) {
+        if let Some(known) = self.stretches.iter().find(|known| known.queue == stretch.queue) {
+            let before = |at: i64| at.saturating_sub(COMMITTED_WITHIN_MS);
+            stretch.behind = (before(known.behind.0), i64::MIN);
+            stretch.runs_from = before(known.runs_from);
+        }
+    }
+}
+
+/// What a part of retention has forgotten or dropped.
+#[derive(Debug, Clone, Copy, Default)]
+struct Gone {
+    rows: i64,
+    runs: i64,
+    /// Those of runs.
+    jobs: i64,
+}
+
+impl Gone {
+    fn add(&mut self, other: Self) {
+        self.rows += other.rows;
+        self.runs += other.runs;
+        self.jobs += other.jobs;
+    }
+
+    fn add_runs(&mut self, forgotten: &[Forgotten]) {
+        self.runs += forgotten.iter().map(|of_queue| of_queue.runs).sum::<i64>();
+        self.jobs += forgotten.iter().map(|of_queue| of_queue.jobs).sum::<i64>();
+    }
+
+    /// How many rows of `finished` may still go.
+    fn room(self) -> i64 {
+        number(FORGOTTEN_MAX) - self.rows
+    }
+
+    fn is_full(self) -> bool {
+        self.room() <= 0 || self.runs >= RUNS_MAX
     }
 }
 
@@ -747,7 +842,7 @@ impl PostgresStore {
     }
 
     async fn retention(&self, tx: &mut Tx<'_>, now: Timestamp) -> Result<Part, Failure> {
-        let done = self.forget_finished(tx, now).await?;
+        let gone = self.forget_finished(tx, now).await?;
         tx.query(FORGET_KEYS, &[&now.0, &rows_max()]).await?;
         let events = self.forget_events(tx, now).await?;
         let old = |keep| now.0.saturating_sub(sql_millis(keep));
@@ -757,23 +852,20 @@ impl PostgresStore {
         let swept = self.sweep_logs(tx).await?;
         self.open_gates(tx).await?;
         tx.query(FORGET_AUDIT, &[&old(AUDIT_KEPT), &rows_max()]).await?;
-        // The latest: in front of the oldest stand all that were forgotten lately.
-        let sql = "SELECT 1 FROM finished ORDER BY id DESC LIMIT 1";
-        let is_some_left = !tx.query(sql, &[]).await?.is_empty();
-        let is_full = done >= number(FORGOTTEN_MAX) || events.max(expired) >= rows_max();
+        let is_some_left = !tx.query(SOME, &[]).await?.is_empty();
+        let is_full = gone.is_full() || events.max(expired) >= rows_max();
         let next = match is_full {
             true => Some(Duration::ZERO),
             false => is_some_left.then_some(RETENTION_EVERY),
         };
         let next = [next, swept.next()].into_iter().flatten().min();
         let report = DutyReport { next, ..DutyReport::default() };
-        let count = usize::try_from(done + expired).unwrap_or(0) + swept.gone;
+        let count = usize::try_from(gone.rows + gone.jobs + expired).unwrap_or(0) + swept.gone;
         Ok(Part { report, count, ..Part::default() })
     }
 
     /// Forgets finished jobs that were kept for long enough or are too many, and drops payloads.
-    /// The answer: how many rows that were.
-    async fn forget_finished(&self, tx: &mut Tx<'_>, now: Timestamp) -> Result<i64, Failure> {
+    async fn forget_finished(&self, tx: &mut Tx<'_>, now: Timestamp) -> Result<Gone, Failure> {
         let mut all: Vec<(QueueId, Settings)> = Vec::new();
         for row in tx.query("SELECT id, settings FROM queue ORDER BY id", &[]).await? {
             let settings = row::parsed(&row, "settings", parse_settings)?.unwrap_or_default();
@@ -784,20 +876,24 @@ impl PostgresStore {
         let of = |settings| self.retention.of(settings);
         let kept: Vec<i64> = all.iter().map(|(_, it)| until(of(it).completed)).collect();
         let dead: Vec<i64> = all.iter().map(|(_, it)| until(of(it).dead)).collect();
-        let mut room = number(FORGOTTEN_MAX);
+        let mut gone = Gone::default();
+        gone.add_runs(&runs::forget_old(tx, &ids, &kept).await?);
         for (sql, old) in [(OLD_KEPT, kept), (OLD_DEAD, dead)] {
-            room -= number(forget(tx, sql, &[&ids, &old, &room]).await?.len());
+            gone.rows += number(forget(tx, sql, &[&ids, &old, &gone.room()]).await?.len());
         }
         // What is old fills this part: what is too many is looked for when it does not.
-        if room > 0 {
-            room -= self.forget_excess(tx, &all, room).await?;
+        if !gone.is_full() {
+            let excess = self.forget_excess(tx, &all, gone.room()).await?;
+            gone.add(excess);
         }
         for (queue, settings) in &all {
-            if let Some(keep) = settings.keep_payload {
-                room -= drop_payloads(tx, *queue, until(keep), room).await?;
+            if let Some(keep) = settings.keep_payload
+                && !gone.is_full()
+            {
+                drop_payloads(tx, *queue, until(keep), &mut gone).await?;
             }
         }
-        Ok(number(FORGOTTEN_MAX) - room)
+        Ok(gone)
     }
 
     /// Forgets what is too much. It takes a while to look beyond a million jobs: where that is, is
@@ -807,27 +903,26 @@ impl PostgresStore {
         tx: &mut Tx<'_>,
         queues: &[(QueueId, Settings)],
         room: i64,
-    ) -> Result<i64, Failure> {
+    ) -> Result<Gone, Failure> {
         let mut excess = std::mem::take(&mut *self.excess.lock());
-        let mut done = 0;
+        let mut gone = Gone::default();
         if excess.asked_at.is_some_and(|at| at.elapsed() < RETENTION_EVERY) {
-            done = forget_stretches(tx, OLDEST_KEPT, &mut excess.stretches, room).await?;
+            gone = forget_kept(tx, &mut excess.stretches, room).await?;
         }
-        if done == 0 {
+        if gone.rows + gone.runs == 0 {
             let kept = queues.iter().map(|(id, it)| (*id, self.retention.of(it).completed_max));
             let mut stretches = beyond(tx, BEYOND_KEPT, kept).await?;
-            for stretch in &mut stretches {
-                stretch.behind = excess.behind(stretch.queue);
-            }
+            stretches.iter_mut().for_each(|stretch| excess.go_on(stretch));
+            split_runs(tx, &stretches).await?;
             excess = Excess { stretches, asked_at: Some(Instant::now()) };
-            done = forget_stretches(tx, OLDEST_KEPT, &mut excess.stretches, room).await?;
+            gone = forget_kept(tx, &mut excess.stretches, room).await?;
         }
         // If this part is not committed, what it would have forgotten is found when it is asked again.
         *self.excess.lock() = excess;
         let dead = queues.iter().filter_map(|(id, it)| Some((*id, it.keep_dead_max?)));
         let mut dead = beyond(tx, BEYOND_DEAD, dead).await?;
-        done += forget_stretches(tx, OLDEST_DEAD, &mut dead, room - done).await?;
-        Ok(done)
+        gone.rows += forget_stretches(tx, OLDEST_DEAD, &mut dead, room - gone.rows).await?;
+        Ok(gone)
     }
 }
 
@@ -846,9 +941,48 @@ async fn beyond(
     let stretch = |row: &Row| Stretch {
         queue: get(row, "queue_id"),
         behind: (i64::MIN, i64::MIN),
+        runs_from: i64::MIN,
         last: (get(row, "finished_at"), get(row, "id")),
     };
     Ok(rows.iter().map(stretch).collect())
+}
+
+/// A run that ends beyond its stretch and does not begin there is unpacked.
+async fn split_runs(tx: &mut Tx<'_>, stretches: &[Stretch]) -> Result<(), Failure> {
+    let column = |of: fn(&Stretch) -> i64| stretches.iter().map(of).collect::<Vec<i64>>();
+    match stretches.is_empty() {
+        true => Ok(()),
+        false => {
+            let (queues, at) = (column(|it| it.queue), column(|it| it.last.0));
+            runs::split(tx, (&queues, &at, &column(|it| it.last.1))).await
+        }
+    }
+}
+
+/// Forgets runs, and then up to `room` jobs, and has the stretches begin behind them. Jobs come last:
+/// where runs are unpacked that have not been forgotten yet, jobs of theirs still come to them.
+async fn forget_kept(
+    tx: &mut Tx<'_>,
+    stretches: &mut [Stretch],
+    room: i64,
+) -> Result<Gone, Failure> {
+    let mut gone = Gone::default();
+    if stretches.is_empty() {
+        return Ok(gone);
+    }
+    let column = |of: fn(&Stretch) -> i64| stretches.iter().map(of).collect::<Vec<i64>>();
+    let (queues, from_at) = (column(|it| it.queue), column(|it| it.runs_from));
+    let (last_at, last_id) = (column(|it| it.last.0), column(|it| it.last.1));
+    let forgotten = runs::forget_oldest(tx, (&queues, &last_at, &last_id, &from_at)).await?;
+    for Forgotten { queue, last_at, .. } in &forgotten {
+        let mine = stretches.iter_mut().filter(|stretch| stretch.queue == *queue);
+        mine.for_each(|stretch| stretch.runs_from = *last_at);
+    }
+    gone.add_runs(&forgotten);
+    if !gone.is_full() {
+        gone.rows = forget_stretches(tx, OLDEST_KEPT, stretches, room).await?;
+    }
+    Ok(gone)
 }
 
 /// Forgets up to `room` jobs, and has the stretches begin behind them.
@@ -881,32 +1015,24 @@ fn number(count: usize) -> i64 {
     i64::try_from(count).unwrap_or(i64::MAX)
 }
 
-/// Drops up to `room` payloads of jobs that had finished by then.
+/// Drops payloads of jobs that had finished by then, as far as there is room.
 async fn drop_payloads(
     tx: &mut Tx<'_>,
     queue: QueueId,
     until: i64,
-    room: i64,
-) -> Result<i64, Failure> {
-    let rows = tx.query(DROPPABLE, &[&queue, &until, &room]).await?;
+    gone: &mut Gone,
+) -> Result<(), Failure> {
+    gone.runs += runs::drop_payloads(tx, queue, until, RUNS_MAX - gone.runs).await?;
+    let rows = tx.query(DROPPABLE, &[&queue, &until, &gone.room()]).await?;
     let ids: Vec<i64> = rows.iter().map(|row| get(row, "id")).collect();
     if !ids.is_empty() {
         tx.query(DROP_PAYLOADS, &[&ids]).await?;
     }
-    if number(ids.len()) < room {
-        // What finished before then may be committed later, by a minute at most; and what somebody
-        // has locked was passed over.
-        let sql = "UPDATE queue
-                   SET payloads_dropped_until = least($2::bigint - 60000, (
-                       SELECT min(finished_at)
-                       FROM finished
-                       WHERE queue_id = $1 AND state <> 'dead' AND NOT is_dropped
-                       AND finished_at >= payloads_dropped_until AND finished_at <= $2
-                   ))
-                   WHERE id = $1 AND payloads_dropped_until < $2::bigint - 60000";
-        tx.query(sql, &[&queue, &until]).await?;
+    gone.rows += number(ids.len());
+    if !gone.is_full() {
+        tx.query(DROPPED_UNTIL, &[&queue, &until]).await?;
     }
-    Ok(number(ids.len()))
+    Ok(())
 }
 
 /// Asks for the fence. The answer: the database's time.
@@ -935,16 +1061,16 @@ async fn forget(
 ) -> Result<Vec<Row>, Failure> {
     let rows = tx.query(sql, params).await?;
     if !rows.is_empty() {
-        let (first, last) = runs(rows.iter().map(|row| get(row, "id")).collect());
+        let (first, last) = ranges(rows.iter().map(|row| get(row, "id")).collect());
         tx.query(FORGET, &[&first, &last]).await?;
     }
     Ok(rows)
 }
 
-/// The first and the last of each run of numbers that follow each other, for [`FORGET`].
-pub(super) fn runs(mut ids: Vec<i64>) -> (Vec<i64>, Vec<i64>) {
+/// The first and the last of each range of numbers that follow each other, for [`FORGET`].
+pub(super) fn ranges(mut ids: Vec<i64>) -> (Vec<i64>, Vec<i64>) {
     ids.sort_unstable();
-    ids.chunk_by(|one, next| one + 1 == *next).map(|run| (run[0], run[run.len() - 1])).unzip()
+    ids.chunk_by(|one, next| one + 1 == *next).map(|all| (all[0], all[all.len() - 1])).unzip()
 }
 
 async fn earliest(tx: &mut Tx<'_>, sql: &'static str) -> Result<Option<Timestamp>, Failure> {

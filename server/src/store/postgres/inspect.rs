@@ -15,7 +15,7 @@ use crate::limits;
 use crate::store::columns::{parse_backoff, parse_settings, parse_tags, sql_id};
 use crate::store::{Attempt, Counts, Job, JobFilter, JobPage, Progress, Queue};
 
-/// Both tables in the same columns; [`read`] reads them. No payload, no result.
+/// All tables in the same columns; [`read`] reads them. No payload, no result.
 macro_rules! live_columns {
     () => {
         "
@@ -51,20 +51,29 @@ macro_rules! finished_columns {
 /// Several jobs, each of which is in one of the tables.
 const JOBS: &str = concat!(
     "SELECT a.*, e.code AS error_code, e.message AS error_message
-     FROM unnest($1::bigint[]) AS u (wanted)
-     CROSS JOIN LATERAL (
-         SELECT ",
+     FROM (
+         SELECT o.*
+         FROM unnest($1::bigint[]) AS u (wanted)
+         CROSS JOIN LATERAL (
+             SELECT ",
     live_columns!(),
     ", j.content_type, j.payload, NULL::bytea AS result, NULL::text AS node,
-             NULL::text AS worker, NULL::bigint AS started_at
-         FROM job j
-         WHERE j.id = u.wanted
+                 NULL::text AS worker, NULL::bigint AS started_at
+             FROM job j
+             WHERE j.id = u.wanted
+             UNION ALL
+             SELECT ",
+    finished_columns!(),
+    ", j.content_type, j.payload, j.result, j.node, j.worker, j.started_at
+             FROM finished j
+             WHERE j.id = u.wanted
+             OFFSET 0
+         ) o
          UNION ALL
          SELECT ",
     finished_columns!(),
     ", j.content_type, j.payload, j.result, j.node, j.worker, j.started_at
-         FROM finished j
-         WHERE j.id = u.wanted
+         FROM completed_in_runs($1) j
          OFFSET 0
      ) a
      LEFT JOIN LATERAL (
@@ -139,7 +148,7 @@ const ATTEMPTS: &str = "
     ORDER BY delivery DESC
     LIMIT $2";
 
-/// Counts, and how long the first job of each priority has been ready.
+/// Counts, where a state may be told of twice, and how long the first job of each priority has been ready.
 const QUEUES: &str = "
     WITH asked AS MATERIALIZED (
         SELECT id, name, paused_at, settings
@@ -175,6 +184,11 @@ const QUEUES: &str = "
         FROM finished
         WHERE queue_id = ANY(ARRAY(SELECT id FROM asked))
         GROUP BY queue_id, state
+        UNION ALL
+        SELECT queue_id, 'completed', sum(count)
+        FROM completed_run
+        WHERE queue_id = ANY(ARRAY(SELECT id FROM asked))
+        GROUP BY queue_id
     )
     SELECT
         q.id, q.name, q.paused_at, q.settings, now_ms() - o.ready_at AS waited,
@@ -210,6 +224,8 @@ const QUEUES: &str = "
 
 const STATE: &str = concat!(
     "SELECT state FROM finished WHERE id = $1
+     UNION ALL
+     SELECT state FROM completed_in_runs(ARRAY[$1])
      UNION ALL
      SELECT state FROM (SELECT ",
     live_columns!(),
@@ -511,7 +527,7 @@ fn read_queue(row: &Row) -> Result<Queue, Failure> {
     let (states, numbers): (Vec<&str>, Vec<i64>) = (get(row, "states"), get(row, "counts"));
     for (state, number) in states.iter().zip(numbers) {
         if let Some(state) = State::parse(state) {
-            *counts.of(state) = u64::try_from(number).unwrap_or(0);
+            *counts.of(state) += u64::try_from(number).unwrap_or(0);
         }
     }
     Ok(Queue {
@@ -523,11 +539,11 @@ fn read_queue(row: &Row) -> Result<Queue, Failure> {
     })
 }
 
-/// Both tables, by id. All parameters are named in it, used or not, so that their types are
-/// known.
+/// All tables, by id: of the runs no more buckets are looked into than it takes. All parameters are
+/// named in it, used or not, so that their types are known.
 fn list_sql(filter: &JobFilter) -> String {
     let (live, finished) = (conditions(filter, true), conditions(filter, false));
-    let order = if filter.oldest_first { "ASC" } else { "DESC" };
+    let (order, beyond) = if filter.oldest_first { ("ASC", ">=") } else { ("DESC", "<=") };
     format!(
         "SELECT *
          FROM (
@@ -535,12 +551,17 @@ fn list_sql(filter: &JobFilter) -> String {
              UNION ALL
              (SELECT * FROM (SELECT {}, j.content_type FROM finished j) j WHERE {finished}
               ORDER BY id {order} LIMIT $2)
+             UNION ALL
+             (SELECT {}, j.content_type FROM completed_job j
+              WHERE j.bucket {beyond} $1::bigint >> 10 AND {finished}
+              ORDER BY j.bucket {order}, j.id {order} LIMIT $2)
          ) a
          WHERE ($3::bigint, $4::text, $5::text, $6::text, $7::bigint, $8::bigint, $9::text)
          IS NOT DISTINCT FROM ($3, $4, $5, $6, $7, $8, $9)
          ORDER BY id {order}
          LIMIT $2::bigint",
         live_columns!(),
+        finished_columns!(),
         finished_columns!(),
     )
 }

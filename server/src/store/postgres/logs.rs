@@ -23,6 +23,9 @@ const INSERT: &str = "
         SELECT id FROM job WHERE id = $1
         UNION ALL
         SELECT id FROM finished WHERE id = $1
+        UNION ALL
+        SELECT id FROM completed_in_runs(ARRAY[$1])
+        WHERE (SELECT true FROM job WHERE id = $1) IS NULL
     ) known
     RETURNING job_id";
 
@@ -30,7 +33,8 @@ const LINES: &str = "
     SELECT at, level, message
     FROM job_log
     WHERE job_id = $1 AND coalesce(
-        (SELECT true FROM job WHERE id = $1), (SELECT true FROM finished WHERE id = $1)
+        (SELECT true FROM job WHERE id = $1), (SELECT true FROM finished WHERE id = $1),
+        (SELECT true FROM completed_in_runs(ARRAY[$1]))
     )
     ORDER BY number DESC
     LIMIT $2";
@@ -47,13 +51,21 @@ const SWEEP: &str = "
         ORDER BY job_id, number
         LIMIT $3
     ),
+    missing AS MATERIALIZED (
+        SELECT tid, job_id
+        FROM looked l
+        WHERE (SELECT true FROM job WHERE id = l.job_id LIMIT 1) IS NULL
+        AND (SELECT true FROM finished WHERE id = l.job_id LIMIT 1) IS NULL
+    ),
+    packed AS MATERIALIZED (
+        SELECT p.id
+        FROM (SELECT array_agg(DISTINCT job_id) AS ids FROM missing) m
+        CROSS JOIN LATERAL completed_in_runs(m.ids) p
+    ),
     gone AS (
         DELETE FROM job_log
         WHERE ctid = ANY(ARRAY(
-            SELECT tid
-            FROM looked l
-            WHERE (SELECT true FROM job WHERE id = l.job_id LIMIT 1) IS NULL
-            AND (SELECT true FROM finished WHERE id = l.job_id LIMIT 1) IS NULL
+            SELECT tid FROM missing WHERE job_id <> ALL(ARRAY(SELECT id FROM packed))
         ))
         RETURNING 1
     )

@@ -98,6 +98,13 @@ pub const MIGRATIONS: &[Migration] = &[
         serves_from: 10,
         sql: include_str!("migrations/0011_kv_and_logs.sql"),
     },
+    Migration {
+        version: 12,
+        name: "runs",
+        // Earlier ones would not find what is completed.
+        serves_from: 12,
+        sql: include_str!("migrations/0012_runs.sql"),
+    },
 ];
 
 /// The version that this program works with.

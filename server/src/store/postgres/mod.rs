@@ -4,7 +4,7 @@
 //!   callers ──▶ lane.rs: one connection for each kind of work, a pool for the rest
 //!                  │
 //!     push.rs  keys.rs  custom_ids.rs  guards.rs  claim.rs  flow.rs  settle.rs  needs.rs  leases.rs
-//!     duties.rs  people.rs  inspect.rs
+//!     duties.rs  runs.rs  people.rs  inspect.rs
 //!                  │
 //!   cursors.rs: where claims begin      leases.rs: what this node has given out
 //! ```
@@ -47,6 +47,7 @@ mod push;
 mod queues;
 mod rounds;
 mod row;
+mod runs;
 mod schedules;
 mod settle;
 mod special;
@@ -165,7 +166,7 @@ pub fn hot_statements() -> (&'static str, Vec<Named>) {
         inspect::HOT,
     ];
     let all = [&parts.concat(), standing::HOT, notes::HOT, queues::HOT, events::HOT].concat();
-    let all = [&all, kv::HOT, logs::HOT].concat();
+    let all = [&all, kv::HOT, logs::HOT, runs::HOT].concat();
     (lane::SETTINGS, all)
 }
 

@@ -123,17 +123,25 @@ const UNBLOCK_LATER: &str = "
 
 /// What is known of ended jobs, and whether they are live again.
 const NEEDS: &str = "
-    SELECT u.id, f.state, f.result, l.is_live
+    WITH packed AS MATERIALIZED (
+        SELECT id, state, result FROM completed_in_runs($1)
+    )
+    SELECT u.id, f.state, CASE WHEN length(f.result) <= $2 THEN f.result END AS result, l.is_live
     FROM unnest($1::bigint[]) AS u (id)
     LEFT JOIN LATERAL (
-        SELECT state, CASE WHEN length(result) <= $2 THEN result END AS result
-        FROM finished
-        WHERE id = u.id
+        SELECT state, result FROM finished WHERE id = u.id
+        UNION ALL
+        SELECT state, result FROM packed WHERE id = u.id
         OFFSET 0
     ) f ON true
     CROSS JOIN LATERAL (
         SELECT (SELECT true FROM job WHERE id = u.id LIMIT 1) IS NOT NULL AS is_live
     ) l";
+
+const ENDED: &str = "
+    SELECT id, state FROM finished WHERE id = ANY($1::bigint[])
+    UNION ALL
+    SELECT id, state FROM completed_in_runs($1)";
 
 /// See [`super::hot_statements`].
 pub(super) const HOT: &[super::Named] = &[
@@ -143,6 +151,7 @@ pub(super) const HOT: &[super::Named] = &[
     ("needs::UNBLOCK_NOW", UNBLOCK_NOW),
     ("needs::UNBLOCK_LATER", UNBLOCK_LATER),
     ("needs::NEEDS", NEEDS),
+    ("needs::ENDED", ENDED),
 ];
 
 /// How a new job stands to those that it waits for.
@@ -164,8 +173,7 @@ pub(super) async fn look(tx: &mut Tx<'_>, depends: &Depends) -> Result<Standing,
     let live: Vec<i64> = tx.query(WATCH, &[&ids]).await?.iter().map(|row| get(row, "id")).collect();
     let ended: Vec<i64> = ids.into_iter().filter(|id| !live.contains(id)).collect();
     let (mut blocked, mut has_failed) = (live, false);
-    let sql = "SELECT id, state FROM finished WHERE id = ANY($1::bigint[])";
-    for row in tx.query(sql, &[&ended]).await? {
+    for row in tx.query(ENDED, &[&ended]).await? {
         let state = State::parse(get(&row, "state")).unwrap_or(State::Completed);
         match fate(state, depends.on_failure) {
             None => blocked.push(get(&row, "id")),

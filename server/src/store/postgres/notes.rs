@@ -2,16 +2,25 @@
 
 use super::lane::{Failure, Tx};
 use super::row::{count, get, parsed};
-use super::{PostgresStore, inspect, retrying};
+use super::{PostgresStore, inspect, retrying, runs};
 use crate::job::{JobId, Timestamp};
 use crate::limits;
 use crate::store::columns::sql_id;
 use crate::store::{Note, NoteKind, Refused};
 
 /// Notes of jobs that are known, in their order, at $2 or now; the oldest make room. $7 are the
-/// jobs, each once.
+/// jobs, each once: of those that are not live it is asked whether they are in runs.
 const INSERT: &str = "
-    WITH old AS (
+    WITH packed AS MATERIALIZED (
+        SELECT p.id, p.deliveries
+        FROM (
+            SELECT array_agg(id) AS ids
+            FROM unnest($7::bigint[]) AS u (id)
+            WHERE (SELECT true FROM job WHERE id = u.id LIMIT 1) IS NULL
+        ) ended
+        CROSS JOIN LATERAL completed_in_runs(ended.ids) p
+    ),
+    old AS (
         DELETE FROM job_note
         WHERE ctid = ANY(ARRAY(
             SELECT n.ctid
@@ -30,6 +39,8 @@ const INSERT: &str = "
         SELECT delivery FROM job WHERE id = u.job_id
         UNION ALL
         SELECT deliveries FROM finished WHERE id = u.job_id
+        UNION ALL
+        SELECT deliveries FROM packed WHERE id = u.job_id
     ) k
     ORDER BY u.ord";
 
@@ -153,6 +164,7 @@ impl PostgresStore {
             noted.add(lease.job, of, who.clone(), (*what).into());
         }
         let mut tx = self.pool.begin().await?;
+        tx.query(runs::KEEP, &[&noted.jobs]).await?;
         tx.query(KEEP, &[&noted.jobs]).await?;
         noted.write(&mut tx).await?;
         tx.commit(&[]).await.map(drop)

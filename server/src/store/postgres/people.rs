@@ -13,7 +13,7 @@ use super::needs::release_dependents;
 use super::notes::Noted;
 use super::row::{self, count, get, now, time};
 use super::settle::finish_waiting;
-use super::{PostgresStore, QueueId, leases, logs, retrying};
+use super::{PostgresStore, QueueId, leases, logs, retrying, runs};
 use crate::job::{
     JobId, Lease, Options, Payload, QueueName, Reason, State, Timestamp, UniqueHold, When,
 };
@@ -32,7 +32,8 @@ const RESUME: &str = "
     SET paused_at = NULL, paused_by = NULL
     WHERE id = $1 AND paused_at IS NOT NULL";
 
-/// Locks a finished job, so that nobody forgets or revives it meanwhile.
+/// Locks a finished job, so that nobody forgets or revives it meanwhile. One that is in a run is not
+/// found.
 const LOCK_FINISHED: &str = "
     SELECT id, state, queue_id, priority, unique_key, options, finished_at, reason
     FROM finished
@@ -234,6 +235,7 @@ impl PostgresStore {
 
     async fn try_replay(&self, original: JobId, edit: Edit) -> Result<Changed, Failure> {
         let mut tx = self.pool.begin().await?;
+        runs::unpack(&mut tx, &[sql_id(original)]).await?;
         if let Err(changed) = self.lock_finished(&mut tx, original).await? {
             return Ok(changed);
         }
@@ -264,11 +266,12 @@ impl PostgresStore {
 
     async fn try_delete(&self, job: JobId) -> Result<Changed, Failure> {
         let mut tx = self.pool.begin().await?;
+        runs::unpack(&mut tx, &[sql_id(job)]).await?;
         let row = match self.lock_finished(&mut tx, job).await? {
             Ok(row) => row,
             Err(changed) => return Ok(changed),
         };
-        let (first, last) = duties::runs(vec![sql_id(job)]);
+        let (first, last) = duties::ranges(vec![sql_id(job)]);
         tx.commit(&[(FORGET, &[&first, &last]), (logs::DELETE, &[&sql_id(job)])]).await?;
         let queue = self.queues.name(&self.pool, get(&row, "queue_id")).await?;
         Ok(Changed::Done(Effect { job, queue, to: Destination::Finished(state_of(&row)) }))

@@ -201,11 +201,19 @@ const PUSH_TO: &str = "
 
 /// Where jobs are, live or ended.
 const STATES: &str = "
+    WITH packed AS MATERIALIZED (
+        SELECT id, state FROM completed_in_runs($1)
+    )
     SELECT
         u.id, f.state, j.id IS NOT NULL AS is_live, j.is_blocked,
         j.run_at IS NOT NULL AS is_scheduled, r.is_ready
     FROM unnest($1::bigint[]) AS u (id)
-    LEFT JOIN LATERAL (SELECT state FROM finished WHERE id = u.id OFFSET 0) f ON true
+    LEFT JOIN LATERAL (
+        SELECT state FROM finished WHERE id = u.id
+        UNION ALL
+        SELECT state FROM packed WHERE id = u.id
+        OFFSET 0
+    ) f ON true
     LEFT JOIN LATERAL (
         SELECT id, is_blocked, run_at, queue_id, coalesce(gate, '') AS gate, priority, place
         FROM job

@@ -318,10 +318,16 @@ const GO_ON: &str = "
 
 /// How leases ended whose jobs are not leased any more.
 const BEFORE: &str = "
+    WITH packed AS MATERIALIZED (
+        SELECT id, state, deliveries FROM completed_in_runs($1)
+    )
     SELECT u.ord, f.state, f.deliveries, a.ending, j.is_live
     FROM unnest($1::bigint[], $2::integer[]) WITH ORDINALITY AS u (id, delivery, ord)
     LEFT JOIN LATERAL (
-        SELECT state, deliveries FROM finished WHERE id = u.id OFFSET 0
+        SELECT state, deliveries FROM finished WHERE id = u.id
+        UNION ALL
+        SELECT state, deliveries FROM packed WHERE id = u.id
+        OFFSET 0
     ) f ON true
     LEFT JOIN LATERAL (
         SELECT ending FROM attempt_log WHERE job_id = u.id AND delivery = u.delivery OFFSET 0
@@ -916,7 +922,7 @@ impl PostgresStore {
         tx.query(END_ATTEMPTS, &[&ids, &started]).await?;
         finish.carry_out(tx, now).await?;
         if !forgotten.is_empty() {
-            let (first, last) = duties::runs(forgotten);
+            let (first, last) = duties::ranges(forgotten);
             tx.query(FORGET, &[&first, &last]).await?;
         }
         Ok(effects)
