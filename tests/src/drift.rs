@@ -173,9 +173,14 @@ prop_compose! {
     }
 }
 
+/// A few, and now and then so many that a store may keep them together.
+fn how_many() -> impl Strategy<Value = usize> {
+    prop_oneof![3 => 1..7_usize, 1 => 16..40_usize]
+}
+
 /// Jobs with nothing but a payload, which differ in little.
 fn alike() -> impl Strategy<Value = Vec<NewJob>> {
-    let of = (queue(), 0..2_i32, 1..7_usize);
+    let of = (queue(), 0..2_i32, how_many());
     of.prop_map(|(queue, priority, count)| {
         let payload = Payload::new(Bytes::from_static(b"1")).expect("it is small");
         vec![NewJob { priority, ..NewJob::new(queue, payload) }; count]
@@ -184,7 +189,7 @@ fn alike() -> impl Strategy<Value = Vec<NewJob>> {
 
 /// The acks of the latest leases, oldest first.
 fn acks() -> impl Strategy<Value = Vec<(usize, Verdict)>> {
-    (1..7_usize).prop_map(|count| {
+    how_many().prop_map(|count| {
         (0..count).rev().map(|back| (back, Verdict::Ack { result: None })).collect()
     })
 }
@@ -298,7 +303,7 @@ prop_compose! {
 prop_compose! {
     fn claim()(
         queue in queue(),
-        count in 1..5_usize,
+        count in how_many(),
         bytes_max in prop_oneof![Just(1_000_000_usize), 1..60_usize],
         hold in prop_oneof![
             session().prop_map(Hold::Session),

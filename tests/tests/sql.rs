@@ -380,6 +380,36 @@ async fn cancel_says_what_it_has_done() {
 }
 
 #[tokio::test]
+async fn jobs_that_are_one_row_are_known_one_by_one() {
+    let cluster = Cluster::of(1).await;
+    let (http, client) = (cluster.http(0), cluster.postgres.client().await);
+    run(&client, "SELECT batonq.push_many('q', array_fill('1'::jsonb, ARRAY[20]))").await;
+    let jobs = pull(&http, "q", 20, 20_000).await;
+    let acks: Vec<Value> =
+        jobs.iter().map(|job| json!({"id": job["id"], "lease": job["lease"]})).collect();
+    assert_eq!(http.post("/v1/ack", json!({ "acks": acks })).await.status, 200);
+    let rows = "SELECT (SELECT count(*) FROM batonq.completed_run) || ' ' || \
+                (SELECT count(*) FROM batonq.finished)";
+    assert_eq!(value(&client, rows).await, "1 0");
+
+    let (id, other) = (&jobs[3]["id"], &jobs[4]["id"]);
+    assert_eq!(value(&client, &format!("SELECT batonq.cancel({id})")).await, "completed");
+    assert_eq!(refusal(&client, &ack_sql(&jobs[3])).await.0, "QB002", "it would be done twice");
+    let child = push_with(&client, &json!({"depends_on": [id, other]})).await;
+    assert_eq!(state(&http, child).await, "ready");
+    let unknown = "SELECT batonq.push('q', '1', '{\"depends_on\": [999]}')";
+    assert_eq!(refusal(&client, unknown).await.1, "depends_on");
+    assert_eq!(value(&client, rows).await, "1 0");
+
+    let path = format!("/v1/jobs/{id}");
+    assert_eq!(http.send(hyper::Method::DELETE, &path, None, &[]).await.status, 200);
+    assert_eq!(value(&client, rows).await, "0 19");
+    assert_eq!(value(&client, &format!("SELECT batonq.cancel({id})")).await, "not_found");
+    assert_eq!(value(&client, &format!("SELECT batonq.cancel({other})")).await, "completed");
+    assert_eq!(refusal(&client, &ack_sql(&jobs[4])).await.0, "QB002");
+}
+
+#[tokio::test]
 async fn the_worker_of_a_cancelled_job_is_asked() {
     let cluster = Cluster::of(1).await;
     let client = cluster.postgres.client().await;

@@ -366,8 +366,8 @@ const EVEN_CHANCE: f64 = 0.5;
 /// Rows that one call of [`Store::run_duty`] touches at most, but for [`FORGOTTEN_MAX`].
 pub const DUTY_ROWS_MAX: usize = 500;
 
-/// Finished jobs that one call for [`Duty::Retention`] forgets at most: some 10 ms of work, and many
-/// enough to keep up with a hundred thousand that finish in a second.
+/// Finished jobs that one call for [`Duty::Retention`] forgets at most, as far as each is a row: some
+/// 10 ms of work, and many enough to keep up with a hundred thousand that finish in a second.
 pub const FORGOTTEN_MAX: usize = 2_000;
 
 /// A worker's stay with the cluster, over reconnects. The key to its leases.

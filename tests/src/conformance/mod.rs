@@ -26,6 +26,7 @@ mod people;
 mod push;
 mod settle;
 mod standing;
+mod together;
 mod unique;
 mod webhooks;
 
@@ -75,6 +76,7 @@ pub fn all<M: Maker + 'static>() -> Vec<Rule> {
         inspect::rules::<M>(),
         webhooks::rules::<M>(),
         standing::rules::<M>(),
+        together::rules::<M>(),
         notes::rules::<M>(),
         kv::rules::<M>(),
         logs::rules::<M>(),

@@ -2,7 +2,7 @@
 //!
 //! An ack is one compare-and-set on the job's row by (job, delivery), on any node. Acks of plain
 //! jobs whose leases this node remembers are one statement for all of them, or two if some of the
-//! jobs are kept and others are not. All else that comes with them is a transaction after that: it
+//! jobs are kept and others are not; what is kept of many that are alike is one row. All else that comes with them is a transaction after that: it
 //! locks the jobs, decides by [`job::after`], and writes what was decided in few statements.
 
 use std::sync::Arc;
@@ -25,7 +25,7 @@ use crate::store::{
     ending_of, verdict_of,
 };
 
-/// Acks of plain jobs, as runs of jobs whose numbers follow each other and whose deliveries, and all
+/// Acks of plain jobs, as ranges of jobs whose numbers follow each other and whose deliveries, and all
 /// else that is said of them, are the same: jobs are mostly done in the order of their coming, and
 /// walking along an index is cheaper than searching it for each. A stale lease beside a good one is
 /// not taken for it. A job that somebody watches is passed over: it takes more than this. Rows of
@@ -33,7 +33,10 @@ use crate::store::{
 ///
 /// What decides is asked for twice: where the row is looked for, and where it is deleted, since
 /// that waits for whoever is changing it and must look again at what they left.
-const ACK: &str = "
+macro_rules! ack {
+    ($of_range:literal, $of_job:literal, $kept:literal) => {
+        concat!(
+            "
     WITH gone AS (
         DELETE FROM job
         USING (
@@ -43,7 +46,9 @@ const ACK: &str = "
                     unnest($3::bigint[]) AS first, unnest($4::bigint[]) AS last,
                     unnest($5::integer[]) AS lease_delivery, unnest($6::text[]) AS node,
                     unnest($7::text[]) AS worker, unnest($8::bigint[]) AS started_at,
-                    unnest($9::bytea[]) AS result
+                    unnest($9::bytea[]) AS result",
+            $of_range,
+            "
                 OFFSET 0
             ) r
             CROSS JOIN LATERAL (
@@ -58,7 +63,9 @@ const ACK: &str = "
         RETURNING
             a.node, a.worker, a.started_at, a.result, id, queue_id, priority, created_at,
             max_attempts, attempts, delivery, crashes, expires_at, timeout_ms, replay_of,
-            replayed_as, content_type, backoff, unique_key, tags, options, payload
+            replayed_as, content_type, backoff, unique_key, tags, options, payload",
+            $of_job,
+            "
     ),
     kept AS (
         INSERT INTO finished (
@@ -71,7 +78,9 @@ const ACK: &str = "
             attempts, delivery, crashes, node, worker, started_at, expires_at, timeout_ms,
             replay_of, replayed_as, content_type, backoff, unique_key, tags, options, payload,
             result
-        FROM gone
+        FROM gone",
+            $kept,
+            "
     ),
     done AS (
         DELETE FROM lease
@@ -83,12 +92,60 @@ const ACK: &str = "
         ))
     )
     SELECT array_agg(id) AS ids
-    FROM gone";
+    FROM gone"
+        )
+    };
+}
+
+const ACK: &str = ack!("", "", "");
+
+/// The same, and where enough of them are alike they become runs: of those jobs that a run can say
+/// everything of, and that are small, so that nobody who looks for one reads more than two megabytes.
+/// All of them have rows of their own while events are recorded, which is done where rows appear. See
+/// `migrations/0012_runs.sql`.
+const ACK_IN_RUNS: &str = ack!(
+    ", unnest($10::boolean[]) AS is_run",
+    ",
+            (
+                a.is_run AND delivery = 1 AND attempts = 0 AND crashes = 0 AND tags IS NULL
+                AND unique_key IS NULL AND timeout_ms IS NULL AND replayed_as IS NULL
+                AND length(payload) + coalesce(octet_length(options), 0)
+                    + coalesce(length(a.result), 0) <= 2048
+                AND (
+                    SELECT true FROM pg_trigger
+                    WHERE tgrelid = 'job'::regclass AND tgname = 'tell'
+                    LIMIT 1
+                ) IS NULL
+            ) AS is_packed",
+    "
+        WHERE NOT is_packed
+    ),
+    packed AS (
+        INSERT INTO completed_run (
+            bucket, queue_id, finished_at, started_at, first, last, count, node, worker, jobs
+        )
+        SELECT
+            id >> 10, queue_id, (SELECT now_ms()), started_at, min(id), max(id), count(*), node,
+            worker,
+            array_agg((
+                id, priority, created_at, max_attempts, expires_at, replay_of, content_type,
+                backoff, options, payload, result
+            )::packed)
+        FROM gone
+        WHERE is_packed
+        GROUP BY id >> 10, queue_id, started_at, node, worker"
+);
+
+/// Jobs of one bucket with this many numbers may be in one run.
+const BUCKET_BITS: u32 = 10;
+
+/// With fewer jobs that are alike a run is no gain: its row and its indexes cost as much as theirs.
+const RUN_MIN: i64 = 16;
 
 /// The same of jobs that are not kept. Passed over are also those that have been retried or have
 /// tags, and all of them while events are recorded, which is done where jobs finish.
 const ACK_AND_FORGET: &str = "
-    WITH runs AS MATERIALIZED (
+    WITH ranges AS MATERIALIZED (
         SELECT
             unnest($3::bigint[]) AS first, unnest($4::bigint[]) AS last,
             unnest($5::integer[]) AS lease_delivery
@@ -97,7 +154,7 @@ const ACK_AND_FORGET: &str = "
         DELETE FROM job
         USING (
             SELECT r.lease_delivery, j.tid
-            FROM runs r
+            FROM ranges r
             CROSS JOIN LATERAL (
                 SELECT ctid AS tid
                 FROM job
@@ -115,7 +172,7 @@ const ACK_AND_FORGET: &str = "
         RETURNING id
     ),
     forgotten AS MATERIALIZED (
-        SELECT first, last FROM runs WHERE (SELECT count(*) FROM gone) = $2::bigint
+        SELECT first, last FROM ranges WHERE (SELECT count(*) FROM gone) = $2::bigint
         UNION ALL
         SELECT id, id FROM gone WHERE (SELECT count(*) FROM gone) <> $2::bigint
     ),
@@ -654,6 +711,7 @@ pub(super) async fn finish_waiting(
 /// See [`super::hot_statements`].
 pub(super) const HOT: &[super::Named] = &[
     ("settle::ACK", ACK),
+    ("settle::ACK_IN_RUNS", ACK_IN_RUNS),
     ("settle::ACK_AND_FORGET", ACK_AND_FORGET),
     ("settle::STANDING", STANDING),
     ("settle::FINISH", FINISH),
@@ -771,22 +829,27 @@ impl PostgresStore {
     async fn ack_sorted(&self, acks: &[&Ack<'_>], is_kept: bool) -> Result<Vec<usize>, Failure> {
         let empty: Vec<LeaseId> = self.leases.emptied_by(acks.iter().map(|ack| ack.lease));
         let count = acks.len() as i64;
-        let runs: Vec<(&Ack<'_>, i64)> = runs(acks);
-        let first: Vec<i64> = runs.iter().map(|(ack, _)| sql_id(ack.lease.job)).collect();
-        let last: Vec<i64> = runs.iter().map(|(_, last)| *last).collect();
+        let ranges: Vec<Range<'_, '_>> = ranges(acks);
+        let first: Vec<i64> = ranges.iter().map(|range| sql_id(range.ack.lease.job)).collect();
+        let last: Vec<i64> = ranges.iter().map(|range| range.last).collect();
         let delivery: Vec<i32> =
-            runs.iter().map(|(ack, _)| ack.lease.delivery.cast_signed()).collect();
+            ranges.iter().map(|range| range.ack.lease.delivery.cast_signed()).collect();
         let rows = if is_kept {
-            let node: Vec<&str> = runs.iter().map(|(ack, _)| &*ack.origin.given.node).collect();
-            let worker: Vec<&str> =
-                runs.iter().map(|(ack, _)| ack.origin.given.worker.as_str()).collect();
-            let started: Vec<i64> =
-                runs.iter().map(|(ack, _)| ack.origin.given.started_at.0).collect();
-            let result: Vec<Option<&[u8]>> = runs.iter().map(|(ack, _)| ack.result).collect();
+            let given = || ranges.iter().map(|range| &range.ack.origin.given);
+            let node: Vec<&str> = given().map(|given| &*given.node).collect();
+            let worker: Vec<&str> = given().map(|given| given.worker.as_str()).collect();
+            let started: Vec<i64> = given().map(|given| given.started_at.0).collect();
+            let result: Vec<Option<&[u8]>> = ranges.iter().map(|range| range.ack.result).collect();
+            let is_run = in_runs(&ranges);
             let all = params([
                 &empty, &count, &first, &last, &delivery, &node, &worker, &started, &result,
+                &is_run,
             ]);
-            self.settle_lane.once((leaving_row(ACK), &all)).await?
+            let call = match is_run.contains(&true) {
+                true => (leaving_row(ACK_IN_RUNS), &all[..]),
+                false => (leaving_row(ACK), &all[..9]),
+            };
+            self.settle_lane.once(call).await?
         } else {
             let all = params([&empty, &count, &first, &last, &delivery]);
             self.settle_lane.once((leaving_row(ACK_AND_FORGET), &all)).await?
@@ -929,18 +992,39 @@ impl PostgresStore {
     }
 }
 
-/// Runs of acks that differ in nothing but the numbers of their jobs, which follow each other: the
-/// first of each, and the last number. They are in order.
-fn runs<'a, 'b>(acks: &[&'b Ack<'a>]) -> Vec<(&'b Ack<'a>, i64)> {
-    let mut runs: Vec<(&Ack<'_>, i64)> = Vec::new();
+/// Acks that differ in nothing but the numbers of their jobs, which follow each other.
+struct Range<'a, 'b> {
+    /// The first of them.
+    ack: &'b Ack<'a>,
+    /// The number of the last job.
+    last: i64,
+}
+
+/// The ranges of acks that are in order.
+fn ranges<'a, 'b>(acks: &[&'b Ack<'a>]) -> Vec<Range<'a, 'b>> {
+    let mut ranges: Vec<Range<'_, '_>> = Vec::new();
     for ack in acks {
         let id = sql_id(ack.lease.job);
-        match runs.last_mut() {
-            Some((first, last)) if *last + 1 == id && first.is_alike(ack) => *last = id,
-            _ => runs.push((ack, id)),
+        match ranges.last_mut() {
+            Some(range) if range.last + 1 == id && range.ack.is_alike(ack) => range.last = id,
+            _ => ranges.push(Range { ack, last: id }),
         }
     }
-    runs
+    ranges
+}
+
+/// Which of the ranges are to be in runs: those that come with enough others from the same lease
+/// row in the same bucket.
+fn in_runs(ranges: &[Range<'_, '_>]) -> Vec<bool> {
+    let run_of = |range: &Range<'_, '_>| {
+        (Arc::as_ptr(&range.ack.origin), sql_id(range.ack.lease.job) >> BUCKET_BITS)
+    };
+    let mut counts: HashMap<_, i64> = HashMap::default();
+    for range in ranges {
+        let count = range.last - sql_id(range.ack.lease.job) + 1;
+        *counts.entry(run_of(range)).or_default() += count;
+    }
+    ranges.iter().map(|range| counts[&run_of(range)] >= RUN_MIN).collect()
 }
 
 impl Ack<'_> {
