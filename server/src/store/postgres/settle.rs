@@ -2,8 +2,9 @@
 //!
 //! An ack is one compare-and-set on the job's row by (job, delivery), on any node. Acks of plain
 //! jobs whose leases this node remembers are one statement for all of them, or two if some of the
-//! jobs are kept and others are not; what is kept of many that are alike is one row. All else that comes with them is a transaction after that: it
-//! locks the jobs, decides by [`job::after`], and writes what was decided in few statements.
+//! jobs are kept and others are not; what is kept of many that are alike is one row. All else that
+//! comes with them is a transaction after that: it locks the jobs, decides by [`job::after`], and
+//! writes what was decided in few statements.
 
 use std::sync::Arc;
 
