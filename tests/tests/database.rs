@@ -10,6 +10,7 @@ use std::time::Duration;
 use batonq_client::{Ack, NewJob, PullOptions};
 use batonq_tests::harness::cluster::{ack, is_ready, pull, push};
 use batonq_tests::harness::{Cluster, Http, Pooler, Postgres, Server, eventually};
+use hyper::Method;
 use serde_json::json;
 
 /// Starts a node that must refuse to go on. What it logged.
@@ -93,6 +94,41 @@ async fn a_node_that_may_not_migrate_waits_until_somebody_has() {
     is_ready(&node).await;
     assert!(migrate("status").contains("first"));
     migrate("up");
+}
+
+#[tokio::test]
+async fn a_node_that_may_only_use_the_tables_does_all_that_is_asked_of_it() {
+    let postgres = Postgres::start();
+    let url = batonq_server::store::postgres::Dsn::parse(&postgres.dsn(), None).unwrap();
+    let mut owner = batonq_server::store::postgres::connect(&url, "test").await.unwrap();
+    batonq_server::store::postgres::migrate::up(&mut owner, "batonq").await.unwrap();
+    for grant in [
+        "CREATE ROLE plain LOGIN",
+        "GRANT USAGE ON SCHEMA batonq TO plain",
+        "GRANT ALL ON ALL TABLES IN SCHEMA batonq TO plain",
+        "GRANT ALL ON ALL SEQUENCES IN SCHEMA batonq TO plain",
+    ] {
+        postgres.execute(grant).await;
+    }
+    let plain = dsn(&postgres, "plain", "postgres");
+    let node = Server::with().env("DATABASE_URL", &plain).env("BATONQ_MIGRATE", "off").start();
+    is_ready(&node).await;
+    let http = node.http();
+    let client = node.client().await;
+    client.push_batch(vec![NewJob::new("q", "1"); 40]).await.unwrap();
+    let jobs = client.pull(PullOptions::new("q").count(40)).await.unwrap();
+    for _ in 0..2 {
+        let acked = client.ack_batch(jobs.iter().map(Ack::from)).await.unwrap();
+        assert!(acked.iter().all(Result::is_ok), "{acked:?}");
+    }
+    let path = |place: usize| format!("/v1/jobs/{}", jobs[place].id.0);
+    assert_eq!(http.get(&path(0)).await.json()["state"], "completed");
+    assert_eq!(http.get("/v1/jobs?queue=q&tag=none").await.json()["jobs"], json!([]));
+    assert_eq!(http.post(&format!("{}/retry", path(1)), json!({})).await.status, 409);
+    assert_eq!(http.post(&format!("{}/replay", path(2)), json!({})).await.status, 201);
+    assert_eq!(http.send(Method::DELETE, &path(3), None, &[]).await.status, 200);
+    assert_eq!(http.get(&path(3)).await.status, 404);
+    assert_eq!(http.get("/v1/queues/q").await.json()["counts"]["completed"], 39);
 }
 
 #[tokio::test]

@@ -543,6 +543,8 @@ fn read_queue(row: &Row) -> Result<Queue, Failure> {
 /// named in it, used or not, so that their types are known.
 fn list_sql(filter: &JobFilter) -> String {
     let (live, finished) = (conditions(filter, true), conditions(filter, false));
+    // Jobs with tags are in no run.
+    let packed = if filter.tag.is_some() { "FALSE" } else { finished.as_str() };
     let (order, beyond) = if filter.oldest_first { ("ASC", ">=") } else { ("DESC", "<=") };
     format!(
         "SELECT *
@@ -553,7 +555,7 @@ fn list_sql(filter: &JobFilter) -> String {
               ORDER BY id {order} LIMIT $2)
              UNION ALL
              (SELECT {}, j.content_type FROM completed_job j
-              WHERE j.bucket {beyond} $1::bigint >> 10 AND {finished}
+              WHERE j.bucket {beyond} $1::bigint >> 10 AND {packed}
               ORDER BY j.bucket {order}, j.id {order} LIMIT $2)
          ) a
          WHERE ($3::bigint, $4::text, $5::text, $6::text, $7::bigint, $8::bigint, $9::text)

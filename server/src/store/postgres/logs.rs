@@ -42,7 +42,8 @@ const LINES: &str = "
 /// The log of a job.
 pub(super) const DELETE: &str = "DELETE FROM job_log WHERE job_id = $1";
 
-/// Goes on with the sweep, behind a line. Lines of jobs that are gone go, too.
+/// Goes on with the sweep, behind a line. Lines of jobs that are gone go, too; but those whose numbers lie
+/// between those of a run stay as long as it does, since looking into it costs more than they do.
 const SWEEP: &str = "
     WITH looked AS MATERIALIZED (
         SELECT ctid AS tid, job_id, number
@@ -51,21 +52,18 @@ const SWEEP: &str = "
         ORDER BY job_id, number
         LIMIT $3
     ),
-    missing AS MATERIALIZED (
-        SELECT tid, job_id
-        FROM looked l
-        WHERE (SELECT true FROM job WHERE id = l.job_id LIMIT 1) IS NULL
-        AND (SELECT true FROM finished WHERE id = l.job_id LIMIT 1) IS NULL
-    ),
-    packed AS MATERIALIZED (
-        SELECT p.id
-        FROM (SELECT array_agg(DISTINCT job_id) AS ids FROM missing) m
-        CROSS JOIN LATERAL completed_in_runs(m.ids) p
-    ),
     gone AS (
         DELETE FROM job_log
         WHERE ctid = ANY(ARRAY(
-            SELECT tid FROM missing WHERE job_id <> ALL(ARRAY(SELECT id FROM packed))
+            SELECT tid
+            FROM looked l
+            WHERE (SELECT true FROM job WHERE id = l.job_id LIMIT 1) IS NULL
+            AND (SELECT true FROM finished WHERE id = l.job_id LIMIT 1) IS NULL
+            AND (
+                SELECT true FROM completed_run
+                WHERE bucket = l.job_id >> 10 AND l.job_id BETWEEN first AND last
+                LIMIT 1
+            ) IS NULL
         ))
         RETURNING 1
     )

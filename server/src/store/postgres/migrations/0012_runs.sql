@@ -72,7 +72,8 @@ SELECT
 FROM completed_run r
 CROSS JOIN LATERAL unnest(r.jobs) j;
 
--- Those of these jobs that are in runs. It must be such that the planner takes it
+-- Those of these jobs that are in runs: each is looked for among those of its
+-- bucket that are asked for. It must be such that the planner takes it
 -- into the statement that asks; and whoever adds a column to `finished` adds it
 -- here.
 CREATE FUNCTION completed_in_runs(ids bigint[]) RETURNS SETOF finished
@@ -85,7 +86,8 @@ AS $$
         c.unique_key, c.tags, c.payload, c.result, c.options, c.is_dropped,
         c.was_packed
     FROM (
-        SELECT u.id >> 10 AS bucket, min(u.id) AS low, max(u.id) AS high
+        SELECT
+            u.id >> 10 AS bucket, min(u.id) AS low, max(u.id) AS high, array_agg(u.id) AS wanted
         FROM unnest(ids) AS u (id)
         GROUP BY u.id >> 10
     ) b
@@ -95,7 +97,7 @@ AS $$
         WHERE bucket = b.bucket AND first <= b.high AND last >= b.low
         OFFSET 0
     ) c
-    WHERE c.id = ANY(ids)
+    WHERE c.id = ANY(b.wanted)
 $$;
 
 -- The runs that have any of these jobs.
@@ -104,7 +106,8 @@ LANGUAGE sql STABLE
 AS $$
     SELECT r.id
     FROM (
-        SELECT u.id >> 10 AS bucket, min(u.id) AS low, max(u.id) AS high
+        SELECT
+            u.id >> 10 AS bucket, min(u.id) AS low, max(u.id) AS high, array_agg(u.id) AS wanted
         FROM unnest(ids) AS u (id)
         GROUP BY u.id >> 10
     ) b
@@ -114,7 +117,7 @@ AS $$
         WHERE bucket = b.bucket AND first <= b.high AND last >= b.low
         OFFSET 0
     ) r
-    WHERE (SELECT true FROM unnest(r.jobs) j WHERE j.id = ANY(ids) LIMIT 1)
+    WHERE (SELECT true FROM unnest(r.jobs) j WHERE j.id = ANY(b.wanted) LIMIT 1)
 $$;
 
 -- The jobs of these runs have rows in `finished` from now on. Those that others
@@ -261,17 +264,8 @@ $$;
 -- As the functions of 0005_sql.sql.
 DO $$
 DECLARE
-    function regprocedure;
     setting text;
 BEGIN
-    FOR function IN
-        SELECT p.oid
-        FROM pg_proc p
-        WHERE p.pronamespace = quote_ident(current_schema())::regnamespace
-        AND p.proname = ANY('{completed_in_runs, runs_of, unpack_runs}')
-    LOOP
-        EXECUTE format('REVOKE ALL ON FUNCTION %s FROM PUBLIC', function);
-    END LOOP;
     EXECUTE format(
         'ALTER FUNCTION cancel(bigint, bigint) SET search_path = %I, pg_temp', current_schema()
     );
