@@ -17,7 +17,7 @@
 //!   the webhook's secret; a receiver refuses what is old, and compares in constant time.
 //! * **As flashQ does it**, where a webhook's format says so: its body, made when it is delivered, so
 //!   what is gone by then is left out; and `x-flashq-signature`, the HMAC-SHA256 of the body, if
-//!   there is a secret. How such a body is made is not known here: see [`Render`].
+//!   there is a secret. How such a body is made is not known here: see `Render`.
 //! * **Not into the house.** Only https, to addresses that are public after resolution, and the
 //!   connection goes to the address that was looked at; redirects are not followed; an answer's
 //!   body is not read. [`Reach::Anywhere`] lifts this, for development.
