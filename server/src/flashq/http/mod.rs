@@ -154,9 +154,8 @@ impl Front {
         let Some(route) = routes.clone().find(|route| route.method == *request.method()) else {
             return Err(Failure::wrong_method(routes.by_ref().map(|route| &route.method)));
         };
-        if route.changes() && cors::is_foreign(&self.0.door.origins, request.headers()) {
-            let text = "Unauthorized: pages of that site may not do this".into();
-            return Err(Refused(text, ErrorCode::Forbidden).into());
+        if route.changes() {
+            self.check_page(request.headers())?;
         }
         let names = asked::names(matched.params.iter())?;
         match &route.serve {
@@ -201,6 +200,17 @@ impl Front {
             is_sdk: asked::is_sdk(&head.method, &head.headers),
         };
         route.serve(call).await
+    }
+
+    /// # Errors
+    ///
+    /// If a page of a site sends this that is not allowed.
+    fn check_page(&self, headers: &HeaderMap) -> Result<(), Refused> {
+        if cors::is_foreign(&self.0.door.origins, headers) {
+            let text = "Unauthorized: pages of that site may not do this".into();
+            return Err(Refused(text, ErrorCode::Forbidden));
+        }
+        Ok(())
     }
 
     /// What somebody with this token may do.

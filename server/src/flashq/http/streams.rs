@@ -3,7 +3,6 @@
 //! Browsers can not set the head of these requests, so that here, and nowhere else, a token may stand
 //! in the query.
 
-use batonq_protocol::ErrorCode;
 use hyper::body::Incoming;
 use hyper::header::{HeaderMap, HeaderName};
 use hyper::{Request, Response};
@@ -14,7 +13,7 @@ use super::answer::Failure;
 use super::asked::{named, parameter};
 use super::route::Route;
 use super::socket::Shows;
-use super::{Front, cors, headers, socket, sse};
+use super::{Front, headers, socket, sse};
 use crate::http::live::Body;
 use crate::job::JobId;
 use crate::store::EventId;
@@ -65,10 +64,7 @@ pub(super) async fn socket(
     names: &[(String, String)],
     request: Request<Incoming>,
 ) -> Result<Response<Body>, Failure> {
-    if cors::is_foreign(&front.door().origins, request.headers()) {
-        let text = "Unauthorized: pages of that site may not do this".into();
-        return Err(Refused(text, ErrorCode::Forbidden).into());
-    }
+    front.check_page(request.headers())?;
     let query = request.uri().query().unwrap_or_default();
     let shows = match source {
         Source::Events(which) => Shows::Events(wanted(*which, names, query)?),
