@@ -282,7 +282,9 @@ impl Broker {
     pub(crate) fn hear(&self, signal: Signal) {
         let core = &self.0.core;
         match signal {
-            Signal::Ready(queue, count) => core.waiters.ring(&queue, count),
+            Signal::Ready(queue, count) | Signal::Opened(queue, count) => {
+                core.waiters.ring(&queue, count);
+            }
             Signal::Interrupted => core.health.look(),
             Signal::Due(at) => core.alarms.of(Duty::Due).set(at.since(core.clock.now())),
             Signal::Lost(session, lease) => core.tell_lost(vec![(session, lease)]),

@@ -962,6 +962,8 @@ pub fn verdict_of(ending: job::Ending) -> (&'static str, &'static str) {
 pub enum Signal {
     /// So many jobs of a queue have become ready.
     Ready(QueueName, usize),
+    /// Jobs of a queue may have become ready that could not start before, for so many reasons.
+    Opened(QueueName, usize),
     /// Not from another node: the way to the store was lost. It is time to look.
     Interrupted,
     /// A job will be due at this time: of interest to the leader.

@@ -256,7 +256,7 @@ impl PostgresStore {
         self.note_settings(id, settings);
         // Somebody may start now who could not.
         self.note_resumed(id);
-        self.outbox.ready(id, 0, i64::MAX);
+        self.outbox.opened(id);
         Ok(())
     }
 
@@ -285,7 +285,7 @@ impl PostgresStore {
     /// A lease of this queue has ended: if it has limits, another job may start now.
     pub(super) fn note_opened(&self, queue: QueueId) {
         if self.gated.read().contains(&queue) {
-            self.outbox.ready(queue, 0, i64::MAX);
+            self.outbox.opened(queue);
         }
     }
 }

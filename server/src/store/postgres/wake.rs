@@ -26,6 +26,10 @@ const GATHER: Duration = Duration::from_millis(10);
 /// What fits a message: Postgres allows just under 8000 bytes.
 const MESSAGE_BYTES_MAX: usize = 7_500;
 
+/// The place of jobs that could not start before, and may now: nobody has counted them, only the
+/// reasons.
+const NOWHERE: i64 = i64::MAX;
+
 /// What other nodes are to be told.
 #[derive(Debug, Default)]
 pub(super) struct Outbox {
@@ -35,7 +39,8 @@ pub(super) struct Outbox {
 
 #[derive(Debug, Default)]
 struct Pending {
-    ready: BTreeMap<(QueueId, i32), Ready>,
+    /// Those that stand somewhere apart from those of [`NOWHERE`].
+    ready: BTreeMap<(QueueId, i32, bool), Ready>,
     /// The earliest time at which a job will be due.
     due: Option<Timestamp>,
     lost: Vec<(SessionId, Lease)>,
@@ -69,11 +74,16 @@ impl Outbox {
         let mut pending = self.pending.lock();
         if pending.has_readers {
             let new = Ready { lowest: place, count: 0 };
-            let ready = pending.ready.entry((queue, priority)).or_insert(new);
+            let ready = pending.ready.entry((queue, priority, place == NOWHERE)).or_insert(new);
             ready.lowest = ready.lowest.min(place);
             ready.count += 1;
             self.bell.notify_one();
         }
+    }
+
+    /// Jobs of a queue may start now that could not before.
+    pub(super) fn opened(&self, queue: QueueId) {
+        self.ready(queue, 0, NOWHERE);
     }
 
     pub(super) fn due(&self, at: Timestamp) {
@@ -115,7 +125,7 @@ impl Outbox {
         let nodes = std::mem::take(&mut pending.nodes);
         drop(pending);
         let mut messages = Messages { sender, done: Vec::new(), open: String::new() };
-        for ((queue, priority), Ready { lowest, count }) in ready {
+        for ((queue, priority, _), Ready { lowest, count }) in ready {
             messages.add(&format!("r {queue} {priority} {lowest} {count}"));
         }
         if let Some(at) = due {
@@ -245,6 +255,7 @@ impl PostgresStore {
                 Line::Ready { queue, priority, lowest, count } => {
                     self.cursors.note(queue, priority, lowest);
                     match self.queues.name(&self.pool, queue).await {
+                        Ok(name) if lowest == NOWHERE => signals.push(Signal::Opened(name, count)),
                         Ok(name) => signals.push(Signal::Ready(name, count)),
                         Err(error) => tracing::debug!(%error, "unknown queue"),
                     }
@@ -284,6 +295,8 @@ mod tests {
         outbox.set_readers(true);
         outbox.ready(7, -3, 90);
         outbox.ready(7, -3, 80);
+        outbox.ready(7, 0, 95);
+        outbox.opened(7);
         outbox.due(Timestamp(70));
         outbox.due(Timestamp(60));
         outbox.lost(&[(SessionId(5), LEASE)]);
@@ -293,6 +306,8 @@ mod tests {
         assert_eq!(messages.len(), 1);
         let expected = [
             Line::Ready { queue: 7, priority: -3, lowest: 80, count: 2 },
+            Line::Ready { queue: 7, priority: 0, lowest: 95, count: 1 },
+            Line::Ready { queue: 7, priority: 0, lowest: NOWHERE, count: 1 },
             Line::Due(Timestamp(60)),
             Line::Lost(SessionId(5), LEASE),
             Line::Cancelled(SessionId(6), LEASE),
