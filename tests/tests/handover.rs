@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use batonq_client::{Client, Job, JobId, NewJob, PullOptions, Subscription};
 use batonq_tests::harness::cluster::{self, Cluster};
+use batonq_tests::harness::eventually;
 
 /// Long enough for anything; what is awaited comes at once.
 const LONG: Duration = Duration::from_secs(20);
@@ -40,6 +41,93 @@ async fn a_job_that_somebody_waits_for_stands_in_no_line() {
         }
     }
     assert_eq!(client.queue("q").await.unwrap().completed, 7);
+}
+
+/// Stops claims while somebody holds the lock (7, 7), and counts the jobs that stand in line.
+const STOPPING: &str = "
+    CREATE SEQUENCE public.stood MINVALUE 0 START 0;
+    CREATE FUNCTION public.stop() RETURNS trigger LANGUAGE plpgsql AS $$
+    BEGIN
+        PERFORM pg_advisory_xact_lock_shared(7, 7);
+        RETURN OLD;
+    END $$;
+    CREATE FUNCTION public.stand() RETURNS trigger LANGUAGE plpgsql AS $$
+    BEGIN
+        PERFORM nextval('public.stood');
+        RETURN NEW;
+    END $$;
+    CREATE TRIGGER stop BEFORE DELETE ON batonq.ready
+    FOR EACH ROW EXECUTE FUNCTION public.stop();
+    CREATE TRIGGER stand BEFORE INSERT ON batonq.ready
+    FOR EACH ROW EXECUTE FUNCTION public.stand()";
+
+/// A look of the node, once a second, may fall into one of them: then pushes stand in line.
+const ROUNDS: usize = 10;
+
+#[tokio::test]
+async fn while_a_claim_takes_what_stands_in_line_pushes_are_handed_over_behind_it() {
+    let cluster = Cluster::of(1).await;
+    let client = cluster.nodes[0].client().await;
+    let producers = [cluster.nodes[0].client().await, cluster.nodes[0].client().await];
+    let mut subscription = client.subscribe("q", 100).await.unwrap();
+    push(&client, &[0]).await;
+    client.ack(&next(&mut subscription).await).await.unwrap();
+    cluster.postgres.execute(STOPPING).await;
+    let stood = || cluster.postgres.value("SELECT nextval('public.stood')");
+    for _ in 0..ROUNDS {
+        let stop = cluster.postgres.client().await;
+        stop.batch_execute("SELECT pg_advisory_lock(7, 7)").await.unwrap();
+        // It stands in line when it is due.
+        let delayed = NewJob::new("q", "{}").delay(Duration::from_millis(1));
+        let mut ids = vec![client.push(delayed).await.unwrap().id];
+        eventually("the claim is stopped", || async {
+            let sql = "SELECT count(*) FROM pg_locks WHERE objid = 7 AND NOT granted";
+            (cluster.postgres.value(sql).await == "1").then_some(())
+        })
+        .await;
+        let before: u64 = stood().await.parse().unwrap();
+        for producer in producers.iter().cycle().take(4) {
+            ids.extend(push(producer, &[0, 0]).await);
+        }
+        let after: u64 = stood().await.parse().unwrap();
+        stop.batch_execute("SELECT pg_advisory_unlock(7, 7)").await.unwrap();
+        for id in ids {
+            let job = next(&mut subscription).await;
+            assert_eq!(job.id, id);
+            client.ack(&job).await.unwrap();
+        }
+        if after == before + 1 {
+            return;
+        }
+    }
+    panic!("beside a claim, pushes stand in line");
+}
+
+#[tokio::test]
+async fn one_consumer_gets_the_jobs_of_one_producer_in_order_whichever_way_they_come() {
+    let cluster = Cluster::of(1).await;
+    let (client, producer) = (cluster.nodes[0].client().await, cluster.nodes[0].client().await);
+    let mut subscription = client.subscribe("q", 30).await.unwrap();
+    let counts = [1, 40, 3, 17, 2, 29, 60, 5];
+    let pushing = async {
+        let mut ids = Vec::new();
+        for count in counts.into_iter().cycle().take(200) {
+            ids.extend(push(&producer, &vec![0; count]).await);
+        }
+        ids
+    };
+    let count = counts.iter().sum::<usize>() * 200 / counts.len();
+    let working = async {
+        let mut order = Vec::new();
+        while order.len() < count {
+            let job = next(&mut subscription).await;
+            order.push(job.id);
+            client.ack(&job).await.unwrap();
+        }
+        order
+    };
+    let (ids, order) = tokio::join!(pushing, working);
+    assert_eq!(order, ids);
 }
 
 #[tokio::test]

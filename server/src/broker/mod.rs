@@ -282,9 +282,8 @@ impl Broker {
     pub(crate) fn hear(&self, signal: Signal) {
         let core = &self.0.core;
         match signal {
-            Signal::Ready(queue, count) | Signal::Opened(queue, count) => {
-                core.waiters.ring(&queue, count);
-            }
+            Signal::Ready(queue, count) => core.waiters.ring_told(&queue, count),
+            Signal::Opened(queue, count) => core.waiters.hint(&queue, count),
             Signal::Interrupted => core.health.look(),
             Signal::Due(at) => core.alarms.of(Duty::Due).set(at.since(core.clock.now())),
             Signal::Lost(session, lease) => core.tell_lost(vec![(session, lease)]),
@@ -298,7 +297,7 @@ impl Broker {
         let core = &self.0.core;
         core.draining.cancel();
         core.sessions.tell_all(&Notice::GoAway);
-        core.waiters.ring_everywhere();
+        core.waiters.hint_everywhere();
         core.ending_bells.ring_everywhere();
     }
 
@@ -344,7 +343,7 @@ impl Core {
             }
             // It may have been leased until now.
             if effect.to != Destination::Ready && self.gates.is_known(&effect.queue) {
-                self.ring(Some((&effect.queue, 1)));
+                self.waiters.hint(&effect.queue, 1);
             }
         }
         self.ring(run);

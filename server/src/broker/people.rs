@@ -127,7 +127,7 @@ impl Broker {
         by: String,
     ) -> Result<(), Error> {
         self.store().set_paused(name.clone(), pausing, by).await?;
-        self.0.core.waiters.ring_all(&name);
+        self.0.core.waiters.hint_all(&name);
         Ok(())
     }
 
@@ -218,7 +218,7 @@ impl Broker {
         if is_encrypted {
             self.renew_schedules(&name).await?;
         }
-        self.0.core.waiters.ring_all(&name);
+        self.0.core.waiters.hint_all(&name);
         Ok(())
     }
 

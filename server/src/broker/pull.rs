@@ -1,12 +1,12 @@
 //! Giving jobs out, at once or after a wait.
 
-use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
+use super::waiters::Claiming;
 use super::{Broker, Core, Loop};
 use crate::error::Error;
 use crate::group_commit::{Budget, Committer};
@@ -47,42 +47,58 @@ impl Broker {
         }
         let deadline = Instant::now() + pull.wait;
         let _pulling = self.demand().begin(&pull.queue);
-        let (mut waiter, bell) = self.wait_for(&pull.queue);
+        let mut waiter = self.wait_for(&pull.queue);
         let credit = Arc::new(Semaphore::new(pull.count));
+        let mut has_claimed = false;
         loop {
-            let rings = waiter.rings();
-            let mut rung = pin!(bell.rung());
-            rung.as_mut().enable();
             if self.is_draining() {
                 return Ok(Vec::new());
             }
-            let jobs = self.claim(&pull).await?;
-            if jobs.len() < pull.count {
-                waiter.came_short(rings);
-            }
+            let claiming = match has_claimed {
+                // There may be what nobody has told.
+                false => waiter.claim(&credit),
+                true => waiter.claim_open(&credit),
+            };
+            has_claimed = true;
+            let jobs = self.claim(&pull, claiming).await?.unwrap_or_default();
             if !jobs.is_empty() || Instant::now() >= deadline {
                 return Ok(jobs);
             }
             let _waiting = self.metrics().waits();
             waiter.sit(&pull, &credit);
-            let mut jobs = tokio::select! {
-                jobs = waiter.handed_over() => jobs,
-                () = rung => Vec::new(),
-                () = tokio::time::sleep_until(deadline) => Vec::new(),
+            let handed_over = tokio::select! {
+                jobs = waiter.handed_over_or_open(&credit) => jobs,
+                () = tokio::time::sleep_until(deadline) => None,
             };
             waiter.stand_up();
-            if jobs.is_empty() {
-                // Until just now it could be handed some.
-                jobs = waiter.try_handed_over().unwrap_or_default();
-            }
+            // Until just now it could be handed some.
+            let jobs = handed_over.or_else(|| waiter.try_handed_over()).unwrap_or_default();
             if !jobs.is_empty() || Instant::now() >= deadline {
                 return Ok(jobs);
             }
         }
     }
 
-    /// Leases jobs that are ready now.
-    pub(super) async fn claim(&self, pull: &Pull) -> Result<Vec<LeasedJob>, Error> {
+    /// Leases jobs that are ready now. `None`: there is nothing to claim.
+    pub(super) async fn claim(
+        &self,
+        pull: &Pull,
+        claiming: Option<Claiming<'_>>,
+    ) -> Result<Option<Vec<LeasedJob>>, Error> {
+        let Some(mut claiming) = claiming else { return Ok(None) };
+        let claimed = self.claim_readable(pull, &mut claiming).await;
+        match &claimed {
+            Ok(jobs) => claiming.uses(jobs.len()),
+            Err(_) => claiming.fail(),
+        }
+        claimed.map(Some)
+    }
+
+    async fn claim_readable(
+        &self,
+        pull: &Pull,
+        claiming: &mut Claiming<'_>,
+    ) -> Result<Vec<LeasedJob>, Error> {
         let core = &self.0.core;
         let encrypted = core.encrypted().await?;
         core.sealing.check_key(&pull.queue)?;
@@ -90,13 +106,14 @@ impl Broker {
             let started = Instant::now();
             let claim = Claim {
                 queue: pull.queue.clone(),
-                count: pull.count,
+                count: claiming.count(),
                 bytes_max: limits::ANSWER_BYTES_MAX,
                 worker: pull.worker.clone(),
                 hold: pull.hold,
             };
             let claimed = self.0.claims.submit(vec![claim], 0).await?;
             let claimed = claimed.into_iter().next().unwrap_or_default();
+            claiming.end(&claimed);
             if claimed.is_empty() {
                 return Ok(claimed);
             }
@@ -148,6 +165,7 @@ pub(super) fn committer(
         async move {
             let holds: Vec<Hold> = claims.iter().map(|claim| claim.hold).collect();
             let queues: Vec<QueueName> = claims.iter().map(|claim| claim.queue.clone()).collect();
+            core.waiters.begin(&queues);
             let claimed = core.health.watch(core.store.claim(claims).await)?;
             core.announce(&claimed.expired);
             core.note_gates(&queues, &claimed);
@@ -170,7 +188,7 @@ impl Core {
                 // It got all that it asked for: there may be something for the next one.
                 None if self.gates.is_known(queue) => match jobs.is_empty() {
                     true => self.gates.open(queue),
-                    false => self.waiters.ring(queue, 1),
+                    false => self.waiters.hint(queue, 1),
                 },
                 None => {}
             }

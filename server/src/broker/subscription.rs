@@ -1,5 +1,6 @@
 //! A pull that goes on as long as its worker has credit.
 
+use std::cmp::Reverse;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -84,24 +85,33 @@ struct Feed {
 }
 
 impl Feed {
-    async fn run(self, mut pull: Pull) {
+    async fn run(self, pull: Pull) {
         let pulling = self.broker.demand().begin(&pull.queue);
-        let (mut waiter, bell) = self.broker.wait_for(&pull.queue);
+        let mut waiter = self.broker.wait_for(&pull.queue);
         waiter.sit(&pull, &self.credit);
         while !self.is_over() {
             // Before more is claimed, or these would wait as long as there is a backlog.
             while let Some(jobs) = waiter.try_handed_over() {
                 self.deliver(jobs).await;
             }
-            let has_credit = self.credit.available_permits() > 0;
-            let mut rung = pin!(bell.rung());
-            if has_credit {
-                // Without credit it would be woken in place of somebody who has some.
-                rung.as_mut().enable();
+            let claimed = self.broker.claim(&pull, waiter.claim_open(&self.credit)).await;
+            match claimed {
+                Ok(None) => {}
+                Ok(Some(jobs)) => {
+                    for jobs in in_order(jobs, &mut waiter) {
+                        self.deliver(jobs).await;
+                    }
+                    continue;
+                }
+                Err(error) => {
+                    tracing::warn!(queue = %pull.queue, %error, "claim failed");
+                    self.rest(&mut waiter).await;
+                    continue;
+                }
             }
-            if has_credit && !waiter.is_clear() {
-                self.claim(&mut pull, &mut waiter).await;
-                continue;
+            let has_credit = self.credit.available_permits() > 0;
+            if !has_credit {
+                waiter.pass_on();
             }
             let credit = async {
                 match has_credit {
@@ -111,9 +121,10 @@ impl Feed {
                 }
             };
             tokio::select! {
-                jobs = waiter.handed_over() => self.deliver(jobs).await,
+                jobs = waiter.handed_over_or_open(&self.credit) => {
+                    self.deliver(jobs.unwrap_or_default()).await;
+                }
                 () = credit => {}
-                () = rung, if has_credit => {}
                 () = self.stop.cancelled() => return,
                 () = self.deliveries.closed() => return,
             }
@@ -124,26 +135,14 @@ impl Feed {
         self.broker.is_draining() || self.stop.is_cancelled() || self.deliveries.is_closed()
     }
 
-    /// Claims as many as there is credit for, up to a batch.
-    async fn claim(&self, pull: &mut Pull, waiter: &mut Waiter) {
-        let rings = waiter.rings();
-        pull.count = self.credit.forget_permits(limits::BATCH_MAX);
-        if pull.count == 0 {
-            return;
-        }
-        let claimed = self.broker.claim(pull).await;
-        let jobs = claimed.as_ref().map_or(0, Vec::len);
-        self.credit.add_permits(pull.count - jobs);
-        match claimed {
-            Ok(jobs) => {
-                if jobs.len() < pull.count {
-                    waiter.came_short(rings);
-                }
-                self.deliver(jobs).await;
-            }
-            Err(error) => {
-                tracing::warn!(queue = %pull.queue, %error, "claim failed");
-                tokio::time::sleep(AFTER_FAILURE).await;
+    /// Claims nothing for a while.
+    async fn rest(&self, waiter: &mut Waiter) {
+        let mut over = pin!(tokio::time::sleep(AFTER_FAILURE));
+        loop {
+            tokio::select! {
+                jobs = waiter.handed_over() => self.deliver(jobs).await,
+                () = &mut over => return,
+                () = self.stop.cancelled() => return,
             }
         }
     }
@@ -164,4 +163,30 @@ impl Feed {
         let leases: Vec<Lease> = undelivered.into_iter().map(|job| job.lease).collect();
         self.broker.take_back(leases);
     }
+}
+
+/// What was claimed, and what was handed over meanwhile, of which some may have been pushed before.
+fn in_order(claimed: Vec<LeasedJob>, waiter: &mut Waiter) -> Vec<Vec<LeasedJob>> {
+    let handed_over: Vec<LeasedJob> =
+        std::iter::from_fn(|| waiter.try_handed_over()).flatten().collect();
+    if handed_over.is_empty() {
+        return vec![claimed];
+    }
+    let mut jobs = [claimed, handed_over].concat();
+    jobs.sort_by_key(|job| (Reverse(job.priority), job.lease.job));
+    let (mut deliveries, mut bytes) = (vec![Vec::new()], 0);
+    for job in jobs {
+        bytes += job.payload.bytes.len();
+        let has_room = |jobs: &&mut Vec<LeasedJob>| {
+            jobs.is_empty() || (jobs.len() < limits::BATCH_MAX && bytes <= limits::ANSWER_BYTES_MAX)
+        };
+        match deliveries.last_mut().filter(has_room) {
+            Some(jobs) => jobs.push(job),
+            None => {
+                bytes = job.payload.bytes.len();
+                deliveries.push(vec![job]);
+            }
+        }
+    }
+    deliveries
 }

@@ -99,7 +99,7 @@ pub(super) fn gates(core: Arc<Core>, stop: CancellationToken) -> Loop {
         loop {
             tokio::select! {
                 due = core.gates.due() => {
-                    due.iter().for_each(|queue| core.waiters.ring(queue, 1));
+                    due.iter().for_each(|queue| core.waiters.hint(queue, 1));
                 }
                 () = stop.cancelled() => return,
             }
@@ -121,7 +121,7 @@ pub(super) fn poll(core: Arc<Core>, stop: CancellationToken) -> Loop {
             }
             match core.health.watch(core.store.poll(queues, jobs).await) {
                 Ok(news) => {
-                    news.ready.iter().for_each(|queue| core.waiters.ring_all(queue));
+                    news.ready.iter().for_each(|queue| core.waiters.hint_all(queue));
                     for (session, lease) in news.cancelled {
                         core.tell_cancelled(session, lease);
                     }
@@ -139,7 +139,7 @@ pub(super) fn look(core: Arc<Core>, stop: CancellationToken) -> Loop {
         let core = Arc::clone(&core);
         async move {
             match core.store.look(core.waiters.waited_for()).await {
-                Ok(ready) => ready.iter().for_each(|queue| core.waiters.ring_all(queue)),
+                Ok(ready) => ready.iter().for_each(|queue| core.waiters.hint_all(queue)),
                 Err(error) => tracing::debug!(%error, "look failed"),
             }
         }

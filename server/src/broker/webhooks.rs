@@ -8,6 +8,7 @@
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use tokio::sync::Semaphore;
 
 use super::{Broker, ShownEvent};
 use crate::error::Error;
@@ -185,7 +186,9 @@ impl Broker {
             return Ok(Vec::new());
         }
         let mut letters = Vec::new();
-        for job in self.claim(&pull).await? {
+        let (waiter, credit) = (self.wait_for(&pull.queue), Semaphore::new(count));
+        let jobs = self.claim(&pull, waiter.claim(&credit)).await?;
+        for job in jobs.unwrap_or_default() {
             let lease = job.lease;
             match serde_json::from_slice::<Contents>(&job.payload.bytes) {
                 Ok(Contents { webhook, event, kind, draft }) => {
