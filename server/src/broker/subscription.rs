@@ -165,15 +165,25 @@ impl Feed {
     }
 }
 
-/// What was claimed, and what was handed over meanwhile, of which some may have been pushed before.
+/// What was claimed, as it stood in line, and what was handed over meanwhile, of which some may have
+/// been pushed before.
 fn in_order(claimed: Vec<LeasedJob>, waiter: &mut Waiter) -> Vec<Vec<LeasedJob>> {
-    let handed_over: Vec<LeasedJob> =
+    let mut handed_over: Vec<LeasedJob> =
         std::iter::from_fn(|| waiter.try_handed_over()).flatten().collect();
     if handed_over.is_empty() {
         return vec![claimed];
     }
-    let mut jobs = [claimed, handed_over].concat();
-    jobs.sort_by_key(|job| (Reverse(job.priority), job.lease.job));
+    let rank = |job: &LeasedJob| (Reverse(job.priority), job.lease.job);
+    handed_over.sort_by_key(rank);
+    let mut handed_over = handed_over.into_iter().peekable();
+    let mut jobs = Vec::with_capacity(claimed.len() + handed_over.len());
+    for job in claimed {
+        while let Some(before) = handed_over.next_if(|other| rank(other) < rank(&job)) {
+            jobs.push(before);
+        }
+        jobs.push(job);
+    }
+    jobs.extend(handed_over);
     let (mut deliveries, mut bytes) = (vec![Vec::new()], 0);
     for job in jobs {
         bytes += job.payload.bytes.len();
