@@ -284,3 +284,34 @@ async fn a_claim_that_has_waited_for_its_queue_begins_when_the_lease_before_has_
     let ended = attempts[0].ended_at_ms.expect("it was given back");
     assert!(ended <= attempts[1].started_at_ms, "{attempts:?}");
 }
+
+#[tokio::test]
+async fn nodes_that_claim_parts_of_what_was_pushed_together_share_each_job_once() {
+    const JOBS: usize = 20_000;
+    let cluster = Cluster::of(2).await;
+    let producer = cluster.nodes[0].client().await;
+    for _ in 0..JOBS / 500 {
+        producer.push_batch(vec![NewJob::new("q", "1"); 500]).await.unwrap();
+    }
+    // Four workers that take a few jobs at a time, each a different number.
+    let workers = (0..4).map(|worker| {
+        let node = &cluster.nodes[worker % 2];
+        async move {
+            let (client, mut jobs) = (node.client().await, Vec::new());
+            for count in (1..=30).map(|count| count * (worker as u32 + 3) % 31 + 1).cycle() {
+                let pulled = client.pull(PullOptions::new("q").count(count)).await.unwrap();
+                if pulled.is_empty() && client.queue("q").await.unwrap().ready == 0 {
+                    return (client, jobs);
+                }
+                jobs.extend(pulled.iter().map(|job| job.id));
+            }
+            unreachable!("it goes round for ever")
+        }
+    });
+    let shares = futures_util::future::join_all(workers).await;
+    let mut jobs: Vec<_> = shares.iter().flat_map(|(_, jobs)| jobs.iter().copied()).collect();
+    jobs.sort_unstable();
+    assert_eq!(jobs.len(), JOBS);
+    jobs.dedup();
+    assert_eq!(jobs.len(), JOBS, "no job was leased twice");
+}

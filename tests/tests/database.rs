@@ -422,12 +422,8 @@ async fn the_leader_keeps_the_hot_tables_small() {
         let jobs = client.pull(PullOptions::new("q").count(1000)).await.unwrap();
         client.ack_batch(jobs.iter().map(Ack::from)).await.unwrap();
     }
-    for table in ["job", "ready"] {
-        let vacuums = format!(
-            "SELECT vacuum_count FROM pg_stat_all_tables
-             WHERE schemaname = 'batonq' AND relname = '{table}'"
-        );
-        eventually(table, async || (cluster.postgres.value(&vacuums).await != "0").then_some(()))
-            .await;
-    }
+    let vacuums = "SELECT vacuum_count FROM pg_stat_all_tables
+                   WHERE schemaname = 'batonq' AND relname = 'job'";
+    eventually("a vacuum", async || (cluster.postgres.value(vacuums).await != "0").then_some(()))
+        .await;
 }

@@ -458,6 +458,34 @@ async fn an_open_transaction_holds_up_no_node() {
 }
 
 #[tokio::test]
+async fn a_job_that_is_about_to_be_cancelled_holds_up_none_that_were_pushed_with_it() {
+    let cluster = Cluster::of(1).await;
+    let (http, client) = (cluster.http(0), cluster.postgres.client().await);
+    let producer = cluster.nodes[0].client().await;
+    let pushed = producer.push_batch(vec![NewJob::new("q", "1"); 300]).await.unwrap();
+    let ids: Vec<u64> = pushed.into_iter().map(|pushed| pushed.unwrap().id.0).collect();
+    let held = one(&http, "q").await;
+    assert_eq!(held["id"], ids[0]);
+    run(&client, "BEGIN").await;
+    for (place, word) in [(2, "requested"), (250, "requested"), (251, "requested")] {
+        assert_eq!(value(&client, &format!("SELECT batonq.cancel({})", ids[place])).await, word);
+    }
+    let body = json!({"lease": held["lease"]});
+    let released = http.post(&format!("/v1/jobs/{}/release", ids[0]), body).await;
+    assert!(released.status < 300, "{}", released.text);
+    // With the first of those: it is not cancelled before the commit.
+    let taken = pull(&http, "q", 3, 0).await;
+    let taken: Vec<&Value> = taken.iter().map(|job| &job["id"]).collect();
+    assert_eq!(taken, [ids[0], ids[1], ids[2]]);
+    run(&client, "COMMIT").await;
+    let left = pull(&http, "q", 1000, 0).await;
+    let left: Vec<u64> = left.iter().map(|job| job["id"].as_u64().unwrap()).collect();
+    assert_eq!(left, [&ids[3..250], &ids[252..]].concat());
+    assert_eq!(state(&http, ids[250]).await, "cancelled");
+    assert_eq!(state(&http, ids[2]).await, "leased");
+}
+
+#[tokio::test]
 async fn many_jobs_are_pushed_at_once_in_order() {
     let cluster = Cluster::of(1).await;
     let (http, client) = (cluster.http(0), cluster.postgres.client().await);

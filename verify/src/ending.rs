@@ -51,6 +51,8 @@ const JOBS: &str = "
                 WHEN j.run_at IS NOT NULL THEN 'scheduled'
                 WHEN EXISTS (
                     SELECT 1 FROM ready r WHERE r.queue_id = j.queue_id AND r.job_id = j.id
+                    UNION ALL
+                    SELECT 1 FROM ready r WHERE r.block = j.place AND j.id = ANY(r.job_ids)
                 ) THEN 'ready'
                 ELSE 'leased'
             END AS state

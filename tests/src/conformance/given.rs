@@ -79,7 +79,7 @@ impl Jobs for [LeasedJob] {
     }
 }
 
-fn claim(count: usize, hold: Hold) -> Claim {
+pub(super) fn claim(count: usize, hold: Hold) -> Claim {
     let worker = WorkerName::parse("w").expect("a name");
     Claim { queue: queue(), count, bytes_max: usize::MAX, worker, hold }
 }

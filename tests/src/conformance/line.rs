@@ -1,10 +1,13 @@
 //! Jobs that are alike and were pushed, leased or acked together: each is still one by itself.
 
 use batonq_server::job::{JobId, NewJob, Payload, Settings, State};
-use batonq_server::store::{Counts, Destination, Duty, Edit, Settled, Settlement, Verdict};
+use batonq_server::store::{
+    Cancelled, Changed, Claim, Counts, Destination, Discarded, Duty, Edit, Hold, Pushed, Refusal,
+    Retry, Settled, Settlement, Verdict,
+};
 use bytes::Bytes;
 
-use super::given::{Given, Jobs, SECOND, ack, job, queue};
+use super::given::{self, Given, Jobs, SECOND, ack, fail_with, job, named, queue};
 use super::rules;
 use crate::stores::Maker;
 
@@ -43,49 +46,92 @@ rules! {
     }
 
     async fn a_claim_takes_a_part_and_the_next_one_goes_on(given: Given<M>) {
-        let ids = together(&given, 10).await;
-        for part in [&ids[..3], &ids[3..4], &ids[4..]] {
+        let ids = together(&given, 600).await;
+        for part in [&ids[..3], &ids[3..4], &ids[4..510], &ids[510..]] {
             assert_eq!(given.claim(part.len()).await.jobs(), part);
         }
         assert_eq!(given.claim(1).await, []);
     }
 
     async fn one_of_them_leaves_the_line_and_the_others_stay(given: Given<M>) {
-        for leaving in [0, 2, 4] {
-            let ids = together(&given, 5).await;
+        for leaving in [0, 2, 39] {
+            let ids = together(&given, 40).await;
             given.cancel(ids[leaving]).await;
-            assert_eq!(given.counts().await.ready, 4);
+            assert_eq!(given.counts().await.ready, 39);
             let left: Vec<JobId> = ids.iter().copied().filter(|id| *id != ids[leaving]).collect();
             for id in &left {
                 assert_eq!(given.state(*id).await, State::Ready);
             }
             assert_eq!(given.state(ids[leaving]).await, State::Cancelled);
-            assert_eq!(given.claim(9).await.jobs(), left);
+            assert_eq!(given.claim(99).await.jobs(), left);
         }
     }
 
     async fn one_of_them_may_be_moved_forward(given: Given<M>) {
-        let ids = together(&given, 4).await;
+        let ids = together(&given, 40).await;
         let edit = Edit { priority: Some(5), ..Edit::default() };
         given.store.edit(ids[2], edit).await.unwrap();
-        assert_eq!(given.claim(9).await.jobs(), [ids[2], ids[0], ids[1], ids[3]]);
+        let expected = [&ids[2..3], &ids[..2], &ids[3..]].concat();
+        assert_eq!(given.claim(99).await.jobs(), expected);
     }
 
     async fn one_that_is_given_back_has_its_place_again(given: Given<M>) {
-        let ids = together(&given, 6).await;
+        let ids = together(&given, 40).await;
         let held = given.claim(4).await;
         for place in [2, 0] {
             assert_eq!(given.end(held[place].lease, Verdict::Release).await, Destination::Ready);
         }
-        assert_eq!(given.claim(9).await.jobs(), [ids[0], ids[2], ids[4], ids[5]]);
+        let expected = [&[ids[0], ids[2]], &ids[4..]].concat();
+        assert_eq!(given.claim(99).await.jobs(), expected);
+    }
+
+    async fn those_that_are_held_are_not_taken_for_one_that_is_given_back(given: Given<M>) {
+        let ids = together(&given, 40).await;
+        let held = given.claim(30).await;
+        given.end(held[0].lease, Verdict::Release).await;
+        for (place, id) in ids.iter().enumerate() {
+            let is_held = (1..30).contains(&place);
+            let state = if is_held { State::Leased } else { State::Ready };
+            assert_eq!(given.state(*id).await, state, "{place}");
+        }
+        assert!(matches!(given.cancel(ids[1]).await, Cancelled::Requested { .. }));
+        let held = State::Leased;
+        assert_eq!(given.store.discard(ids[2]).await.unwrap(), Discarded::WrongState(held));
+        for edit in [
+            Edit { priority: Some(1), ..Edit::default() },
+            Edit { queue: Some(named("other")), ..Edit::default() },
+        ] {
+            let changed = given.store.edit(ids[3], edit).await.unwrap();
+            assert_eq!(changed, Changed::WrongState(held));
+        }
+        assert_eq!(given.claim(99).await.jobs(), [&ids[..1], &ids[30..]].concat());
+    }
+
+    async fn several_hundred_keep_their_order_whatever_becomes_of_some(given: Given<M>) {
+        let ids = together(&given, 600).await;
+        let held = given.claim(100).await;
+        for place in [70, 0, 99] {
+            given.end(held[place].lease, Verdict::Release).await;
+        }
+        given.cancel(ids[120]).await;
+        given.cancel(ids[400]).await;
+        let parts = [&[ids[0], ids[70]], &ids[99..120], &ids[121..400], &ids[401..]];
+        let expected = parts.concat();
+        assert_eq!(given.standing(ids[500]).await.line.unwrap().ahead, 2 + 21 + 279 + 99);
+        assert_eq!(given.counts().await.ready, expected.len() as u64);
+        let mut claimed = Vec::new();
+        for count in [1, 30, 300, 7, 999] {
+            claimed.extend(given.claim(count).await.jobs());
+        }
+        assert_eq!(claimed, expected);
     }
 
     async fn each_is_told_how_many_stand_before_it(given: Given<M>) {
-        let first = together(&given, 3).await;
-        let second = together(&given, 3).await;
+        let first = together(&given, 20).await;
+        let second = together(&given, 20).await;
         let high = given.push(NewJob { priority: 1, ..plain() }).await;
         given.cancel(first[1]).await;
-        for (id, ahead) in [(first[0], 0), (first[2], 1), (second[0], 2), (second[2], 4)] {
+        for (id, ahead) in [(first[0], 0), (first[2], 1), (second[0], 19), (second[2], 21)] {
             let line = given.standing(id).await.line.unwrap();
             assert_eq!((line.higher, line.ahead), (1, ahead), "{id}");
         }
@@ -95,20 +141,104 @@ rules! {
     async fn a_limit_serves_them_one_by_one(given: Given<M>) {
         let settings = Settings { concurrency: Some(2), ..Settings::default() };
         given.store.set_settings(queue(), settings).await.unwrap();
-        let ids = together(&given, 12).await;
+        let ids = together(&given, 40).await;
         let held = given.claim(9).await;
         assert_eq!(held.jobs(), ids[..2]);
         given.end(held[1].lease, ack()).await;
         assert_eq!(given.claim(9).await.jobs(), ids[2..3]);
-        assert_eq!(given.counts().await.ready, 9);
+        assert_eq!(given.counts().await.ready, 37);
+    }
+
+    async fn a_limit_that_comes_after_them_serves_them_one_by_one(given: Given<M>) {
+        let ids = together(&given, 400).await;
+        let held = given.claim(10).await;
+        let settings = Settings { concurrency: Some(12), ..Settings::default() };
+        given.store.set_settings(queue(), settings).await.unwrap();
+        assert_eq!(given.claim(99).await.jobs(), ids[10..12]);
+        for job in held {
+            given.end(job.lease, ack()).await;
+        }
+        assert_eq!(given.claim(99).await.jobs(), ids[12..22]);
+        given.store.set_settings(queue(), Settings::default()).await.unwrap();
+        given.duty(Duty::Retention).await;
+        assert_eq!(given.claim(1000).await.jobs(), ids[22..]);
+    }
+
+    async fn those_that_grow_old_stand_between_them(given: Given<M>) {
+        let mortal = NewJob { ttl: Some(SECOND), ..plain() };
+        let first = together(&given, 20).await;
+        let live = given.push(mortal.clone()).await;
+        let second = together(&given, 20).await;
+        assert_eq!(given.claim(30).await.jobs(), [&first[..], &[live], &second[..9]].concat());
+        let old = given.push(mortal).await;
+        let third = together(&given, 20).await;
+        given.pass(2 * SECOND);
+        assert_eq!(given.claim(99).await.jobs(), [&second[9..], &third[..]].concat());
+        assert_eq!(given.state(old).await, State::Dead);
+    }
+
+    async fn what_one_answer_can_not_hold_is_left_for_the_next(given: Given<M>) {
+        let ids = together(&given, 40).await;
+        let claim = |bytes_max| Claim { bytes_max, ..given::claim(99, Hold::Time(SECOND)) };
+        let mut claimed = Vec::new();
+        for bytes_max in [6, 9, 1000] {
+            let answer = given.store.claim(vec![claim(bytes_max)]).await.unwrap();
+            claimed.push(answer.jobs[0].jobs());
+        }
+        assert_eq!(claimed.iter().map(Vec::len).collect::<Vec<_>>(), [3, 4, 33]);
+        assert_eq!(claimed.concat(), ids);
+    }
+
+    async fn claims_of_one_call_share_them_in_their_order(given: Given<M>) {
+        let ids = together(&given, 300).await;
+        let claims = [10, 1, 280, 90].map(|count| given::claim(count, Hold::Time(SECOND)));
+        let claimed = given.store.claim(claims.to_vec()).await.unwrap().jobs;
+        assert_eq!(claimed.iter().map(Vec::len).collect::<Vec<_>>(), [10, 1, 280, 9]);
+        assert_eq!(claimed.concat().jobs(), ids);
+    }
+
+    async fn one_of_them_may_be_moved_to_another_queue(given: Given<M>) {
+        let ids = together(&given, 40).await;
+        let edit = Edit { queue: Some(named("other")), ..Edit::default() };
+        given.store.edit(ids[7], edit).await.unwrap();
+        assert_eq!(given.counts().await.ready, 39);
+        let expected = [&ids[..7], &ids[8..]].concat();
+        assert_eq!(given.claim(99).await.jobs(), expected);
+    }
+
+    async fn one_of_them_that_fails_comes_back_alone(given: Given<M>) {
+        let ids = together(&given, 40).await;
+        let held = given.claim(20).await;
+        given.end(held[3].lease, fail_with(Retry::After(SECOND))).await;
+        let low = given.push(NewJob { priority: -1, ..plain() }).await;
+        assert_eq!(given.state(ids[3]).await, State::Scheduled);
+        given.pass(2 * SECOND);
+        given.duty(Duty::Due).await;
+        let expected = [&ids[20..], &[ids[3], low]].concat();
+        assert_eq!(given.claim(99).await.jobs(), expected);
+    }
+
+    async fn a_guard_counts_each_of_them(given: Given<M>) {
+        together(&given, 40).await;
+        given.claim(10).await;
+        for settings in [
+            Settings { depth_max: Some(31), ..Settings::default() },
+            Settings { waiting_bytes_max: Some(63), ..Settings::default() },
+        ] {
+            given.store.set_settings(queue(), settings).await.unwrap();
+            let one = given.push(plain()).await;
+            let refused = given.store.push(vec![plain()]).await.unwrap();
+            assert!(matches!(refused[0], Pushed::Refused(Refusal::Guard(_))), "{refused:?}");
+            given.cancel(one).await;
+        }
     }
 
     async fn they_stand_in_line_after_a_restart(given: Given<M>) {
-        let ids = together(&given, 5).await;
+        let ids = together(&given, 40).await;
         given.claim(2).await;
         let given = given.reopened().await;
-        assert_eq!((given.counts().await.ready, given.counts().await.leased), (3, 2));
-        assert_eq!(given.claim(9).await.jobs(), ids[2..]);
+        assert_eq!((given.counts().await.ready, given.counts().await.leased), (38, 2));
+        assert_eq!(given.claim(99).await.jobs(), ids[2..]);
     }
 
     async fn acks_of_one_call_complete_each_of_them(given: Given<M>) {

@@ -12,7 +12,7 @@ places AS (
     UNION ALL
     SELECT job_id, 'scheduled' FROM scheduled
     UNION ALL
-    SELECT job_id, 'ready' FROM ready
+    SELECT unnest(coalesce(job_ids, ARRAY[job_id])), 'ready' FROM ready
     UNION ALL
     SELECT job_id, 'leased' FROM held
     UNION ALL
@@ -36,7 +36,11 @@ WHERE id NOT IN (SELECT job_id FROM stands)
 
 UNION ALL
 SELECT 'has a place and no body', job_id
-FROM (SELECT job_id FROM ready UNION ALL SELECT job_id FROM scheduled) waiting
+FROM (
+    SELECT unnest(coalesce(job_ids, ARRAY[job_id])) AS job_id FROM ready
+    UNION ALL
+    SELECT job_id FROM scheduled
+) waiting
 WHERE job_id NOT IN (SELECT id FROM job)
 
 UNION ALL
@@ -70,10 +74,36 @@ UNION ALL
 SELECT 'is ready otherwise than its body says', r.job_id
 FROM ready r
 JOIN job j ON j.id = r.job_id
-WHERE (r.queue_id, r.priority, r.place, r.delivery, r.gate, r.bytes)
+WHERE r.block IS NULL
+AND (
+    (r.queue_id, r.priority, r.place, r.delivery, r.gate, r.bytes, r.count)
+        IS DISTINCT FROM
+        (j.queue_id, j.priority, j.place, j.delivery, coalesce(j.gate, ''), length(j.payload), 1)
+    OR j.run_at IS NOT NULL
+)
+
+UNION ALL
+SELECT 'is ready in a block otherwise than its body says', j.id
+FROM ready r
+JOIN job j ON j.id = ANY(r.job_ids)
+WHERE (r.queue_id, r.priority, r.block, 1, r.gate, r.timeout_ms)
     IS DISTINCT FROM
-    (j.queue_id, j.priority, j.place, j.delivery, coalesce(j.gate, ''), length(j.payload))
-OR j.run_at IS NOT NULL
+    (j.queue_id, j.priority, j.place, j.delivery, coalesce(j.gate, ''), j.timeout_ms)
+OR j.run_at IS NOT NULL OR r.expires_at IS NOT NULL
+
+UNION ALL
+-- By the first of its jobs.
+SELECT 'is a block that says otherwise', r.job_id
+FROM ready r
+CROSS JOIN LATERAL (
+    SELECT array_agg(u.id ORDER BY u.id) AS ids, count(*) AS count
+    FROM unnest(r.job_ids) AS u (id)
+) j
+WHERE r.block IS NOT NULL
+AND (
+    (r.place, r.job_id, r.job_ids, r.count) IS DISTINCT FROM (j.ids[1], j.ids[1], j.ids, j.count)
+    OR r.block > r.place OR r.bytes < 0
+)
 
 UNION ALL
 SELECT 'is scheduled otherwise than its body says', s.job_id

@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 
-use super::cursors::{Cursor, Depth, Looks};
+use super::cursors::{Cursor, Cursors, Depth, Looks};
 use super::lane::{Call, Failure, Tx};
 use super::leases::{Given, LeaseId, Origin, new_id};
 use super::needs::needs;
@@ -99,44 +99,100 @@ const ENDED: &str = "
     WHERE (SELECT true FROM job WHERE id = u.id LIMIT 1) IS NULL";
 
 /// What stands first in each line goes to its claims, in their order, as far as it reaches: line
-/// `l` gives out `count` jobs at most, and its job number n goes to claim `owners[base + n]`.
+/// `l` gives out `count` jobs at most, of the first `rows` rows, and its job number n goes to claim
+/// `owners[base + n]`. Of the last block it may be a part; the others stand on in the same place.
 ///
 /// If there is more to it than that (a job that may have grown too old in line, or more bytes than
 /// one answer holds) nothing is taken, and the only row says so.
+///
+/// The jobs of a block are read along the index, from the first number to the last: they have the
+/// block's number, and no others in between. A block may have been cut since the statement began to
+/// look: what is locked is its latest version then, which is not to be found by where it is stored,
+/// but by its number. Its place may be behind those that come next then, so that the cursor goes to its
+/// number.
 const CLAIM: &str = "
     WITH clock AS MATERIALIZED (SELECT now_ms() AS now),
     line AS MATERIALIZED (
-        SELECT ($1::integer[])[q.base + h.number] AS owner, h.*
-        FROM unnest($2::integer[], $3::bigint[], $4::integer[], $5::bigint[])
-            AS q (line, queue_id, base, count)
-        CROSS JOIN LATERAL (
-            SELECT p.*, row_number() OVER ()::integer AS number
-            FROM unnest($6::integer[], $7::integer[], $8::bigint[]) AS c (line, priority, place)
+        SELECT
+            r.*, r.taken = r.count AS is_whole,
+            -- Of the owner before the first of these jobs, less the jobs of the rows before.
+            r.base + r.before - (sum(r.taken) OVER (ROWS UNBOUNDED PRECEDING) - r.taken) AS start
+        FROM (
+            SELECT q.base, h.*, least(h.count, q.count - h.before)::integer AS taken
+            FROM unnest($2::integer[], $3::bigint[], $4::integer[], $5::bigint[], $16::bigint[])
+                AS q (line, queue_id, base, count, rows)
             CROSS JOIN LATERAL (
-                SELECT
-                    ctid AS tid, job_id, priority, place, delivery, bytes, expires_at, timeout_ms
-                FROM ready
-                WHERE queue_id = q.queue_id AND gate = '' AND priority = c.priority
-                AND place > c.place
-                ORDER BY place
-                LIMIT q.count
-                FOR UPDATE SKIP LOCKED
-            ) p
-            WHERE c.line = q.line
-            LIMIT q.count
-        ) h
-        WHERE EXISTS (
-            SELECT 1 FROM queue
-            WHERE id = q.queue_id AND paused_at IS NULL AND NOT is_gated
-        )
+                SELECT p.*, sum(p.count) OVER (ROWS UNBOUNDED PRECEDING) - p.count AS before
+                FROM unnest($6::integer[], $7::integer[], $8::bigint[])
+                    AS c (line, priority, place)
+                CROSS JOIN LATERAL (
+                    SELECT
+                        ctid AS tid, job_id, block, job_ids, count, priority, place, delivery,
+                        bytes, expires_at, timeout_ms
+                    FROM ready
+                    WHERE queue_id = q.queue_id AND gate = '' AND priority = c.priority
+                    AND place > c.place
+                    ORDER BY place
+                    LIMIT q.rows
+                    FOR UPDATE SKIP LOCKED
+                ) p
+                WHERE c.line = q.line
+                LIMIT q.rows
+            ) h
+            WHERE h.before < q.count AND EXISTS (
+                SELECT 1 FROM queue
+                WHERE id = q.queue_id AND paused_at IS NULL AND NOT is_gated
+            )
+        ) r
+    ),
+    jobs AS MATERIALIZED (
+        SELECT
+            ($1::integer[])[(l.start + row_number() OVER ())::integer] AS owner,
+            j.id, l.delivery, l.priority, coalesce(l.block, l.place) AS place, l.count, l.is_whole,
+            l.timeout_ms, j.attempts, j.max_attempts, j.created_at, j.tags, j.content_type,
+            j.payload, j.options, j.is_special
+        FROM line l
+        CROSS JOIN LATERAL (
+            SELECT
+                id, attempts, max_attempts, created_at, tags, content_type, payload, options,
+                unique_key IS NOT NULL OR gate IS NOT NULL OR is_watched AS is_special
+            FROM job
+            WHERE id BETWEEN l.job_id AND coalesce(l.job_ids[l.taken], l.job_id)
+            AND place = coalesce(l.block, l.place)
+            ORDER BY id
+        ) j
     ),
     total AS MATERIALIZED (
-        SELECT count(expires_at) = 0 AND coalesce(sum(bytes), 0) <= $9 AS is_plain
+        SELECT
+            count(expires_at) = 0 AND coalesce(sum(bytes), 0) <= $9
+            AND coalesce(sum(taken), 0) = (SELECT count(*) FROM jobs) AS is_plain
         FROM line
     ),
     gone AS (
         DELETE FROM ready
-        WHERE ctid = ANY(ARRAY(SELECT tid FROM line WHERE (SELECT is_plain FROM total)))
+        WHERE ctid = ANY(ARRAY(
+            SELECT tid FROM line WHERE block IS NULL AND (SELECT is_plain FROM total)
+        ))
+    ),
+    gone_blocks AS (
+        DELETE FROM ready
+        WHERE block = ANY(ARRAY(
+            SELECT block FROM line
+            WHERE block IS NOT NULL AND is_whole AND (SELECT is_plain FROM total)
+        ))
+    ),
+    cut AS (
+        UPDATE ready
+        SET place = ready.job_ids[l.taken + 1],
+            job_id = ready.job_ids[l.taken + 1],
+            job_ids = ready.job_ids[l.taken + 1:],
+            count = ready.count - l.taken,
+            bytes = ready.bytes - ready.bytes::bigint * l.taken / ready.count
+        FROM line l
+        -- Twice, so that the planner goes by the index whatever it believes of the table.
+        WHERE ready.block = l.block AND ready.block = ANY(ARRAY(
+            SELECT block FROM line WHERE NOT is_whole AND (SELECT is_plain FROM total)
+        ))
     ),
     leases AS (
         INSERT INTO lease (
@@ -145,30 +201,20 @@ const CLAIM: &str = "
         SELECT
             ($10::bigint[])[owner + 1], $11, $12, ($13::text[])[owner + 1], ($14::bigint[])[owner + 1],
             (SELECT now FROM clock), (SELECT now FROM clock) + ($15::bigint[])[owner + 1],
-            array_agg(job_id), array_agg(delivery)
-        FROM line
+            array_agg(id), array_agg(delivery)
+        FROM jobs
         WHERE (SELECT is_plain FROM total)
         GROUP BY owner
     ),
     deadlines AS (
         INSERT INTO deadline (at, job_id, delivery)
-        SELECT (SELECT now FROM clock) + timeout_ms, job_id, delivery
-        FROM line
+        SELECT (SELECT now FROM clock) + timeout_ms, id, delivery
+        FROM jobs
         WHERE timeout_ms IS NOT NULL AND (SELECT is_plain FROM total)
     )
-    SELECT
-        total.is_plain, (SELECT now FROM clock), l.owner, l.job_id, l.delivery, l.priority,
-        l.place, l.timeout_ms, j.*
+    SELECT total.is_plain, (SELECT now FROM clock), jobs.*
     FROM total
-    LEFT JOIN line l ON total.is_plain
-    LEFT JOIN LATERAL (
-        SELECT
-            attempts, max_attempts, created_at, tags, content_type, payload, options,
-            unique_key IS NOT NULL OR gate IS NOT NULL OR is_watched AS is_special
-        FROM job
-        WHERE id = l.job_id
-        OFFSET 0
-    ) j ON true";
+    LEFT JOIN jobs ON total.is_plain";
 
 /// Jobs that one statement gives out: more at once is not faster.
 const CLAIMED_MAX: usize = 2000;
@@ -187,6 +233,19 @@ struct Wish<'a> {
     place: usize,
     claim: &'a Claim,
     queue: QueueId,
+    /// How many it is still to get.
+    count: usize,
+    /// How many bytes of them. Of the first job it does not matter.
+    bytes: usize,
+}
+
+impl Wish<'_> {
+    /// It has got these jobs.
+    fn less(&mut self, jobs: &[LeasedJob]) {
+        let bytes: usize = jobs.iter().map(|job| job.payload.bytes.len()).sum();
+        self.count = self.claim.count.saturating_sub(jobs.len());
+        self.bytes = self.claim.bytes_max.saturating_sub(bytes);
+    }
 }
 
 impl PostgresStore {
@@ -251,8 +310,13 @@ impl PostgresStore {
         claims: &[Claim],
         queues: &[Option<QueueId>],
     ) -> Result<Claimed, Failure> {
-        let wish = |(place, claim)| Some(Wish { place, claim, queue: queues[place]? });
-        let mut wishes: Vec<Wish<'_>> = claims.iter().enumerate().filter_map(wish).collect();
+        let all = claims.iter().zip(queues).enumerate();
+        let mut wishes: Vec<Wish<'_>> = all
+            .filter_map(|(place, (claim, queue))| {
+                let (count, bytes) = (claim.count, claim.bytes_max);
+                Some(Wish { place, claim, queue: (*queue)?, count, bytes })
+            })
+            .collect();
         // By queue; those of one queue in the order of their coming.
         wishes.sort_by_key(|wish| wish.queue);
         let mut claimed = Claimed { jobs: vec![Vec::new(); claims.len()], ..Claimed::default() };
@@ -298,22 +362,45 @@ impl PostgresStore {
         part: &[Wish<'_>],
         claimed: &mut Claimed,
     ) -> Result<HashSet<QueueId>, Failure> {
-        let mut lines = Lines::of(part, |queue| self.cursors.begin(queue));
-        if !lines.cursors.0.is_empty() && !self.claim_lines(part, &mut lines, claimed).await? {
-            let claims: Vec<Claim> = part.iter().map(|wish| wish.claim.clone()).collect();
-            let queues: Vec<Option<QueueId>> = part.iter().map(|wish| Some(wish.queue)).collect();
-            let more = self.claim_in_rounds(&claims, &queues).await?;
-            claimed.expired.extend(more.expired);
-            for (wish, jobs) in part.iter().zip(more.jobs) {
-                claimed.jobs[wish.place] = jobs;
+        let mut part = part.to_vec();
+        let mut exhausted = HashSet::new();
+        while !part.is_empty() {
+            let mut lines = Lines::of(&part, &self.cursors);
+            if !lines.cursors.0.is_empty() && !self.claim_lines(&part, &mut lines, claimed).await? {
+                self.claim_singly(&part, claimed).await?;
+                break;
             }
-            return Ok(HashSet::new());
+            for line in &lines.lines {
+                self.cursors.end(line.queue, &line.reached, line.is_exhausted());
+                self.cursors.found(line.queue, line.stood, line.rows_found);
+            }
+            let ended = lines.lines.iter().filter(|line| line.is_exhausted());
+            exhausted.extend(ended.map(|line| line.queue));
+            // There were fewer jobs in a row than last time.
+            part.iter_mut().for_each(|wish| wish.less(&claimed.jobs[wish.place]));
+            let goes_on = |wish: &Wish<'_>| wish.count > 0 && wish.bytes > 0;
+            part.retain(|wish| goes_on(wish) && !exhausted.contains(&wish.queue));
         }
-        for line in &lines.lines {
-            self.cursors.end(line.queue, &line.reached, line.is_exhausted());
+        Ok(exhausted)
+    }
+
+    /// Claims where it must be decided on each job.
+    async fn claim_singly(&self, part: &[Wish<'_>], claimed: &mut Claimed) -> Result<(), Failure> {
+        let claim = |wish: &Wish<'_>| Claim {
+            count: wish.count,
+            bytes_max: wish.bytes,
+            ..wish.claim.clone()
+        };
+        let claims: Vec<Claim> = part.iter().map(claim).collect();
+        let has_some = |wish: &Wish<'_>| !claimed.jobs[wish.place].is_empty();
+        let have_some: Vec<bool> = part.iter().map(has_some).collect();
+        let queues: Vec<Option<QueueId>> = part.iter().map(|wish| Some(wish.queue)).collect();
+        let more = self.claim_in_rounds(&claims, &queues, &have_some).await?;
+        claimed.expired.extend(more.expired);
+        for (wish, jobs) in part.iter().zip(more.jobs) {
+            claimed.jobs[wish.place].extend(jobs);
         }
-        let exhausted = lines.lines.iter().filter(|line| line.is_exhausted());
-        Ok(exhausted.map(|line| line.queue).collect())
+        Ok(())
     }
 
     /// Claims in one statement. False: that can not decide on these jobs.
@@ -329,15 +416,15 @@ impl PostgresStore {
         let lasts: Vec<i64> = claims().map(|claim| sql_millis(hold(claim).0)).collect();
         let sessions: Vec<Option<i64>> =
             claims().map(|claim| Some(hold(claim).1?.0.cast_signed())).collect();
-        let bytes_max = claims().map(|claim| claim.bytes_max).min().unwrap_or(0);
+        let bytes_max = part.iter().map(|wish| wish.bytes).min().unwrap_or(0);
         let bytes_max = i64::try_from(bytes_max).unwrap_or(i64::MAX);
         let (node, q, c) = (&self.node, lines.columns(), &lines.cursors);
-        let params: [&(dyn ToSql + Sync); 15] = [
+        let params: [&(dyn ToSql + Sync); 16] = [
             &lines.owners,
-            &q.0,
-            &q.1,
-            &q.2,
-            &q.3,
+            &q.line,
+            &q.queue,
+            &q.base,
+            &q.count,
             &c.0,
             &c.1,
             &c.2,
@@ -348,6 +435,7 @@ impl PostgresStore {
             &workers,
             &sessions,
             &lasts,
+            &q.rows,
         ];
         let rows = match self.claim_lane.once((CLAIM, &params)).await {
             Err(failure @ Failure::InDoubt(_)) => {
@@ -381,7 +469,10 @@ impl PostgresStore {
             let Some(owner) = at::<Option<i32>>(row, column::OWNER) else { break };
             let owner = usize::try_from(owner).unwrap_or(0);
             let wish = part.get(owner).ok_or_else(damaged)?;
-            lines.found(wish.queue, at(row, column::PRIORITY), at(row, column::PLACE));
+            let cursor =
+                Cursor { priority: at(row, column::PRIORITY), after: at(row, column::PLACE) };
+            let count = usize::try_from(at::<i32>(row, column::COUNT)).unwrap_or(1);
+            lines.found(wish.queue, cursor, count, at(row, column::IS_WHOLE));
             let mut job = leased_job(row, payload, now + hold(wish.claim).0)?;
             let mut is_plain = !at::<bool>(row, column::IS_SPECIAL) && job.timeout.is_none();
             if let Some(text) = at(row, column::OPTIONS) {
@@ -403,7 +494,11 @@ impl PostgresStore {
             let given = Given { node, worker, session, started_at: now };
             let queue = Some((wish.queue, wish.claim.queue.clone()));
             self.leases.insert(*id, Origin { given, queue }, &held, lasts);
-            claimed.jobs[wish.place] = jobs;
+            claimed.jobs[wish.place].extend(jobs);
+        }
+        // Others may have passed over what was locked and is left.
+        for (queue, at) in lines.left() {
+            self.outbox.ready(queue, at.priority, at.after, 1);
         }
         Ok(())
     }
@@ -539,15 +634,17 @@ mod column {
     pub(super) const DELIVERY: usize = 4;
     pub(super) const PRIORITY: usize = 5;
     pub(super) const PLACE: usize = 6;
-    pub(super) const TIMEOUT_MS: usize = 7;
-    pub(super) const ATTEMPTS: usize = 8;
-    pub(super) const MAX_ATTEMPTS: usize = 9;
-    pub(super) const CREATED_AT: usize = 10;
-    pub(super) const TAGS: usize = 11;
-    pub(super) const CONTENT_TYPE: usize = 12;
-    pub(super) const PAYLOAD: usize = 13;
-    pub(super) const OPTIONS: usize = 14;
-    pub(super) const IS_SPECIAL: usize = 15;
+    pub(super) const COUNT: usize = 7;
+    pub(super) const IS_WHOLE: usize = 8;
+    pub(super) const TIMEOUT_MS: usize = 9;
+    pub(super) const ATTEMPTS: usize = 10;
+    pub(super) const MAX_ATTEMPTS: usize = 11;
+    pub(super) const CREATED_AT: usize = 12;
+    pub(super) const TAGS: usize = 13;
+    pub(super) const CONTENT_TYPE: usize = 14;
+    pub(super) const PAYLOAD: usize = 15;
+    pub(super) const OPTIONS: usize = 16;
+    pub(super) const IS_SPECIAL: usize = 17;
 }
 
 fn damaged() -> Failure {
@@ -603,7 +700,7 @@ fn parts<'a, 'b>(wishes: &'b [Wish<'a>]) -> impl Iterator<Item = &'b [Wish<'a>]>
     std::iter::from_fn(move || {
         let mut count = 0;
         let fits = |wish: &&Wish<'_>| {
-            count += wish.claim.count;
+            count += wish.count;
             count <= CLAIMED_MAX
         };
         let fitting = rest.iter().take_while(fits).count().max(1).min(rest.len());
@@ -622,69 +719,116 @@ struct Lines {
     cursors: (Vec<i32>, Vec<i32>, Vec<i64>),
 }
 
+/// Lines as columns.
+struct Columns {
+    line: Vec<i32>,
+    queue: Vec<QueueId>,
+    base: Vec<i32>,
+    count: Vec<i64>,
+    rows: Vec<i64>,
+}
+
 struct Line {
     queue: QueueId,
     /// Where its owners begin.
     base: i32,
-    wanted: i64,
-    found: i64,
+    wanted: usize,
+    /// How many rows are looked at.
+    rows: usize,
+    found: usize,
+    rows_found: usize,
+    /// How many jobs stood in those rows.
+    stood: usize,
+    last: Option<Cursor>,
     /// Up to where it has been gone through, by descending priority.
     reached: Vec<Cursor>,
 }
 
 impl Line {
     fn is_exhausted(&self) -> bool {
-        self.found < self.wanted
+        self.found < self.wanted && self.rows_found < self.rows
     }
 }
 
 impl Lines {
-    fn of(part: &[Wish<'_>], cursors: impl Fn(QueueId) -> Vec<Cursor>) -> Self {
+    fn of(part: &[Wish<'_>], cursors: &Cursors) -> Self {
         let (mut lines, mut owners) = (Vec::<Line>::new(), Vec::new());
         let mut from = (Vec::new(), Vec::new(), Vec::new());
-        for (number, wish) in (0..).zip(part) {
-            if lines.last().is_none_or(|line| line.queue != wish.queue) {
-                for cursor in cursors(wish.queue) {
-                    from.0.push(number_of(lines.len()));
-                    from.1.push(cursor.priority);
-                    from.2.push(cursor.after);
-                }
-                let base = number_of(owners.len());
-                lines.push(Line {
-                    queue: wish.queue,
-                    base,
-                    wanted: 0,
-                    found: 0,
-                    reached: Vec::new(),
-                });
+        for (number, wishes) in wishes_by_queue(part) {
+            let queue = wishes[0].queue;
+            let in_a_row = cursors.in_a_row(queue);
+            for cursor in cursors.begin(queue) {
+                from.0.push(number_of(lines.len()));
+                from.1.push(cursor.priority);
+                from.2.push(cursor.after);
             }
-            owners.extend(std::iter::repeat_n(number, wish.claim.count));
-            if let Some(line) = lines.last_mut() {
-                line.wanted += i64::from(number_of(wish.claim.count));
+            let base = number_of(owners.len());
+            for (number, wish) in (number..).zip(wishes) {
+                owners.extend(std::iter::repeat_n(number_of(number), wish.count));
             }
+            let wanted = owners.len() - usize::try_from(base).unwrap_or(0);
+            // The first may have been cut before.
+            let rows = if in_a_row > 1 { wanted.div_ceil(in_a_row) + 1 } else { wanted };
+            lines.push(Line {
+                queue,
+                base,
+                wanted,
+                rows,
+                found: 0,
+                rows_found: 0,
+                stood: 0,
+                last: None,
+                reached: Vec::new(),
+            });
         }
         Self { lines, owners, cursors: from }
     }
 
-    fn columns(&self) -> (Vec<i32>, Vec<i64>, Vec<i32>, Vec<i64>) {
+    fn columns(&self) -> Columns {
         let lines = || self.lines.iter();
-        (
-            (0..).zip(lines()).map(|(number, _)| number).collect(),
-            lines().map(|line| line.queue).collect(),
-            lines().map(|line| line.base).collect(),
-            lines().map(|line| line.wanted).collect(),
-        )
-    }
-
-    /// A job of this line was given out.
-    fn found(&mut self, queue: QueueId, priority: i32, place: i64) {
-        let Some(line) = self.lines.iter_mut().find(|line| line.queue == queue) else { return };
-        line.found += 1;
-        match line.reached.last_mut() {
-            Some(last) if last.priority == priority => last.after = place,
-            _ => line.reached.push(Cursor { priority, after: place }),
+        let long = |count: usize| i64::from(number_of(count));
+        Columns {
+            line: (0..).zip(lines()).map(|(number, _)| number).collect(),
+            queue: lines().map(|line| line.queue).collect(),
+            base: lines().map(|line| line.base).collect(),
+            count: lines().map(|line| long(line.wanted)).collect(),
+            rows: lines().map(|line| long(line.rows)).collect(),
         }
     }
+
+    /// A job of this line was given out, of a row of so many that was taken as a whole or not.
+    fn found(&mut self, queue: QueueId, at: Cursor, count: usize, is_whole: bool) {
+        let Some(line) = self.lines.iter_mut().find(|line| line.queue == queue) else { return };
+        line.found += 1;
+        if line.last.replace(at) == Some(at) {
+            return;
+        }
+        line.rows_found += 1;
+        line.stood += count;
+        let after = if is_whole { at.after } else { at.after - 1 };
+        match line.reached.last_mut() {
+            Some(last) if last.priority == at.priority => last.after = after,
+            _ => line.reached.push(Cursor { after, ..at }),
+        }
+    }
+
+    /// Where rows stand that were locked and are left, or may be.
+    fn left(&self) -> impl Iterator<Item = (QueueId, Cursor)> {
+        let has_left = |line: &&Line| !line.is_exhausted() && line.stood > line.rows_found;
+        let last = |line: &Line| Some((line.queue, line.last?));
+        self.lines.iter().filter(has_left).filter_map(last)
+    }
+}
+
+/// Wishes by queue, as they come one after the other, with the number of the first.
+fn wishes_by_queue<'a, 'b>(
+    wishes: &'b [Wish<'a>],
+) -> impl Iterator<Item = (usize, &'b [Wish<'a>])> {
+    let mut number = 0;
+    wishes.chunk_by(|one, other| one.queue == other.queue).map(move |own| {
+        number += own.len();
+        (number - own.len(), own)
+    })
 }
 
 fn number_of(count: usize) -> i32 {

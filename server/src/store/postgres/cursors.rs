@@ -63,6 +63,8 @@ struct Queue {
     used: Option<Instant>,
     /// What was noted since the claim that is under way began.
     noted: BTreeMap<Reverse<i32>, i64>,
+    /// See [`Cursors::in_a_row`].
+    in_a_row: usize,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -210,6 +212,20 @@ impl Cursors {
             after: *after,
         };
         queue.places.iter().map(cursor).collect()
+    }
+
+    /// How many jobs stood in a row, on average, where the last claim has been.
+    pub(super) fn in_a_row(&self, queue: QueueId) -> usize {
+        self.0.lock().get(&queue).map_or(1, |queue| queue.in_a_row)
+    }
+
+    /// A claim has found so many jobs in so many rows.
+    pub(super) fn found(&self, queue: QueueId, jobs: usize, rows: usize) {
+        if let Some(queue) = self.0.lock().get_mut(&queue)
+            && rows > 0
+        {
+            queue.in_a_row = jobs / rows;
+        }
     }
 
     /// A claim has gone through the queue from its cursors on up to the places in `reached`, and,

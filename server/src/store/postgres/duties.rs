@@ -5,6 +5,7 @@
 //! it finds no such row; one that is in the middle of a part makes the election wait for its end.
 //! What a part changed is noted in `audit`, by token.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -184,8 +185,8 @@ const EXPIRED: &str = "
     ORDER BY expires_at, job_id
     LIMIT $2";
 
-/// Takes waiting jobs out of their places. Those that are not there any more are somebody else's.
-pub(super) const LEAVE_PLACES: &str = "
+/// See [`leave_places`]. None of them stands in a block.
+const LEAVE_PLACES: &str = "
     WITH waiting AS MATERIALIZED (
         SELECT u.id, j.*
         FROM unnest($1::bigint[]) AS u (id)
@@ -226,7 +227,7 @@ pub(super) const LEAVE_PLACES: &str = "
             CROSS JOIN LATERAL (
                 SELECT ctid FROM ready
                 WHERE queue_id = w.queue_id AND gate = w.gate AND priority = w.priority
-                AND place = w.place
+                AND place = w.place AND job_id = w.id
                 OFFSET 0
             ) r
             WHERE w.run_at IS NULL AND NOT w.is_blocked
@@ -619,6 +620,18 @@ pub(super) const HOT: &[super::Named] = &[
     ("duties::FORGET", FORGET),
 ];
 
+/// Takes waiting jobs out of their places. The answer: those that have been there; the others are
+/// somebody else's.
+pub(super) async fn leave_places(
+    tx: &mut Tx<'_>,
+    jobs: &[JobId],
+) -> Result<HashSet<JobId>, Failure> {
+    PostgresStore::split_blocks_of(tx, jobs).await?;
+    let ids: Vec<i64> = jobs.iter().map(|job| sql_id(*job)).collect();
+    let left = tx.query(LEAVE_PLACES, &[&ids]).await?;
+    Ok(left.iter().map(|row| job_id(row, "job_id")).filter(|job| jobs.contains(job)).collect())
+}
+
 impl PostgresStore {
     pub(super) async fn do_duty(&self, term: &Term, duty: Duty) -> Result<DutyReport, Failure> {
         retrying!(self.try_duty(term, duty))
@@ -817,11 +830,9 @@ impl PostgresStore {
 
     async fn ttl(&self, tx: &mut Tx<'_>, now: Timestamp) -> Result<Part, Failure> {
         let over = tx.query(EXPIRED, &[&now.0, &rows_max()]).await?;
-        let ids: Vec<i64> = over.iter().map(|row| get(row, "job_id")).collect();
-        let left = tx.query(LEAVE_PLACES, &[&ids]).await?;
-        let left: Vec<i64> = left.iter().map(|row| get(row, "job_id")).collect();
-        let jobs: Vec<JobId> =
-            ids.iter().filter(|id| left.contains(id)).map(|id| JobId(id.cast_unsigned())).collect();
+        let mortal: Vec<JobId> = over.iter().map(|row| job_id(row, "job_id")).collect();
+        let left = leave_places(tx, &mortal).await?;
+        let jobs: Vec<JobId> = mortal.into_iter().filter(|job| left.contains(job)).collect();
         let expired = Some(Reason::Expired);
         let effects = finish_waiting(self, tx, &jobs, State::Dead, expired, now).await?;
         let sql = "SELECT expires_at AS next FROM ttl ORDER BY expires_at, job_id LIMIT 1";

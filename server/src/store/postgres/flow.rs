@@ -5,13 +5,14 @@
 //! exact. What is in use is counted among live leases: a slot whose job has another delivery by
 //! now counts for nothing.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::time::Duration;
 
 use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 
-use super::lane::{Failure, Tx};
+use super::blocks::{blocks_among, split_blocks};
+use super::lane::{Call, Failure, Tx};
 use super::rounds::{Candidate, Share, candidate};
 use super::row::{self, get, job_id, now};
 use super::{PostgresStore, QueueId};
@@ -62,7 +63,8 @@ const LINES: &str = "
     ) t ON true
     CROSS JOIN LATERAL (
         SELECT
-            ctid::text AS tid, job_id, priority, place, delivery, bytes, expires_at, timeout_ms
+            ctid::text AS tid, job_id, block, count, priority, place, delivery, bytes,
+            expires_at, timeout_ms
         FROM ready
         WHERE queue_id = $1 AND gate = g.gate
         ORDER BY priority DESC, place
@@ -75,7 +77,8 @@ const MORE_OF: &str = "
     SELECT (SELECT now_ms()) AS now, j.*, o.options
     FROM (
         SELECT
-            ctid::text AS tid, job_id, priority, place, delivery, bytes, expires_at, timeout_ms
+            ctid::text AS tid, job_id, block, count, priority, place, delivery, bytes,
+            expires_at, timeout_ms
         FROM ready
         WHERE queue_id = $1 AND gate = $2
         AND (priority < $3 OR priority = $3 AND place > $4)
@@ -298,7 +301,7 @@ pub(super) async fn admission(
     now: Timestamp,
 ) -> Result<Admission, Failure> {
     let of_queue: [&(dyn ToSql + Sync); 1] = [&queue];
-    let mut calls: Vec<super::lane::Call<'_>> = vec![(SLOTS, &of_queue), (BUCKETS, &of_queue)];
+    let mut calls: Vec<Call<'_>> = vec![(SLOTS, &of_queue), (BUCKETS, &of_queue)];
     if settings.concurrency.is_some() {
         calls.push((LEASED, &of_queue));
     }
@@ -334,6 +337,22 @@ fn waiting(row: &Row) -> Result<Waiting<Candidate>, Failure> {
     })
 }
 
+/// What such a call finds in line, once the blocks among it are split. Those that somebody holds are
+/// passed over.
+async fn single(tx: &mut Tx<'_>, call: Call<'_>) -> Result<Vec<Row>, Failure> {
+    let mut before = BTreeSet::new();
+    loop {
+        let mut rows = tx.query(call.0, call.1).await?;
+        let blocks = blocks_among(&rows, MORE);
+        if blocks.is_subset(&before) {
+            rows.retain(|row| get::<Option<i64>>(row, "block").is_none());
+            return Ok(rows);
+        }
+        before.extend(&blocks);
+        split_blocks(tx, blocks).await?;
+    }
+}
+
 /// The lines of a queue. `seen` becomes the time at which they were read, if there are any.
 async fn lines(
     tx: &mut Tx<'_>,
@@ -341,7 +360,7 @@ async fn lines(
     seen: &mut Timestamp,
 ) -> Result<Vec<Line<Candidate>>, Failure> {
     let mut lines: Vec<Line<Candidate>> = Vec::new();
-    for row in &tx.query(LINES, &[&queue, &PART]).await? {
+    for row in &single(tx, (LINES, &[&queue, &PART])).await? {
         *seen = now(row);
         let gate: &str = get(row, "gate");
         if lines.last().is_none_or(|line| line.gate != gate) {
@@ -385,7 +404,8 @@ async fn fill(
             Found::Dry(at) => {
                 let gate = fair.line(at).gate.clone();
                 let (priority, place) = ends.get(&gate).copied().unwrap_or((i32::MAX, 0));
-                let rows = tx.query(MORE_OF, &[&queue, &gate, &priority, &place, &MORE]).await?;
+                let more: Call<'_> = (MORE_OF, &[&queue, &gate, &priority, &place, &MORE]);
+                let rows = single(tx, more).await?;
                 *seen = rows.first().map_or(*seen, now);
                 let jobs = rows.iter().map(waiting).collect::<Result<VecDeque<_>, _>>()?;
                 if let Some(last) = jobs.back() {
@@ -447,7 +467,7 @@ async fn remember(
         .filter(|(key, bucket)| before.buckets.get(*key).copied().unwrap_or_default() != **bucket);
     let spent: (Vec<&str>, Vec<i64>) =
         spent.map(|(key, bucket)| (key.as_str(), bucket.full_at_us)).unzip();
-    let mut calls: Vec<super::lane::Call<'_>> = Vec::new();
+    let mut calls: Vec<Call<'_>> = Vec::new();
     let slot_params: [&(dyn ToSql + Sync); 4] = [&queue, &slots.0, &slots.1, &slots.2];
     if !slots.0.is_empty() {
         calls.push((INSERT_SLOTS, &slot_params));

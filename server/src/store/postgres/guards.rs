@@ -27,7 +27,7 @@ const TAKEN: &str = "SELECT count FROM taken WHERE queue_id = $1 AND minute = $2
 const WAITING: &str = "
     SELECT sum(count)::bigint AS count, coalesce(sum(bytes), 0)::bigint AS bytes
     FROM (
-        SELECT count(*) AS count, sum(bytes) AS bytes
+        SELECT sum(count) AS count, sum(bytes) AS bytes
         FROM ready
         WHERE queue_id = $1
         UNION ALL

@@ -26,7 +26,10 @@ macro_rules! live_columns {
             WHEN (
                 SELECT true FROM ready r
                 WHERE r.queue_id = j.queue_id AND r.gate = coalesce(j.gate, '')
-                AND r.priority = j.priority AND r.place = j.place
+                AND r.priority = j.priority AND r.place = j.place AND r.job_id = j.id
+                AND r.block IS NULL
+                UNION ALL
+                SELECT true FROM ready r WHERE r.block = j.place AND j.id = ANY(r.job_ids)
                 LIMIT 1
             ) THEN 'ready'
             ELSE 'leased'
@@ -137,7 +140,9 @@ const LEASES_OF: &str = "
     WHERE (
         SELECT true FROM ready
         WHERE queue_id = j.queue_id AND gate = j.gate AND priority = j.priority
-        AND place = j.place
+        AND place = j.place AND job_id = u.id AND block IS NULL
+        UNION ALL
+        SELECT true FROM ready WHERE block = j.place AND u.id = ANY(job_ids)
         LIMIT 1
     ) IS NULL";
 
@@ -166,7 +171,7 @@ const QUEUES: &str = "
         WHERE queue_id = ANY(ARRAY(SELECT id FROM asked)) AND is_blocked
         GROUP BY queue_id
         UNION ALL
-        SELECT queue_id, 'ready', count(*)
+        SELECT queue_id, 'ready', sum(count)
         FROM ready
         WHERE queue_id = ANY(ARRAY(SELECT id FROM asked))
         GROUP BY queue_id

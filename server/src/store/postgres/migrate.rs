@@ -105,6 +105,13 @@ pub const MIGRATIONS: &[Migration] = &[
         serves_from: 12,
         sql: include_str!("migrations/0012_runs.sql"),
     },
+    Migration {
+        version: 13,
+        name: "blocks",
+        // Earlier ones would take a row for one job, and lose the others.
+        serves_from: 13,
+        sql: include_str!("migrations/0013_blocks.sql"),
+    },
 ];
 
 /// The version that this program works with.

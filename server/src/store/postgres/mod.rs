@@ -19,6 +19,8 @@
 //! (`OUTCOME_UNKNOWN`). A claim of unknown outcome has given its jobs to nobody; it is undone when
 //! the database answers again, or runs out with its node.
 
+mod alike;
+mod blocks;
 mod claim;
 mod cursors;
 mod custom_ids;
@@ -156,6 +158,7 @@ pub fn hot_statements() -> (&'static str, Vec<Named>) {
         push::HOT,
         keys::HOT,
         custom_ids::HOT,
+        blocks::HOT,
         claim::HOT,
         rounds::HOT,
         flow::HOT,
@@ -290,8 +293,13 @@ impl PostgresStore {
 
     /// A job is ready at this place, durably.
     fn note_ready(&self, queue: QueueId, priority: i32, place: i64) {
+        self.note_several(queue, priority, place, 1);
+    }
+
+    /// The same of so many jobs.
+    fn note_several(&self, queue: QueueId, priority: i32, place: i64, count: usize) {
         self.cursors.note(queue, priority, place);
-        self.outbox.ready(queue, priority, place);
+        self.outbox.ready(queue, priority, place, count);
     }
 
     fn note_all(&self, notes: Vec<settle::Note>) {

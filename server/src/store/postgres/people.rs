@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio_postgres::Row;
 
 use super::custom_ids::{NAME, NO_QUEUE};
-use super::duties::{self, FORGET, LEAVE_PLACES};
+use super::duties::{self, FORGET, leave_places};
 use super::inspect::read_job;
 use super::keys::take_for;
 use super::lane::{Failure, Tx};
@@ -287,7 +287,7 @@ impl PostgresStore {
 
     async fn try_cancel(&self, job: JobId, grace: Duration) -> Result<Cancelled, Failure> {
         let mut tx = self.pool.begin().await?;
-        let left = tx.query(LEAVE_PLACES, &[&vec![sql_id(job)]]).await?;
+        let left = leave_places(&mut tx, &[job]).await?;
         let now = now(&tx.query("SELECT now_ms() AS now", &[]).await?[0]);
         if left.is_empty() {
             return self.ask_to_cancel(tx, job, now, grace).await;
@@ -340,7 +340,7 @@ impl PostgresStore {
 
     async fn try_discard(&self, job: JobId) -> Result<Discarded, Failure> {
         let mut tx = self.pool.begin().await?;
-        if tx.query(LEAVE_PLACES, &[&vec![sql_id(job)]]).await?.is_empty() {
+        if leave_places(&mut tx, &[job]).await?.is_empty() {
             return match super::inspect::state(&mut tx, job).await? {
                 None => Ok(Discarded::NotFound),
                 Some(State::Blocked | State::Scheduled | State::Ready) => {
@@ -417,7 +417,7 @@ impl PostgresStore {
         was: &Payload,
     ) -> Result<bool, Failure> {
         let id = sql_id(job);
-        if tx.query(LEAVE_PLACES, &[&vec![id]]).await?.is_empty() {
+        if leave_places(tx, &[job]).await?.is_empty() {
             return Ok(false);
         }
         let ids = self.queues.find_all(&self.pool, std::iter::once(queue)).await?;
@@ -436,7 +436,7 @@ impl PostgresStore {
         to: QueueId,
     ) -> Result<Option<Changed>, Failure> {
         let id = sql_id(job);
-        let left = tx.query(LEAVE_PLACES, &[&vec![id]]).await?;
+        let left = leave_places(tx, &[job]).await?;
         if left.is_empty() {
             return self.not_there(tx, job).await.map(Some);
         }
@@ -481,7 +481,7 @@ impl PostgresStore {
         edit: &Edit,
     ) -> Result<Option<Row>, Failure> {
         let id = sql_id(job);
-        let left = tx.query(LEAVE_PLACES, &[&vec![id]]).await?;
+        let left = leave_places(tx, &[job]).await?;
         if left.is_empty() {
             return Ok(None);
         }

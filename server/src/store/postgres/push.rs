@@ -6,12 +6,13 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 
+use super::alike::{Leases, Ready};
 use super::claim::hold;
 use super::keys::{
     Chance, Key, Wanted, chances, give_back, give_keys, keys, same, take_all, take_key,
 };
 use super::lane::{Failure, Tx};
-use super::leases::{Given, LeaseId, Origin, new_id};
+use super::leases::{Given, Origin};
 use super::needs::{self, Standing};
 use super::row::{count, get, job_id, now, time};
 use super::settle::finish_waiting;
@@ -96,108 +97,108 @@ const PUSH: &str = "
     ORDER BY ord";
 
 /// The same for jobs that are ready at once and ask for nothing that [`PUSH`] writes beside the job
-/// and its place: most jobs of most users. What jobs have in common is said once: `kinds` has the
-/// number of each one's kind. Each row is passed on once; several calls of `unnest` in a `FROM`
-/// would each put all of theirs aside first.
-const PUSH_READY: &str = "
-    WITH clock AS MATERIALIZED (SELECT now_ms() AS now),
+/// and its place: most jobs of most users. What jobs of one kind have in common is said once, and each
+/// kind is one row of the line, from one of its jobs to another. See [blocks](super::blocks).
+macro_rules! push_ready {
+    ($open:literal, $stands:literal, $leases:literal, $is_open:literal) => {
+        concat!(
+            "
+    WITH clock AS MATERIALIZED (SELECT now_ms() AS now),",
+            $open,
+            "
+    new AS MATERIALIZED (
+        SELECT ARRAY(SELECT nextval('number') FROM unnest($1::integer[])) AS ids
+    ),
     jobs AS (
         INSERT INTO job (
             id, queue_id, priority, place, created_at, max_attempts, attempts, delivery, crashes,
             timeout_ms, backoff, content_type, payload
         )
         SELECT
-            id, ($3::bigint[])[kind], ($4::integer[])[kind], id, (SELECT now FROM clock),
+            (SELECT ids FROM new)[number], ($3::bigint[])[kind], ($4::integer[])[kind],
+            (SELECT ids FROM new)[($9::integer[])[kind]], (SELECT now FROM clock),
             ($5::integer[])[kind], 0, 1, 0, ($6::bigint[])[kind], ($7::text[])[kind],
             ($8::text[])[kind], payload
         FROM (
-            SELECT nextval('number') AS id, u.*
-            FROM (
-                SELECT unnest($1::integer[]) AS kind, unnest($2::bytea[]) AS payload
-                OFFSET 0
-            ) u
+            SELECT
+                unnest($1::integer[]) AS kind, unnest($2::bytea[]) AS payload,
+                generate_series(1, cardinality($1)) AS number
             OFFSET 0
-        ) n
-        RETURNING id, queue_id, priority, created_at, timeout_ms, length(payload) AS bytes
+        ) u
+        RETURNING id
     ),
     line AS (
         INSERT INTO ready (
-            queue_id, gate, priority, place, job_id, delivery, bytes, ready_at, timeout_ms
+            queue_id, gate, priority, place, job_id, block, job_ids, count, delivery, bytes,
+            ready_at, timeout_ms
         )
-        SELECT queue_id, '', priority, id, id, 1, bytes, created_at, timeout_ms
-        FROM jobs
-    )
-    SELECT array_agg(id) AS ids
-    FROM jobs";
+        SELECT
+            queue_id, '', priority, (SELECT ids FROM new)[first], (SELECT ids FROM new)[first],
+            CASE WHEN first < last THEN (SELECT ids FROM new)[first] END,
+            CASE WHEN first < last THEN (SELECT ids FROM new)[first:last] END,
+            last - first + 1, 1, bytes, (SELECT now FROM clock), timeout_ms
+        FROM unnest(
+            $3::bigint[], $4::integer[], $6::bigint[], $9::integer[], $10::integer[],
+            $11::integer[]
+        ) WITH ORDINALITY AS r (queue_id, priority, timeout_ms, first, last, bytes, kind)",
+            $stands,
+            "
+    )",
+            $leases,
+            "
+    SELECT (SELECT now FROM clock) AS now, (SELECT ids FROM new) AS ids, ",
+            $is_open,
+            " AS open"
+        )
+    };
+}
 
-/// The same, with jobs that are leased at once: the one with the number n to claim `owners[n]`, from
-/// 1 on, if its queue gives out jobs. 0: it stands in line.
-const PUSH_TO: &str = "
-    WITH clock AS MATERIALIZED (SELECT now_ms() AS now),
+const PUSH_READY: &str = push_ready!("", "", "", "NULL::bigint[]");
+
+/// The same, with jobs that are leased at once, by each of these claims those from the number `$18` to
+/// `$19`, if its queue gives out jobs. If not, they stand in line as well.
+const PUSH_TO: &str = push_ready!(
+    "
     open AS MATERIALIZED (
         SELECT ARRAY(
             SELECT id FROM queue
             WHERE id = ANY($3::bigint[]) AND paused_at IS NULL AND NOT is_gated
         ) AS ids
-    ),
-    jobs AS (
-        INSERT INTO job (
-            id, queue_id, priority, place, created_at, max_attempts, attempts, delivery, crashes,
-            timeout_ms, backoff, content_type, payload
-        )
-        SELECT
-            id, ($3::bigint[])[kind], ($4::integer[])[kind], id, (SELECT now FROM clock),
-            ($5::integer[])[kind], 0, 1, 0, ($6::bigint[])[kind], ($7::text[])[kind],
-            ($8::text[])[kind], payload
-        FROM (
-            SELECT nextval('number') AS id, u.*
-            FROM (
-                SELECT unnest($1::integer[]) AS kind, unnest($2::bytea[]) AS payload
-                OFFSET 0
-            ) u
-            OFFSET 0
-        ) n
-        RETURNING id, queue_id, priority, created_at, timeout_ms, length(payload) AS bytes
-    ),
-    new AS MATERIALIZED (
-        SELECT
-            j.*,
-            CASE
-                WHEN queue_id = ANY((SELECT ids FROM open)::bigint[])
-                THEN ($9::integer[])[row_number() OVER ()]
-                ELSE 0
-            END AS owner
-        FROM jobs j
-    ),
-    line AS (
-        INSERT INTO ready (
-            queue_id, gate, priority, place, job_id, delivery, bytes, ready_at, timeout_ms
-        )
-        SELECT queue_id, '', priority, id, id, 1, bytes, created_at, timeout_ms
-        FROM new
-        WHERE owner = 0
-    ),
+    ),",
+    "
+        WHERE NOT (
+            ($21::boolean[])[kind] AND queue_id = ANY((SELECT ids FROM open)::bigint[])
+        )",
+    ",
     leases AS (
         INSERT INTO lease (
             id, node, incarnation, worker, session, started_at, expires_at, job_ids, deliveries
         )
         SELECT
-            ($10::bigint[])[owner], $11, $12, ($13::text[])[owner], ($14::bigint[])[owner],
-            (SELECT now FROM clock), (SELECT now FROM clock) + ($15::bigint[])[owner],
-            array_agg(id), array_agg(1)
-        FROM new
-        WHERE owner > 0
-        GROUP BY owner
+            id, $12, $13, worker, session, (SELECT now FROM clock),
+            (SELECT now FROM clock) + lasts, (SELECT ids FROM new)[first:last],
+            array_fill(1, ARRAY[last - first + 1])
+        FROM unnest(
+            $14::bigint[], $15::text[], $16::bigint[], $17::bigint[], $18::integer[],
+            $19::integer[], $20::bigint[]
+        ) AS l (id, worker, session, lasts, first, last, queue_id)
+        WHERE first <= last AND queue_id = ANY((SELECT ids FROM open)::bigint[])
+        -- After the jobs: whoever listens hears of a push before the lease.
+        AND (SELECT count(*) FROM jobs) > 0
     ),
     deadlines AS (
         INSERT INTO deadline (at, job_id, delivery)
-        SELECT created_at + timeout_ms, id, 1
-        FROM new
-        WHERE timeout_ms IS NOT NULL AND owner > 0
-    )
-    SELECT
-        (SELECT now FROM clock) AS now, (SELECT ids FROM open) AS open,
-        (SELECT array_agg(id) FROM jobs) AS ids";
+        SELECT
+            (SELECT now FROM clock) + timeout_ms,
+            (SELECT ids FROM new)[generate_series(first, last)], 1
+        FROM unnest(
+            $3::bigint[], $6::bigint[], $9::integer[], $10::integer[], $21::boolean[]
+        ) AS r (queue_id, timeout_ms, first, last, is_offered)
+        WHERE timeout_ms IS NOT NULL AND is_offered
+        AND queue_id = ANY((SELECT ids FROM open)::bigint[])
+    )",
+    "(SELECT ids FROM open)"
+);
 
 /// Where jobs are, live or ended.
 const STATES: &str = "
@@ -224,7 +225,9 @@ const STATES: &str = "
         SELECT (
             SELECT true FROM ready
             WHERE queue_id = j.queue_id AND gate = j.gate AND priority = j.priority
-            AND place = j.place
+            AND place = j.place AND job_id = u.id AND block IS NULL
+            UNION ALL
+            SELECT true FROM ready WHERE block = j.place AND u.id = ANY(job_ids)
             LIMIT 1
         ) IS NOT NULL AS is_ready
     ) r";
@@ -242,10 +245,6 @@ const SET_GATED: &str = "
     SET is_gated = true
     WHERE id = ANY(ARRAY(SELECT id FROM queues WHERE NOT is_gated))";
 
-/// With so many kinds a job is compared; what is the same as an older one counts as a kind of its
-/// own.
-const KINDS_COMPARED: usize = 100;
-
 /// See [`super::hot_statements`].
 pub(super) const HOT: &[super::Named] = &[
     ("push::PUSH", PUSH),
@@ -262,9 +261,7 @@ impl PostgresStore {
             return self.push_judged(jobs, &queues, &guarded).await;
         }
         if !jobs.is_empty() && jobs.iter().all(is_ready) {
-            let pushed = self.push_ready(jobs, &queues).await?;
-            self.note_pushed(jobs, &queues, &pushed);
-            return Ok(pushed);
+            return self.push_ready(jobs, &queues).await;
         }
         if jobs.iter().all(is_plain) {
             let all: Vec<New<'_>> = jobs.iter().map(|job| New::of(job, &queues)).collect();
@@ -287,10 +284,15 @@ impl PostgresStore {
         jobs: &[NewJob],
         queues: &HashMap<QueueName, QueueId>,
     ) -> Result<Vec<Pushed>, Failure> {
-        let ready = Ready::of(jobs, queues);
+        let ready = Ready::of(jobs, queues, &[], &self.gated.read());
         let rows = self.push_lane.once((PUSH_READY, &ready.params())).await?;
         let ids: Vec<i64> = get(&rows[0], "ids");
-        Ok(ids.into_iter().map(ready_now).collect())
+        ready.note(self, &ids, |_| true);
+        let mut pushed = vec![None; jobs.len()];
+        for (place, id) in ready.order.iter().zip(ids) {
+            pushed[*place] = Some(ready_now(id));
+        }
+        Ok(pushed.into_iter().flatten().collect())
     }
 
     pub(super) async fn push_jobs_to(
@@ -313,36 +315,43 @@ impl PostgresStore {
         to: &Offer,
         queues: &HashMap<QueueName, QueueId>,
     ) -> Result<PushedTo, Failure> {
-        let ready = Ready::of(jobs, queues);
-        let number = |owner: &Option<usize>| owner.map_or(0, |owner| owner as i32 + 1);
-        let owners: Vec<i32> = to.owners.iter().map(number).collect();
-        let leases: Vec<LeaseId> = to.claims.iter().map(|_| new_id()).collect();
-        let workers: Vec<&str> = to.claims.iter().map(|claim| claim.worker.as_str()).collect();
-        let sessions: Vec<Option<i64>> =
-            to.claims.iter().map(|claim| Some(hold(claim).1?.0.cast_signed())).collect();
-        let lasts: Vec<i64> = to.claims.iter().map(|claim| sql_millis(hold(claim).0)).collect();
+        let ready = Ready::of(jobs, queues, &to.owners, &self.gated.read());
+        let leases = Leases::of(to, &ready, queues);
         let node = &self.node;
-        let rest: [&(dyn ToSql + Sync); 7] =
-            [&owners, &leases, &node.id, &node.incarnation, &workers, &sessions, &lasts];
+        let rest: [&(dyn ToSql + Sync); 10] = [
+            &node.id,
+            &node.incarnation,
+            &leases.id,
+            &leases.worker,
+            &leases.session,
+            &leases.lasts,
+            &leases.first,
+            &leases.last,
+            &leases.queue,
+            &ready.is_offered,
+        ];
         let params = [&ready.params()[..], &rest[..]].concat();
         let rows = match self.push_lane.once((PUSH_TO, &params)).await {
             Err(failure @ Failure::InDoubt(_)) => {
-                self.leases.doubt(leases);
+                self.leases.doubt(leases.id);
                 return Err(failure);
             }
             done => done?,
         };
         let (now, open): (_, Vec<QueueId>) = (now(&rows[0]), get(&rows[0], "open"));
         let ids: Vec<i64> = get(&rows[0], "ids");
+        ready
+            .note(self, &ids, |kind| !ready.is_offered[kind] || !open.contains(&ready.queue[kind]));
+        let mut pushed = vec![None; jobs.len()];
         let mut leased: Vec<Vec<LeasedJob>> = vec![Vec::new(); to.claims.len()];
-        for ((job, id), owner) in jobs.iter().zip(&ids).zip(&to.owners) {
-            let queue = queues[&job.queue];
-            match owner.filter(|_| open.contains(&queue)) {
-                Some(owner) => leased[owner].push(handed_over(job, *id, now, &to.claims[owner])),
-                None => self.note_ready(queue, job.priority, *id),
+        for (place, id) in ready.order.iter().zip(ids) {
+            let job = &jobs[*place];
+            pushed[*place] = Some(ready_now(id));
+            if let Some(owner) = to.owners[*place].filter(|_| open.contains(&queues[&job.queue])) {
+                leased[owner].push(handed_over(job, id, now, &to.claims[owner]));
             }
         }
-        for ((claim, id), own) in to.claims.iter().zip(leases).zip(&mut leased) {
+        for ((claim, id), own) in to.claims.iter().zip(leases.id).zip(&mut leased) {
             // As a claim would bring them.
             own.sort_by_key(|job| Reverse(job.priority));
             if own.is_empty() {
@@ -356,7 +365,7 @@ impl PostgresStore {
                 own.iter().map(|job| (job.lease, job.timeout.is_none())).collect();
             self.leases.insert(id, Origin { given, queue }, &held, lasts);
         }
-        Ok(PushedTo { pushed: ids.into_iter().map(ready_now).collect(), leased })
+        Ok(PushedTo { pushed: pushed.into_iter().flatten().collect(), leased })
     }
 
     /// Stores jobs of which some ask for more than others.
@@ -499,7 +508,7 @@ impl PostgresStore {
                 // Where it stands now, the next look finds.
                 Pushed::Replaced { state: State::Ready, .. } => {
                     self.note_resumed(queues[&job.queue]);
-                    self.outbox.ready(queues[&job.queue], job.priority, 0);
+                    self.outbox.ready(queues[&job.queue], job.priority, 0, 1);
                 }
                 Pushed::Inserted { state: State::Scheduled, run_at: Some(at), .. }
                 | Pushed::Replaced { state: State::Scheduled, run_at: Some(at), .. } => {
@@ -545,75 +554,6 @@ fn is_ready(job: &NewJob) -> bool {
         && job.ttl.is_none()
         && job.tags.is_empty()
         && job.replay_of.is_none()
-}
-
-/// Jobs that are ready at once, as columns.
-struct Ready<'a> {
-    kinds: Vec<i32>,
-    payload: Vec<&'a [u8]>,
-    queue: Vec<i64>,
-    priority: Vec<i32>,
-    max_attempts: Vec<i32>,
-    timeout: Vec<Option<i64>>,
-    backoff: Vec<Option<String>>,
-    content_type: Vec<Option<&'a str>>,
-}
-
-impl<'a> Ready<'a> {
-    fn of(jobs: &'a [NewJob], queues: &HashMap<QueueName, QueueId>) -> Self {
-        let (kinds, first) = kinds(jobs);
-        let first = || first.iter();
-        Self {
-            kinds,
-            payload: jobs.iter().map(|job| &job.payload.bytes[..]).collect(),
-            queue: first().map(|job| queues[&job.queue]).collect(),
-            priority: first().map(|job| job.priority).collect(),
-            max_attempts: first().map(|job| job.max_attempts.cast_signed()).collect(),
-            timeout: first().map(|job| job.timeout.map(sql_millis)).collect(),
-            backoff: first().map(|job| job.backoff.as_ref().map(sql_backoff)).collect(),
-            content_type: first().map(|job| job.payload.content_type.as_deref()).collect(),
-        }
-    }
-
-    fn params(&self) -> [&(dyn ToSql + Sync); 8] {
-        [
-            &self.kinds,
-            &self.payload,
-            &self.queue,
-            &self.priority,
-            &self.max_attempts,
-            &self.timeout,
-            &self.backoff,
-            &self.content_type,
-        ]
-    }
-}
-
-/// The number of each job's kind, from 1 on, and the first job of each kind. Jobs of one kind differ
-/// in their payloads only.
-fn kinds(jobs: &[NewJob]) -> (Vec<i32>, Vec<&NewJob>) {
-    let is_same = |one: &NewJob, other: &NewJob| {
-        one.queue == other.queue
-            && one.priority == other.priority
-            && one.max_attempts == other.max_attempts
-            && one.timeout == other.timeout
-            && one.backoff == other.backoff
-            && one.payload.content_type == other.payload.content_type
-    };
-    let mut first: Vec<&NewJob> = Vec::new();
-    let mut number = 0;
-    let kinds = jobs.iter().map(|job| {
-        // Mostly it is as the one before, or as one of a few.
-        if first.get(number).is_none_or(|last| !is_same(last, job)) {
-            let known = first.iter().rev().take(KINDS_COMPARED).position(|it| is_same(it, job));
-            number = known.map_or(first.len(), |back| first.len() - 1 - back);
-            if known.is_none() {
-                first.push(job);
-            }
-        }
-        i32::try_from(number + 1).unwrap_or(i32::MAX)
-    });
-    (kinds.collect(), first)
 }
 
 /// One statement stores it.

@@ -4,10 +4,11 @@
 //! This is how jobs are claimed that one statement can not decide on: those that may have grown too
 //! old in line, those that are too large to be given out together, and those of queues with limits.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 
 use tokio_postgres::Row;
 
+use super::blocks::{blocks_among, split_blocks};
 use super::cursors::Cursor;
 use super::lane::{Failure, Tx};
 use super::leases::{Given, LeaseId, Origin};
@@ -32,8 +33,8 @@ const LOCK: &str = "
             FROM unnest($4::integer[], $5::integer[], $6::bigint[]) AS c (line, priority, place)
             CROSS JOIN LATERAL (
                 SELECT
-                    ctid::text AS tid, job_id, priority, place, delivery, bytes, expires_at,
-                    timeout_ms
+                    ctid::text AS tid, job_id, block, count, priority, place, delivery, bytes,
+                    expires_at, timeout_ms
                 FROM ready
                 WHERE queue_id = q.queue_id AND gate = '' AND priority = c.priority
                 AND place > c.place
@@ -114,6 +115,7 @@ pub(super) struct Share {
     /// What stood before them and was too old.
     pub(super) expired: Vec<Candidate>,
     bytes: usize,
+    has_some: bool,
     is_done: bool,
 }
 
@@ -122,14 +124,16 @@ pub(super) const HOT: &[super::Named] =
     &[("rounds::LOCK", LOCK), ("rounds::TAKE", TAKE), ("rounds::DELETE_TTLS", DELETE_TTLS)];
 
 impl PostgresStore {
-    /// Claims from queues without limits, whatever their jobs ask for.
+    /// Claims from queues without limits, whatever their jobs ask for. `have_some`: which of them have
+    /// got jobs before, so that none is too large to wait.
     pub(super) async fn claim_in_rounds(
         &self,
         claims: &[Claim],
         queues: &[Option<QueueId>],
+        have_some: &[bool],
     ) -> Result<Claimed, Failure> {
         let mut tx = self.claim_lane.begin().await?;
-        let mut round = Round::new(&self.cursors, claims, queues);
+        let mut round = Round::new(&self.cursors, claims, queues, have_some);
         round.run(&mut tx).await?;
         let again = self.cursors.allowed(round.empty_lines().into_iter());
         if !again.is_empty() {
@@ -372,6 +376,7 @@ impl<'a> Round<'a> {
         cursors: &super::cursors::Cursors,
         claims: &'a [Claim],
         queues: &[Option<QueueId>],
+        have_some: &[bool],
     ) -> Self {
         let mut lines: Vec<Line> = Vec::new();
         let mut by_queue: HashMap<QueueId, usize> = HashMap::new();
@@ -388,7 +393,8 @@ impl<'a> Round<'a> {
             });
             line_of.push(line);
         }
-        let shares = claims.iter().map(|_| Share::default()).collect();
+        let share = |has_some: &bool| Share { has_some: *has_some, ..Share::default() };
+        let shares = have_some.iter().map(share).collect();
         let locked = HashSet::new();
         Self { claims, line_of, lines, shares, locked, now: Timestamp(0) }
     }
@@ -435,7 +441,14 @@ impl<'a> Round<'a> {
                 c.2.push(cursor.after);
             }
         }
-        let rows = tx.query(LOCK, &[&q.0, &q.1, &q.2, &c.0, &c.1, &c.2]).await?;
+        let rows = loop {
+            let rows = tx.query(LOCK, &[&q.0, &q.1, &q.2, &c.0, &c.1, &c.2]).await?;
+            let blocks = Self::blocks(&rows, wanted);
+            if blocks.is_empty() {
+                break rows;
+            }
+            split_blocks(tx, blocks).await?;
+        };
         let mut found = vec![0_i64; self.lines.len()];
         for row in &rows {
             self.now = now(row);
@@ -450,6 +463,19 @@ impl<'a> Round<'a> {
         Ok(())
     }
 
+    /// The blocks among what stands first, as far as their jobs are wanted.
+    fn blocks(rows: &[Row], wanted: &[(usize, i64)]) -> BTreeSet<i64> {
+        let mut blocks = BTreeSet::new();
+        for (place, wanted) in wanted {
+            let is_own = |row: &&Row| {
+                get::<Option<i32>>(row, "line")
+                    .is_some_and(|line| usize::try_from(line) == Ok(*place))
+            };
+            blocks.extend(blocks_among(rows.iter().filter(is_own), *wanted));
+        }
+        blocks
+    }
+
     fn share_out(&mut self) {
         for ((claim, share), line) in self.claims.iter().zip(&mut self.shares).zip(&self.line_of) {
             let Some(line) = line else { continue };
@@ -461,11 +487,12 @@ impl<'a> Round<'a> {
                     share.expired.extend(line.waiting.pop_front());
                     continue;
                 }
-                if share.bytes + job.bytes > claim.bytes_max && !share.jobs.is_empty() {
+                if share.bytes + job.bytes > claim.bytes_max && share.has_some {
                     share.is_done = true;
                     continue;
                 }
                 share.bytes += job.bytes;
+                share.has_some = true;
                 share.jobs.extend(line.waiting.pop_front());
                 share.is_done = share.jobs.len() >= claim.count;
             }

@@ -328,7 +328,8 @@ const LOG: &str = "
         $7::text[], $8::text[], $9::text[]
     ) AS u (job_id, delivery, attempt, node, worker, started_at, ending, code, message)";
 
-/// Jobs that go round again: at once, in their old places, or at a time.
+/// Jobs that go round again: at once, in their old places, or at a time. One that stood in a block gets
+/// a place of its own: its number, before those that it left behind.
 const GO_ON: &str = "
     WITH going AS MATERIALIZED (
         SELECT u.*, j.*
@@ -336,8 +337,8 @@ const GO_ON: &str = "
             AS u (job_id, attempts_now, crashes_now, next_at)
         CROSS JOIN LATERAL (
             SELECT
-                ctid AS tid, queue_id, priority, place, delivery, length(payload) AS bytes,
-                expires_at, timeout_ms, coalesce(gate, '') AS gate
+                ctid AS tid, queue_id, priority, greatest(place, id) AS place, delivery,
+                length(payload) AS bytes, expires_at, timeout_ms, coalesce(gate, '') AS gate
             FROM job
             WHERE id = u.job_id
             OFFSET 0
@@ -370,6 +371,7 @@ const GO_ON: &str = "
     SET attempts = g.attempts_now,
         crashes = g.crashes_now,
         delivery = job.delivery + 1,
+        place = g.place,
         run_at = g.next_at
     FROM going g
     WHERE job.ctid = g.tid";
@@ -648,7 +650,8 @@ impl<'a> Plan<'a> {
         self.go_on.2.push(charges.crashes.cast_signed());
         self.go_on.3.push(run_at.map(|at| at.0));
         if run_at.is_none() {
-            self.notes.push((standing.queue, standing.priority, standing.place));
+            let place = standing.place.max(sql_id(lease.job));
+            self.notes.push((standing.queue, standing.priority, place));
         }
         self.to.push(run_at.map_or(Destination::Ready, Destination::Scheduled));
     }

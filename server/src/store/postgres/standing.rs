@@ -35,12 +35,12 @@ const BEFORE: &str = "
                     LIMIT 1
                 ) n
             )
-            SELECT count(*)
+            SELECT least(coalesce(sum(count), 0), $2)
             FROM (
-                SELECT 1
+                SELECT h.count
                 FROM (SELECT gate FROM gates LIMIT $2) g
                 CROSS JOIN LATERAL (
-                    SELECT 1
+                    SELECT r.count
                     FROM ready r
                     WHERE r.queue_id = j.queue_id AND r.gate = g.gate AND r.priority > j.priority
                     LIMIT $2
@@ -49,16 +49,22 @@ const BEFORE: &str = "
             ) c
         ) AS higher,
         (
-            SELECT count(*)
+            SELECT least(coalesce(sum(count), 0) + coalesce(b.ahead, 0), $2)
             FROM (
-                SELECT 1
+                SELECT r.count
                 FROM ready r
                 WHERE r.queue_id = j.queue_id AND r.gate = coalesce(j.gate, '')
-                AND r.priority = j.priority AND r.place < j.place
+                AND r.priority = j.priority AND r.place < coalesce(b.place, j.place)
                 LIMIT $2
             ) c
         ) AS ahead
     FROM job j
+    LEFT JOIN LATERAL (
+        SELECT place, array_position(job_ids, j.id) - 1 AS ahead
+        FROM ready
+        WHERE block = j.place AND j.id = ANY(job_ids)
+        OFFSET 0
+    ) b ON true
     WHERE j.id = $1";
 
 /// The jobs that hold a key.

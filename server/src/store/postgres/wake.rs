@@ -70,20 +70,21 @@ impl Outbox {
         }
     }
 
-    pub(super) fn ready(&self, queue: QueueId, priority: i32, place: i64) {
+    /// So many jobs are ready, at this place or behind it.
+    pub(super) fn ready(&self, queue: QueueId, priority: i32, place: i64, count: usize) {
         let mut pending = self.pending.lock();
         if pending.has_readers {
             let new = Ready { lowest: place, count: 0 };
             let ready = pending.ready.entry((queue, priority, place == NOWHERE)).or_insert(new);
             ready.lowest = ready.lowest.min(place);
-            ready.count += 1;
+            ready.count += count;
             self.bell.notify_one();
         }
     }
 
     /// Jobs of a queue may start now that could not before.
     pub(super) fn opened(&self, queue: QueueId) {
-        self.ready(queue, 0, NOWHERE);
+        self.ready(queue, 0, NOWHERE, 1);
     }
 
     pub(super) fn due(&self, at: Timestamp) {
@@ -293,9 +294,9 @@ mod tests {
     fn what_is_told_is_heard() {
         let outbox = Outbox::default();
         outbox.set_readers(true);
-        outbox.ready(7, -3, 90);
-        outbox.ready(7, -3, 80);
-        outbox.ready(7, 0, 95);
+        outbox.ready(7, -3, 90, 1);
+        outbox.ready(7, -3, 80, 1);
+        outbox.ready(7, 0, 95, 1);
         outbox.opened(7);
         outbox.due(Timestamp(70));
         outbox.due(Timestamp(60));
@@ -328,7 +329,7 @@ mod tests {
     #[test]
     fn nothing_is_gathered_for_nobody() {
         let outbox = Outbox::default();
-        outbox.ready(7, 0, 1);
+        outbox.ready(7, 0, 1, 1);
         assert!(outbox.take(1).is_empty());
     }
 
@@ -336,7 +337,7 @@ mod tests {
     fn long_messages_are_split() {
         let outbox = Outbox::default();
         outbox.set_readers(true);
-        (0..2000).for_each(|queue| outbox.ready(queue, 0, 1));
+        (0..2000).for_each(|queue| outbox.ready(queue, 0, 1, 1));
         let messages = outbox.take(1);
         assert!(messages.len() > 1);
         assert!(messages.iter().all(|message| message.len() < 8000));

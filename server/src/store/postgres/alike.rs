@@ -1,0 +1,287 @@
+//! Jobs of one push that are alike, as columns of its statement.
+//!
+//! Jobs of one *kind* differ in their payloads only. Each kind is a row of the line, a
+//! [block](super::blocks) if it has several jobs, or goes to one claim. Where jobs of several kinds
+//! stand in one line, a kind ends where another one begins, so that the jobs of a push stand in its
+//! order.
+
+use std::collections::{HashMap, HashSet};
+
+use tokio_postgres::types::ToSql;
+
+use super::blocks::{BLOCK_MAX, PAYLOAD_MAX};
+use super::claim::hold;
+use super::leases::{LeaseId, new_id};
+use super::{PostgresStore, QueueId};
+use crate::job::{NewJob, QueueName};
+use crate::store::Offer;
+use crate::store::columns::{sql_backoff, sql_millis};
+
+/// With so many kinds a job is compared; what is the same as an older one counts as a kind of its
+/// own.
+const KINDS_COMPARED: usize = 100;
+
+/// Jobs that are ready at once, as columns, by kind: the parameters of a push.
+pub(super) struct Ready<'a> {
+    /// Their places in the push, in the order of the columns.
+    pub(super) order: Vec<usize>,
+    /// The number of each job's kind, from 1 on.
+    kinds: Vec<i32>,
+    payload: Vec<&'a [u8]>,
+    pub(super) queue: Vec<QueueId>,
+    priority: Vec<i32>,
+    max_attempts: Vec<i32>,
+    timeout: Vec<Option<i64>>,
+    backoff: Vec<Option<String>>,
+    content_type: Vec<Option<&'a str>>,
+    /// The first and the last job of each kind, from 1 on.
+    first: Vec<i32>,
+    last: Vec<i32>,
+    bytes: Vec<i32>,
+    pub(super) is_offered: Vec<bool>,
+}
+
+impl<'a> Ready<'a> {
+    /// `owners`: see [`Offer`]; those that nobody gets stand in line. Empty: all do. In queues with
+    /// limits each stands alone: it is decided on alone.
+    pub(super) fn of(
+        jobs: &'a [NewJob],
+        queues: &HashMap<QueueName, QueueId>,
+        owners: &[Option<usize>],
+        gated: &HashSet<QueueId>,
+    ) -> Self {
+        let owner = |place: usize| owners.get(place).copied().flatten();
+        let may_join = |job: &NewJob| {
+            job.payload.bytes.len() <= PAYLOAD_MAX
+                && (gated.is_empty() || !gated.contains(&queues[&job.queue]))
+        };
+        let Kinds { kinds: all, of_job } = Kinds::of(jobs, owner, may_join);
+        let mut order: Vec<usize> = (0..jobs.len()).collect();
+        order.sort_by_key(|place| of_job[*place]);
+        let last = all.iter().scan(0, |before, kind| {
+            *before += kind.count;
+            Some(*before)
+        });
+        let last: Vec<i32> = last.map(sql_count).collect();
+        let first = last.iter().zip(&all).map(|(last, kind)| last - sql_count(kind.count) + 1);
+        let jobs_of = || all.iter().map(|kind| kind.first);
+        Self {
+            kinds: order.iter().map(|place| sql_count(of_job[*place] + 1)).collect(),
+            payload: order.iter().map(|place| &jobs[*place].payload.bytes[..]).collect(),
+            queue: jobs_of().map(|job| queues[&job.queue]).collect(),
+            priority: jobs_of().map(|job| job.priority).collect(),
+            max_attempts: jobs_of().map(|job| job.max_attempts.cast_signed()).collect(),
+            timeout: jobs_of().map(|job| job.timeout.map(sql_millis)).collect(),
+            backoff: jobs_of().map(|job| job.backoff.as_ref().map(sql_backoff)).collect(),
+            content_type: jobs_of().map(|job| job.payload.content_type.as_deref()).collect(),
+            first: first.collect(),
+            bytes: all.iter().map(|kind| sql_count(kind.bytes)).collect(),
+            is_offered: all.iter().map(|kind| kind.owner.is_some()).collect(),
+            last,
+            order,
+        }
+    }
+
+    /// The kinds that `stands` tells of are in line, durably.
+    pub(super) fn note(&self, store: &PostgresStore, ids: &[i64], stands: impl Fn(usize) -> bool) {
+        let number = |number: i32| number.cast_unsigned() as usize;
+        for kind in (0..self.queue.len()).filter(|kind| stands(*kind)) {
+            let (first, last) = (number(self.first[kind]), number(self.last[kind]));
+            let place = ids[first - 1];
+            store.note_several(self.queue[kind], self.priority[kind], place, last - first + 1);
+        }
+    }
+
+    pub(super) fn params(&self) -> [&(dyn ToSql + Sync); 11] {
+        [
+            &self.kinds,
+            &self.payload,
+            &self.queue,
+            &self.priority,
+            &self.max_attempts,
+            &self.timeout,
+            &self.backoff,
+            &self.content_type,
+            &self.first,
+            &self.last,
+            &self.bytes,
+        ]
+    }
+}
+
+/// Jobs that differ in their payloads only and stand side by side, or go to the same claim.
+struct Kind<'a> {
+    first: &'a NewJob,
+    owner: Option<usize>,
+    count: usize,
+    bytes: usize,
+}
+
+#[derive(Default)]
+struct Kinds<'a> {
+    /// By claim; those that nobody gets come last, in the order of their lines.
+    kinds: Vec<Kind<'a>>,
+    /// By the place of the job.
+    of_job: Vec<usize>,
+}
+
+impl<'a> Kinds<'a> {
+    /// `may_join`: whether a job may stand in a block.
+    fn of(
+        jobs: &'a [NewJob],
+        owner: impl Fn(usize) -> Option<usize>,
+        may_join: impl Fn(&NewJob) -> bool,
+    ) -> Self {
+        let mut all = Self::default();
+        let mut number = 0;
+        for (place, job) in jobs.iter().enumerate() {
+            let owner = owner(place);
+            // Mostly it is as the one before, or as one of a few.
+            if !all.kinds.get(number).is_some_and(|kind| kind.is_line(job, owner)) {
+                let mut known = (0..all.kinds.len()).rev().take(KINDS_COMPARED);
+                let line = known.find(|kind| all.kinds[*kind].is_line(job, owner));
+                number = line.unwrap_or(all.kinds.len());
+            }
+            let joins = |kind: &Kind<'_>| kind.takes(job) && may_join(kind.first) && may_join(job);
+            if !all.kinds.get(number).is_some_and(joins) {
+                number = all.kinds.len();
+                all.kinds.push(Kind { first: job, owner, count: 0, bytes: 0 });
+            }
+            all.kinds[number].count += 1;
+            all.kinds[number].bytes += job.payload.bytes.len();
+            all.of_job.push(number);
+        }
+        all.by_owner()
+    }
+
+    fn by_owner(self) -> Self {
+        let mut order: Vec<usize> = (0..self.kinds.len()).collect();
+        order.sort_by_key(|kind| self.kinds[*kind].owner.unwrap_or(usize::MAX));
+        let mut rank = vec![0; order.len()];
+        for (place, kind) in order.into_iter().enumerate() {
+            rank[kind] = place;
+        }
+        let mut kinds: Vec<(usize, Kind<'a>)> = rank.iter().copied().zip(self.kinds).collect();
+        kinds.sort_by_key(|(rank, _)| *rank);
+        Self {
+            kinds: kinds.into_iter().map(|(_, kind)| kind).collect(),
+            of_job: self.of_job.into_iter().map(|kind| rank[kind]).collect(),
+        }
+    }
+}
+
+impl Kind<'_> {
+    /// Whether a job stands in the same line, or goes to the same claim.
+    fn is_line(&self, job: &NewJob, owner: Option<usize>) -> bool {
+        self.owner == owner && self.first.queue == job.queue && self.first.priority == job.priority
+    }
+
+    /// Whether a job of the line is of this kind, and there is room for it.
+    fn takes(&self, job: &NewJob) -> bool {
+        self.count < BLOCK_MAX
+            && self.first.max_attempts == job.max_attempts
+            && self.first.timeout == job.timeout
+            && self.first.backoff == job.backoff
+            && self.first.payload.content_type == job.payload.content_type
+    }
+}
+
+/// Rows of `lease` as columns, one for each claim.
+pub(super) struct Leases<'a> {
+    pub(super) id: Vec<LeaseId>,
+    pub(super) worker: Vec<&'a str>,
+    pub(super) session: Vec<Option<i64>>,
+    pub(super) lasts: Vec<i64>,
+    pub(super) first: Vec<i32>,
+    pub(super) last: Vec<i32>,
+    pub(super) queue: Vec<QueueId>,
+}
+
+impl<'a> Leases<'a> {
+    pub(super) fn of(
+        to: &'a Offer,
+        ready: &Ready<'_>,
+        queues: &HashMap<QueueName, QueueId>,
+    ) -> Self {
+        let claims = || to.claims.iter();
+        let (mut first, mut last) = (vec![1; to.claims.len()], vec![0; to.claims.len()]);
+        for (number, place) in (1..).zip(&ready.order) {
+            if let Some(owner) = to.owners[*place] {
+                if last[owner] == 0 {
+                    first[owner] = number;
+                }
+                last[owner] = number;
+            }
+        }
+        Self {
+            id: claims().map(|_| new_id()).collect(),
+            worker: claims().map(|claim| claim.worker.as_str()).collect(),
+            session: claims().map(|claim| Some(hold(claim).1?.0.cast_signed())).collect(),
+            lasts: claims().map(|claim| sql_millis(hold(claim).0)).collect(),
+            queue: claims().map(|claim| queues[&claim.queue]).collect(),
+            first,
+            last,
+        }
+    }
+}
+
+fn sql_count(count: usize) -> i32 {
+    i32::try_from(count).unwrap_or(i32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::job::Payload;
+
+    fn job(queue: &str, priority: i32, max_attempts: u32) -> NewJob {
+        let payload = Payload::new(Bytes::from_static(b"1")).unwrap();
+        let queue = QueueName::parse(queue).unwrap();
+        NewJob { priority, max_attempts, ..NewJob::new(queue, payload) }
+    }
+
+    /// The places of the jobs of each row, in the order of the rows.
+    fn rows(jobs: &[NewJob], owners: &[Option<usize>], gated: &[QueueId]) -> Vec<Vec<usize>> {
+        let queues = [("a", 1), ("b", 2)];
+        let queues = queues.map(|(name, id)| (QueueName::parse(name).unwrap(), id)).into();
+        let gated = gated.iter().copied().collect();
+        let ready = Ready::of(jobs, &queues, owners, &gated);
+        let row = |(first, last): (&i32, &i32)| {
+            ready.order[first.cast_unsigned() as usize - 1..last.cast_unsigned() as usize].to_vec()
+        };
+        ready.first.iter().zip(&ready.last).map(row).collect()
+    }
+
+    #[test]
+    fn jobs_that_are_alike_stand_in_one_row() {
+        assert_eq!(rows(&vec![job("a", 0, 1); 3], &[], &[]), [[0, 1, 2]]);
+        let full = rows(&vec![job("a", 0, 1); BLOCK_MAX + 1], &[], &[]);
+        assert_eq!(full.iter().map(Vec::len).collect::<Vec<_>>(), [BLOCK_MAX, 1]);
+    }
+
+    #[test]
+    fn those_of_other_lines_may_come_between_them_and_those_of_their_own_may_not() {
+        let (own, other) = (job("a", 0, 1), job("a", 0, 2));
+        let between = [own.clone(), job("b", 0, 1), job("a", 1, 1), own.clone()];
+        assert_eq!(rows(&between, &[], &[]), [vec![0, 3], vec![1], vec![2]]);
+        let between = [own.clone(), own.clone(), other, own];
+        assert_eq!(rows(&between, &[], &[]), [vec![0, 1], vec![2], vec![3]]);
+    }
+
+    #[test]
+    fn large_ones_and_those_of_queues_with_limits_stand_alone() {
+        let large = Payload::new(Bytes::from(vec![b'1'; PAYLOAD_MAX + 1])).unwrap();
+        let large = NewJob { payload: large, ..job("a", 0, 1) };
+        let jobs = [job("a", 0, 1), large.clone(), large, job("b", 0, 1), job("b", 0, 1)];
+        assert_eq!(rows(&jobs, &[], &[2]), [[0], [1], [2], [3], [4]]);
+    }
+
+    #[test]
+    fn what_goes_to_claims_comes_first_by_claim() {
+        let owners = [None, Some(1), Some(0), Some(1), None];
+        let jobs = vec![job("a", 0, 1); 5];
+        assert_eq!(rows(&jobs, &owners, &[]), [vec![2], vec![1, 3], vec![0, 4]]);
+    }
+}

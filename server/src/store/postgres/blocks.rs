@@ -1,0 +1,116 @@
+//! Jobs that stand in line as one row: blocks. See `migrations/0013_blocks.sql`.
+//!
+//! A push of many jobs that are alike writes one row of `ready` for up to [`BLOCK_MAX`] of them, and
+//! a claim takes it as a whole or cuts off its front. So a line costs next to nothing beside the jobs
+//! themselves. All else that is done to a job that waits is done to a row of its own: it
+//! [splits](PostgresStore::split_blocks_of) the block first. That is one statement; a claim that comes at
+//! the same time is waited for, and what it has taken is not in the block any more.
+//!
+//! Two kinds of claims decide on each job, and split what they meet: those in
+//! [rounds](super::rounds) and those of queues [with limits](super::flow).
+
+use std::collections::BTreeSet;
+
+use tokio_postgres::Row;
+
+use super::PostgresStore;
+use super::lane::{Failure, Tx};
+use super::row::get;
+use crate::job::JobId;
+use crate::store::columns::sql_id;
+
+/// Four rows of this size fit a page, and cutting off the front writes the rest again.
+pub(super) const BLOCK_MAX: usize = 250;
+
+/// Jobs with larger payloads stand alone: a claim takes blocks whole, whatever they weigh.
+pub(super) const PAYLOAD_MAX: usize = 1024;
+
+/// Gives each job of these blocks a row of its own. What decides is asked for twice, as in
+/// [`super::settle`]: a claim that was waited for has left another version of the row.
+macro_rules! split {
+    ($blocks:literal, $wait:literal) => {
+        concat!(
+            "
+    WITH locked AS MATERIALIZED (
+        SELECT r.block
+        FROM (",
+            $blocks,
+            "
+        ) k
+        CROSS JOIN LATERAL (
+            SELECT block FROM ready WHERE block = k.block OFFSET 0 FOR UPDATE ",
+            $wait,
+            "
+        ) r
+    ),
+    gone AS (
+        DELETE FROM ready
+        WHERE block = ANY(ARRAY(SELECT block FROM locked))
+        RETURNING queue_id, priority, ready_at, timeout_ms, job_ids
+    ),
+    waiting AS MATERIALIZED (
+        SELECT queue_id, priority, ready_at, timeout_ms, unnest(job_ids) AS id FROM gone
+    ),
+    placed AS (
+        UPDATE job
+        SET place = job.id
+        WHERE id = ANY(ARRAY(SELECT id FROM waiting))
+    )
+    INSERT INTO ready (
+        queue_id, gate, priority, place, job_id, delivery, bytes, ready_at, timeout_ms
+    )
+    SELECT w.queue_id, '', w.priority, w.id, w.id, 1, j.bytes, w.ready_at, w.timeout_ms
+    FROM waiting w
+    CROSS JOIN LATERAL (
+        SELECT length(payload) AS bytes FROM job WHERE id = w.id OFFSET 0
+    ) j"
+        )
+    };
+}
+
+/// Those that somebody holds are left.
+const SPLIT: &str = split!("SELECT u.block FROM unnest($1::bigint[]) AS u (block)", "SKIP LOCKED");
+
+const SPLIT_OF: &str = split!(
+    "
+            SELECT DISTINCT place AS block
+            FROM job
+            WHERE id = ANY($1::bigint[]) AND run_at IS NULL AND NOT is_blocked
+            ORDER BY place",
+    ""
+);
+
+/// See [`super::hot_statements`].
+pub(super) const HOT: &[super::Named] = &[("blocks::SPLIT", SPLIT), ("blocks::SPLIT_OF", SPLIT_OF)];
+
+/// The numbers of blocks among rows of `ready`, as far as the first `wanted` jobs reach.
+pub(super) fn blocks_among<'a>(
+    rows: impl IntoIterator<Item = &'a Row>,
+    wanted: i64,
+) -> BTreeSet<i64> {
+    let (mut blocks, mut before) = (BTreeSet::new(), 0);
+    for row in rows {
+        if before >= wanted {
+            break;
+        }
+        blocks.extend(get::<Option<i64>>(row, "block"));
+        before += i64::from(get::<i32>(row, "count"));
+    }
+    blocks
+}
+
+/// From now on each job of these blocks has a row and a place of its own, unless somebody holds the
+/// block.
+pub(super) async fn split_blocks(tx: &mut Tx<'_>, blocks: BTreeSet<i64>) -> Result<(), Failure> {
+    let blocks: Vec<i64> = blocks.into_iter().collect();
+    tx.query(SPLIT, &[&blocks]).await.map(drop)
+}
+
+impl PostgresStore {
+    /// Those of these jobs that wait in a block have a row and a place of their own from now on, as
+    /// have those that wait there with them.
+    pub(super) async fn split_blocks_of(tx: &mut Tx<'_>, jobs: &[JobId]) -> Result<(), Failure> {
+        let ids: Vec<i64> = jobs.iter().map(|job| sql_id(*job)).collect();
+        tx.query(SPLIT_OF, &[&ids]).await.map(drop)
+    }
+}
