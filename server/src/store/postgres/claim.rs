@@ -100,7 +100,7 @@ const ENDED: &str = "
 
 /// What stands first in each line goes to its claims, in their order, as far as it reaches: line
 /// `l` gives out `count` jobs at most, of the first `rows` rows, and its job number n goes to claim
-/// `owners[base + n]`. Of the last block it may be a part; the others stand on in the same place.
+/// `owners[base + n]`. Of the last block it may be a part; the others stand on.
 ///
 /// If there is more to it than that (a job that may have grown too old in line, or more bytes than
 /// one answer holds) nothing is taken, and the only row says so.
