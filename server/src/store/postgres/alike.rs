@@ -155,14 +155,12 @@ impl<'a> Kinds<'a> {
     }
 
     fn by_owner(self) -> Self {
-        let mut order: Vec<usize> = (0..self.kinds.len()).collect();
-        order.sort_by_key(|kind| self.kinds[*kind].owner.unwrap_or(usize::MAX));
-        let mut rank = vec![0; order.len()];
-        for (place, kind) in order.into_iter().enumerate() {
-            rank[kind] = place;
+        let mut kinds: Vec<(usize, Kind<'a>)> = self.kinds.into_iter().enumerate().collect();
+        kinds.sort_by_key(|(_, kind)| kind.owner.unwrap_or(usize::MAX));
+        let mut rank = vec![0; kinds.len()];
+        for (place, (number, _)) in kinds.iter().enumerate() {
+            rank[*number] = place;
         }
-        let mut kinds: Vec<(usize, Kind<'a>)> = rank.iter().copied().zip(self.kinds).collect();
-        kinds.sort_by_key(|(rank, _)| *rank);
         Self {
             kinds: kinds.into_iter().map(|(_, kind)| kind).collect(),
             of_job: self.of_job.into_iter().map(|kind| rank[kind]).collect(),

@@ -3,7 +3,7 @@
 //! A push of many jobs that are alike writes one row of `ready` for up to [`BLOCK_MAX`] of them, and
 //! a claim takes it as a whole or cuts off its front. So a line costs next to nothing beside the jobs
 //! themselves. All else that is done to a job that waits is done to a row of its own: it
-//! [splits](PostgresStore::split_blocks_of) the block first. That is one statement; a claim that comes at
+//! [splits](split_blocks_of) the block first. That is one statement; a claim that comes at
 //! the same time is waited for, and what it has taken is not in the block any more.
 //!
 //! Two kinds of claims decide on each job, and split what they meet: those in
@@ -13,13 +13,10 @@ use std::collections::BTreeSet;
 
 use tokio_postgres::Row;
 
-use super::PostgresStore;
 use super::lane::{Failure, Tx};
 use super::row::get;
-use crate::job::JobId;
-use crate::store::columns::sql_id;
 
-/// Four rows of this size fit a page, and cutting off the front writes the rest again.
+/// Three rows of this size fit a page, and cutting off the front writes the rest again.
 pub(super) const BLOCK_MAX: usize = 250;
 
 /// Jobs with larger payloads stand alone: a claim takes blocks whole, whatever they weigh.
@@ -106,11 +103,8 @@ pub(super) async fn split_blocks(tx: &mut Tx<'_>, blocks: BTreeSet<i64>) -> Resu
     tx.query(SPLIT, &[&blocks]).await.map(drop)
 }
 
-impl PostgresStore {
-    /// Those of these jobs that wait in a block have a row and a place of their own from now on, as
-    /// have those that wait there with them.
-    pub(super) async fn split_blocks_of(tx: &mut Tx<'_>, jobs: &[JobId]) -> Result<(), Failure> {
-        let ids: Vec<i64> = jobs.iter().map(|job| sql_id(*job)).collect();
-        tx.query(SPLIT_OF, &[&ids]).await.map(drop)
-    }
+/// Those of these jobs that wait in a block have a row and a place of their own from now on, as have
+/// those that wait there with them.
+pub(super) async fn split_blocks_of(tx: &mut Tx<'_>, jobs: &[i64]) -> Result<(), Failure> {
+    tx.query(SPLIT_OF, &[&jobs]).await.map(drop)
 }

@@ -11,6 +11,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tokio_postgres::Row;
 
+use super::blocks::split_blocks_of;
 use super::kv::forget_values;
 use super::lane::{Failure, Tx};
 use super::leases::{self, LiveRow};
@@ -626,8 +627,8 @@ pub(super) async fn leave_places(
     tx: &mut Tx<'_>,
     jobs: &[JobId],
 ) -> Result<HashSet<JobId>, Failure> {
-    PostgresStore::split_blocks_of(tx, jobs).await?;
     let ids: Vec<i64> = jobs.iter().map(|job| sql_id(*job)).collect();
+    split_blocks_of(tx, &ids).await?;
     let left = tx.query(LEAVE_PLACES, &[&ids]).await?;
     Ok(left.iter().map(|row| job_id(row, "job_id")).filter(|job| jobs.contains(job)).collect())
 }
