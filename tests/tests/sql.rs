@@ -380,6 +380,36 @@ async fn cancel_says_what_it_has_done() {
 }
 
 #[tokio::test]
+async fn a_claim_amid_which_jobs_are_committed_takes_those_of_the_highest_priority_first() {
+    let cluster = Cluster::of(1).await;
+    let (http, client) = (cluster.http(0), cluster.postgres.client().await);
+    // The node has gone through the high priority, and not through the other one.
+    let mut lows = Vec::new();
+    for priority in [5, 0, 0] {
+        lows.push(push_with(&client, &json!({"priority": priority})).await);
+    }
+    for id in &lows[..2] {
+        assert_eq!(one(&http, "q").await["id"], *id);
+    }
+    run(&client, "BEGIN; LOCK TABLE batonq.ready").await;
+    let claim = tokio::spawn({
+        let http = http.clone();
+        async move { one(&http, "q").await }
+    });
+    let other = cluster.postgres.client().await;
+    eventually("the claim has been given its cursors", || async {
+        let sql = "SELECT count(*) FROM pg_locks
+                   WHERE relation = 'batonq.ready'::regclass AND mode <> 'AccessShareLock'
+                   AND NOT granted";
+        (value(&other, sql).await == "1").then_some(())
+    })
+    .await;
+    let high = push_with(&client, &json!({"priority": 5})).await;
+    run(&client, "COMMIT").await;
+    assert_eq!(claim.await.unwrap()["id"], high);
+}
+
+#[tokio::test]
 async fn jobs_that_are_one_row_are_known_one_by_one() {
     let cluster = Cluster::of(1).await;
     let (http, client) = (cluster.http(0), cluster.postgres.client().await);

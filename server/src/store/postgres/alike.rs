@@ -82,13 +82,16 @@ impl<'a> Ready<'a> {
         }
     }
 
-    /// The kinds that `stands` tells of are in line, durably.
+    /// The kinds that `stands` tells of are in line, durably; the others have been handed over.
     pub(super) fn note(&self, store: &PostgresStore, ids: &[i64], stands: impl Fn(usize) -> bool) {
         let number = |number: i32| number.cast_unsigned() as usize;
-        for kind in (0..self.queue.len()).filter(|kind| stands(*kind)) {
+        for kind in 0..self.queue.len() {
+            let (queue, priority) = (self.queue[kind], self.priority[kind]);
             let (first, last) = (number(self.first[kind]), number(self.last[kind]));
-            let place = ids[first - 1];
-            store.note_several(self.queue[kind], self.priority[kind], place, last - first + 1);
+            match stands(kind) {
+                true => store.note_several(queue, priority, ids[first - 1], last - first + 1),
+                false => store.cursors.pass(queue, priority, ids[last - 1]),
+            }
         }
     }
 

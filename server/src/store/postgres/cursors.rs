@@ -11,6 +11,10 @@
 //! claimed from or waited for is looked at every [`LOOK_EVERY`], or less often if looks are slow:
 //! they take up a tenth of the time at most.
 //!
+//! A push may commit after a claim was given its cursors and before it begins to look. Then the claim
+//! sees those of its jobs whose priority was known. For the others not to be passed over by them, it
+//! also looks at priorities that were gone through; only the first jobs of a new one may be late.
+//!
 //! A *full* look reads the true head of each priority, through all that is dead before it. Where a
 //! snapshot has been held for long those are millions of rows, and more each second. So once full
 //! looks have become slow they are nobody's to wait for: they are made beside the claims, on a
@@ -52,6 +56,8 @@ pub(super) struct Cursors(Mutex<HashMap<QueueId, Queue>>);
 struct Queue {
     /// By descending priority: jobs behind this place may be ready.
     places: BTreeMap<Reverse<i32>, i64>,
+    /// Priorities that were gone through, up to this place: nobody has told of jobs there since.
+    gone: BTreeMap<Reverse<i32>, i64>,
     /// There may be priorities below the known ones.
     is_partial: bool,
     /// Of known priorities: nobody has told of jobs at or before this place, and the last look found
@@ -143,6 +149,7 @@ impl Queue {
         *place = after.min(*place);
         let noted = self.noted.entry(Reverse(priority)).or_insert(after);
         *noted = after.min(*noted);
+        self.gone.remove(&Reverse(priority));
         if self.places.len() > PRIORITIES_MAX {
             self.places.pop_last();
             self.is_partial = true;
@@ -151,6 +158,13 @@ impl Queue {
         *floor = after.min(*floor);
         if self.floors.len() > PRIORITIES_MAX {
             self.floors.pop_last();
+        }
+    }
+
+    /// More than are known at a time.
+    fn forget_gone(&mut self) {
+        while self.gone.len() > PRIORITIES_MAX {
+            self.gone.pop_last();
         }
     }
 
@@ -191,27 +205,45 @@ impl Cursors {
         }
     }
 
+    /// A job has been handed over. It is at this place, and does not stand there.
+    pub(super) fn pass(&self, queue: QueueId, priority: i32, place: i64) {
+        let mut queues = self.0.lock();
+        let queue = queues.entry(queue).or_default();
+        if !queue.places.contains_key(&Reverse(priority)) {
+            queue.gone.insert(Reverse(priority), place);
+            queue.forget_gone();
+        }
+    }
+
     /// Nothing is known of what is ready in a queue any more: it will be looked at.
     pub(super) fn forget(&self, queue: QueueId) {
         let mut queues = self.0.lock();
         match queues.get_mut(&queue).filter(|queue| queue.is_slow()) {
             // What was passed over is not below its floors.
-            Some(queue) => (queue.places, queue.near) = (BTreeMap::new(), None),
+            Some(queue) => {
+                queue.places.clear();
+                queue.gone.clear();
+                queue.near = None;
+            }
             None => drop(queues.remove(&queue)),
         }
     }
 
-    /// A claim begins: the cursors to begin with, by descending priority.
+    /// A claim begins: the cursors to begin with, by descending priority. None: nothing is ready.
     pub(super) fn begin(&self, queue: QueueId) -> Vec<Cursor> {
         let mut queues = self.0.lock();
         let queue = queues.entry(queue).or_default();
         queue.noted.clear();
         queue.used = Some(Instant::now());
+        let Some((lowest, _)) = queue.places.last_key_value() else { return Vec::new() };
         let cursor = |(priority, after): (&Reverse<i32>, &i64)| Cursor {
             priority: priority.0,
             after: *after,
         };
-        queue.places.iter().map(cursor).collect()
+        let mut cursors: Vec<Cursor> =
+            queue.places.iter().chain(queue.gone.range(..lowest)).map(cursor).collect();
+        cursors.sort_by_key(|cursor| Reverse(cursor.priority));
+        cursors
     }
 
     /// How many jobs stood in a row, on average, where the last claim has been.
@@ -239,16 +271,22 @@ impl Cursors {
             Some(lowest) => *priority < lowest,
             None => false,
         };
-        queue.places.retain(|priority, _| !is_done(priority));
         for cursor in reached {
-            if let Some(place) = queue.places.get_mut(&Reverse(cursor.priority)) {
-                *place = cursor.after.max(*place);
-            }
+            let priority = Reverse(cursor.priority);
+            let before = queue.gone.remove(&priority).unwrap_or(cursor.after);
+            let place = queue.places.entry(priority).or_insert(before);
+            *place = cursor.after.max(*place);
         }
+        let places = std::mem::take(&mut queue.places).into_iter();
+        let (gone, left): (BTreeMap<_, _>, _) = places.partition(|(priority, _)| is_done(priority));
+        queue.gone.extend(gone);
+        queue.places = left;
         for (priority, after) in std::mem::take(&mut queue.noted) {
+            queue.gone.remove(&priority);
             let place = queue.places.entry(priority).or_insert(after);
             *place = after.min(*place);
         }
+        queue.forget_gone();
     }
 
     /// Which of these queues should be looked at before they are claimed from.
@@ -388,7 +426,7 @@ mod tests {
         let cursors = known();
         cursors.begin(QUEUE);
         cursors.end(QUEUE, &[cursor(5, 25), cursor(0, 11)], false);
-        assert_eq!(cursors.begin(QUEUE), [cursor(0, 11)], "the higher one was gone through");
+        assert_eq!(cursors.begin(QUEUE), [cursor(5, 25), cursor(0, 11)]);
     }
 
     #[test]
@@ -398,7 +436,33 @@ mod tests {
         cursors.end(QUEUE, &[cursor(5, 25)], true);
         assert_eq!(cursors.begin(QUEUE), []);
         cursors.note(QUEUE, 0, 40);
-        assert_eq!(cursors.begin(QUEUE), [cursor(0, 39)]);
+        assert_eq!(cursors.begin(QUEUE), [cursor(5, 25), cursor(0, 39)], "what was found there");
+        cursors.end(QUEUE, &[], true);
+        cursors.note(QUEUE, 5, 50);
+        assert_eq!(cursors.begin(QUEUE), [cursor(5, 49)], "the other one is lower");
+    }
+
+    #[test]
+    fn what_was_handed_over_has_been_gone_through() {
+        let cursors = known();
+        cursors.pass(QUEUE, 9, 30);
+        cursors.pass(QUEUE, 5, 31);
+        cursors.pass(QUEUE, -1, 32);
+        assert_eq!(cursors.begin(QUEUE), [cursor(9, 30), cursor(5, 19), cursor(0, 9)]);
+    }
+
+    #[test]
+    fn of_priorities_that_were_gone_through_the_highest_are_remembered() {
+        let cursors = known();
+        for priority in 0..40 {
+            cursors.note(QUEUE, priority, 30);
+            cursors.begin(QUEUE);
+            cursors.end(QUEUE, &[], true);
+        }
+        cursors.note(QUEUE, -1, 30);
+        let begun = cursors.begin(QUEUE);
+        assert_eq!((begun.len(), begun[0].priority), (PRIORITIES_MAX + 1, 39));
+        assert_eq!(begun[PRIORITIES_MAX], cursor(-1, 29));
     }
 
     #[test]
@@ -408,7 +472,7 @@ mod tests {
         cursors.note(QUEUE, 0, 12);
         cursors.note(QUEUE, 9, 50);
         cursors.end(QUEUE, &[cursor(0, 30)], false);
-        assert_eq!(cursors.begin(QUEUE), [cursor(9, 49), cursor(0, 11)]);
+        assert_eq!(cursors.begin(QUEUE), [cursor(9, 49), cursor(5, 19), cursor(0, 11)]);
     }
 
     #[test]
