@@ -47,6 +47,7 @@ pub(super) const SETTINGS: &str = "
     SET enable_bitmapscan = off;
     SET enable_hashjoin = off;
     SET enable_mergejoin = off;
+    SET enable_memoize = off;
     SET jit = off;
     SET client_min_messages = warning;
     SELECT set_config('synchronous_commit', 'on', false)
