@@ -9,9 +9,11 @@ use batonq_server::store::postgres::{Dsn, connect, hot_statements, migrate};
 use batonq_tests::harness::Postgres;
 use tokio_postgres::{Client, SimpleQueryMessage};
 
-/// Tables that grow with the jobs. `lease` has a row for each claim that is being worked on.
-const LARGE: [&str; 18] = [
+/// Tables that grow with the jobs, or may have thousands of rows. `lease` has a row for each claim that
+/// is being worked on.
+const LARGE: [&str; 19] = [
     "job",
+    "queue",
     "ready",
     "scheduled",
     "finished",

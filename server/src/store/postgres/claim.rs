@@ -139,9 +139,10 @@ const CLAIM: &str = "
                 WHERE c.line = q.line
                 LIMIT q.rows
             ) h
-            WHERE h.before < q.count AND EXISTS (
-                SELECT 1 FROM queue
+            WHERE h.before < q.count AND (
+                SELECT true FROM queue
                 WHERE id = q.queue_id AND paused_at IS NULL AND NOT is_gated
+                LIMIT 1
             )
         ) r
     ),

@@ -45,9 +45,10 @@ const LOCK: &str = "
             WHERE c.line = q.line
             LIMIT q.count
         ) h
-        WHERE EXISTS (
-            SELECT 1 FROM queue
+        WHERE (
+            SELECT true FROM queue
             WHERE id = q.queue_id AND paused_at IS NULL AND NOT is_gated
+            LIMIT 1
         )
     ) r ON true";
 
