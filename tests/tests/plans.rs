@@ -62,6 +62,10 @@ fn faults(plan: &[String]) -> Vec<String> {
         if ["Hash Join", "Merge Join", "Bitmap"].iter().any(|node| line.contains(node)) {
             faults.push(line.clone());
         }
+        // Each job would be compared with each.
+        if place > 0 && plan[place - 1].contains("Materialize") && line.contains(" on job") {
+            faults.push(plan[place - 1].clone());
+        }
         let scans = |table: &&&str| {
             let rest = line.split(" on ").nth(1).unwrap_or_default();
             line.contains("Scan") && rest.split_whitespace().next() == Some(**table)

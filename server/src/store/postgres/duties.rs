@@ -16,13 +16,13 @@ use super::kv::forget_values;
 use super::lane::{Failure, Tx};
 use super::leases::{self, LiveRow};
 use super::needs::release_dependents;
-use super::notes::Noted;
 use super::row::{self, count, get, job_id, now};
 use super::runs::{self, Forgotten, RUNS_MAX};
 use super::settle::{Ended, end_badly, finish_waiting};
 use super::{PostgresStore, QueueId, retrying};
 use crate::job::{Ending, JobId, Lease, Reason, Settings, State, Timestamp};
 use crate::leader::Term;
+use crate::limits;
 use crate::mutants::{self, Mutant, altered};
 use crate::store::columns::{parse_settings, sql_id, sql_millis};
 use crate::store::guards::DECISIONS_KEPT;
@@ -52,9 +52,10 @@ pub(super) const FENCE: &str = "
     WHERE token = $1::text::uuid
     FOR SHARE";
 
-/// Scheduled jobs go to the end of their lines, in the order in which the first part finds them.
+/// Scheduled jobs go to the end of their lines, in the order in which the first part finds them. The
+/// second part notes it, if somebody else does not.
 macro_rules! make_ready {
-    ($which:literal) => {
+    ($which:literal, $noted:literal) => {
         concat!(
             "
     WITH clock AS MATERIALIZED (SELECT now_ms() AS now),
@@ -91,14 +92,22 @@ macro_rules! make_ready {
             expires_at, timeout_ms
         FROM placed
     ),
+    sorted AS MATERIALIZED (
+        SELECT
+            array_agg(job_id ORDER BY job_id) AS ids,
+            array_agg(new_place ORDER BY job_id) AS places
+        FROM placed
+    ),
     moved AS (
-        -- By id: a row that somebody has changed meanwhile stands elsewhere now. Twice, so that
-        -- the planner goes by the index whatever it believes of the table.
+        -- By id: a row that somebody has changed meanwhile stands elsewhere now. Not joined: the
+        -- planner would compare each with each.
         UPDATE job
-        SET run_at = NULL, place = p.new_place
-        FROM placed p
-        WHERE job.id = p.job_id AND job.id = ANY(ARRAY(SELECT job_id FROM placed))
-    )
+        SET run_at = NULL,
+            place = (SELECT places FROM sorted)[width_bucket(id, (SELECT ids FROM sorted))]
+        WHERE id = ANY((SELECT ids FROM sorted)::bigint[])
+    )",
+            $noted,
+            "
     SELECT job_id, queue_id, priority, new_place
     FROM placed
     ORDER BY new_place"
@@ -106,16 +115,37 @@ macro_rules! make_ready {
     };
 }
 
+/// As [`super::notes`] would write it, only that the oldest notes of a job make room once it has been
+/// given out so often that there may be too many.
 const DUE: &str = make_ready!(
     "
         WHERE run_at <= (SELECT now FROM clock)
         ORDER BY run_at, job_id
-        LIMIT $1"
+        LIMIT $1",
+    ",
+    old AS (
+        DELETE FROM job_note
+        WHERE ctid = ANY(ARRAY(
+            SELECT n.ctid
+            FROM placed p
+            CROSS JOIN LATERAL (
+                SELECT ctid FROM job_note WHERE job_id = p.job_id ORDER BY number DESC OFFSET $2
+            ) n
+            WHERE p.delivery > $2
+        ))
+    ),
+    noted AS (
+        INSERT INTO job_note (job_id, at, kind, delivery, who, detail)
+        SELECT job_id, (SELECT now FROM clock), $3, delivery, '', ''
+        FROM placed
+        ORDER BY new_place
+    )"
 );
 
 const PROMOTE: &str = make_ready!(
     "
-        WHERE run_at = (SELECT run_at FROM job WHERE id = $1) AND job_id = $1"
+        WHERE run_at = (SELECT run_at FROM job WHERE id = $1) AND job_id = $1",
+    ""
 );
 
 const RUN_OUT: &str = "
@@ -717,10 +747,10 @@ impl PostgresStore {
     async fn due(&self, tx: &mut Tx<'_>, now: Timestamp) -> Result<Part, Failure> {
         let soon = "run_at <= (SELECT now FROM clock) + 3600000";
         let sql = altered(Mutant::DueTooEarly, DUE, "run_at <= (SELECT now FROM clock)", soon);
-        let rows = tx.query(sql, &[&rows_max()]).await?;
+        let kept = i64::try_from(limits::NOTES_MAX - 1).unwrap_or(i64::MAX);
+        let rows = tx.query(sql, &[&rows_max(), &kept, &NoteKind::Due.name()]).await?;
         let mut notes = Vec::new();
         let effects = self.effects(&rows, &mut notes).await?;
-        Noted::each(effects.iter().map(|effect| effect.job), NoteKind::Due).write(tx).await?;
         let sql = "SELECT run_at AS next FROM scheduled ORDER BY run_at, job_id LIMIT 1";
         let next = next(effects.len(), earliest(tx, sql).await?, now);
         let count = effects.len();
