@@ -68,7 +68,7 @@ use tokio::sync::{Semaphore, mpsc};
 
 use super::bells::{Bell, Bells};
 use super::{Broker, Pull};
-use crate::job::{NewJob, QueueName};
+use crate::job::{NewJob, QueueName, When};
 use crate::limits;
 use crate::store::{Claim, LeasedJob};
 
@@ -282,7 +282,7 @@ impl Waiters {
         }
         let mut lines = self.lines.lock();
         let mut by_queue: Vec<(&QueueName, Vec<usize>)> = Vec::new();
-        for (place, job) in jobs.iter().enumerate() {
+        for (place, job) in jobs.iter().enumerate().filter(|(_, job)| job.when == When::Now) {
             // Mostly it is the same again.
             match by_queue.iter_mut().rev().find(|(queue, _)| *queue == &job.queue) {
                 Some((_, places)) => places.push(place),

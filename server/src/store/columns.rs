@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::job::{Backoff, JobId, Options, Settings, Tag};
+use crate::job::{Backoff, JobId, Options, Settings, Tag, When};
 use crate::store::{KeyKind, Secret};
 
 pub(super) fn sql_id(id: JobId) -> i64 {
@@ -11,6 +11,15 @@ pub(super) fn sql_id(id: JobId) -> i64 {
 
 pub(super) fn sql_millis(duration: Duration) -> i64 {
     i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
+}
+
+/// When a job is to run: in so many milliseconds, or at a time.
+pub(super) fn sql_when(when: When) -> (Option<i64>, Option<i64>) {
+    match when {
+        When::Now => (None, None),
+        When::After(delay) => (Some(sql_millis(delay)), None),
+        When::At(at) => (None, Some(at.0)),
+    }
 }
 
 /// Tags as one text: one a line. A tag has no control characters.

@@ -74,6 +74,20 @@ rules! {
         assert_eq!(given.claim(9).await.jobs(), in_line);
     }
 
+    async fn a_delayed_job_beside_it_comes_at_its_time(given: Given<M>) {
+        let jobs = vec![(in_time(SECOND), None), (job(), Some(0)), (in_time(SECOND), None)];
+        let done = given.push_to(jobs, &[2]).await;
+        let ids: Vec<_> = done.pushed.iter().filter_map(|pushed| pushed.id()).collect();
+        match given.store.hands_over() {
+            true => assert_eq!(done.leased[0].jobs(), [ids[1]]),
+            false => assert_eq!(given.claim(9).await.jobs(), [ids[1]]),
+        }
+        assert_eq!((given.counts().await.scheduled, given.counts().await.leased), (2, 1));
+        given.pass(SECOND);
+        given.duty(Duty::Due).await;
+        assert_eq!(given.claim(9).await.jobs(), [ids[0], ids[2]]);
+    }
+
     async fn its_lease_ends_in_any_way_that_leases_end(given: Given<M>) {
         let failed = given.handed_over(job()).await.lease;
         assert!(matches!(given.end(failed, fail()).await, Destination::Scheduled(_)));

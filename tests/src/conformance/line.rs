@@ -1,6 +1,6 @@
 //! Jobs that are alike and were pushed, leased or acked together: each is still one by itself.
 
-use batonq_server::job::{JobId, NewJob, Payload, Settings, State};
+use batonq_server::job::{JobId, NewJob, Payload, Settings, State, Timestamp, When};
 use batonq_server::store::{
     Cancelled, Changed, Claim, Counts, Destination, Discarded, Duty, Edit, Hold, Pushed, Refusal,
     Retry, Settled, Settlement, Verdict,
@@ -43,6 +43,35 @@ rules! {
         let expected = [3, 4, 0, 1, 2, 5, 6].map(|place| ids[place]);
         assert_eq!(given.claim(4).await.jobs(), expected[..4]);
         assert_eq!(given.claim(9).await.jobs(), expected[4..]);
+    }
+
+    async fn delayed_ones_among_them_come_in_time_and_in_their_order(given: Given<M>) {
+        let later = |delay| NewJob { when: When::After(delay), ..plain() };
+        let other = || NewJob { max_attempts: 7, ..later(2 * SECOND) };
+        let past = || NewJob { when: When::At(Timestamp(1)), ..plain() };
+        let mut jobs = vec![plain(), later(2 * SECOND), past(), later(SECOND), other()];
+        jobs.extend([later(2 * SECOND), plain()]);
+        jobs.extend(vec![later(3 * SECOND); 600]);
+        let pushed = given.store.push(jobs).await.unwrap();
+        let ids: Vec<JobId> = pushed.iter().filter_map(|pushed| pushed.id()).collect();
+        let is_scheduled = |pushed: &Pushed| match pushed {
+            Pushed::Inserted { state, run_at, .. } => {
+                assert_eq!(run_at.is_some(), *state == State::Scheduled);
+                run_at.is_some()
+            }
+            other => panic!("{other:?}"),
+        };
+        let scheduled: Vec<bool> = pushed.iter().take(7).map(is_scheduled).collect();
+        assert_eq!(scheduled, [false, true, false, true, true, true, false]);
+        let counts = Counts { ready: 3, scheduled: 604, ..Counts::default() };
+        assert_eq!(given.counts().await, counts);
+        assert_eq!(given.claim(9).await.jobs(), [0, 2, 6].map(|place| ids[place]));
+        for (after, due) in [(1, vec![3]), (1, vec![1, 4, 5]), (1, (7..607).collect())] {
+            given.pass(after * SECOND);
+            while !given.duty(Duty::Due).await.effects.is_empty() {}
+            let due: Vec<JobId> = due.iter().map(|place: &usize| ids[*place]).collect();
+            assert_eq!(given.claim(1000).await.jobs(), due);
+        }
     }
 
     async fn a_claim_takes_a_part_and_the_next_one_goes_on(given: Given<M>) {

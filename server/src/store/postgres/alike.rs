@@ -1,28 +1,30 @@
 //! Jobs of one push that are alike, as columns of its statement.
 //!
 //! Jobs of one *kind* differ in their payloads only. Each kind is a row of the line, a
-//! [block](super::blocks) if it has several jobs, or goes to one claim. Where jobs of several kinds
-//! stand in one line, a kind ends where another one begins, so that the jobs of a push stand in its
-//! order.
+//! [block](super::blocks) if it has several jobs, or goes to one claim, or is due at one time. Where jobs
+//! of several kinds stand in one line, a kind ends where another one begins, so that the jobs of a push
+//! stand in its order.
 
 use std::collections::{HashMap, HashSet};
 
+use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 
 use super::blocks::{BLOCK_MAX, PAYLOAD_MAX};
 use super::claim::hold;
 use super::leases::{LeaseId, new_id};
+use super::row::get;
 use super::{PostgresStore, QueueId};
-use crate::job::{NewJob, QueueName};
-use crate::store::Offer;
-use crate::store::columns::{sql_backoff, sql_millis};
+use crate::job::{JobId, NewJob, QueueName, State, Timestamp, When};
+use crate::store::columns::{sql_backoff, sql_millis, sql_when};
+use crate::store::{Offer, Pushed};
 
 /// With so many kinds a job is compared; what is the same as an older one counts as a kind of its
 /// own.
 const KINDS_COMPARED: usize = 100;
 
-/// Jobs that are ready at once, as columns, by kind: the parameters of a push.
-pub(super) struct Ready<'a> {
+/// Jobs as columns, by kind: the parameters of a push.
+pub(super) struct Alike<'a> {
     /// Their places in the push, in the order of the columns.
     pub(super) order: Vec<usize>,
     /// The number of each job's kind, from 1 on.
@@ -38,10 +40,31 @@ pub(super) struct Ready<'a> {
     first: Vec<i32>,
     last: Vec<i32>,
     bytes: Vec<i32>,
+    delay: Vec<Option<i64>>,
+    at: Vec<Option<i64>>,
     pub(super) is_offered: Vec<bool>,
 }
 
-impl<'a> Ready<'a> {
+/// What a push has stored, in the order of its statement.
+pub(super) struct Stored {
+    /// Of each job.
+    pub(super) ids: Vec<i64>,
+    /// Of each kind: when it is due, if it is not ready. Empty: all are.
+    run_at: Vec<Option<i64>>,
+}
+
+impl Stored {
+    pub(super) fn of(row: &Row) -> Self {
+        let run_at: Option<Vec<Option<i64>>> = get(row, "run_at");
+        Self { ids: get(row, "ids"), run_at: run_at.unwrap_or_default() }
+    }
+
+    fn run_at(&self, kind: usize) -> Option<Timestamp> {
+        self.run_at.get(kind).copied().flatten().map(Timestamp)
+    }
+}
+
+impl<'a> Alike<'a> {
     /// `owners`: see [`Offer`]; those that nobody gets stand in line. Empty: all do. In queues with
     /// limits each stands alone: it is decided on alone.
     pub(super) fn of(
@@ -65,7 +88,10 @@ impl<'a> Ready<'a> {
         let last: Vec<i32> = last.map(sql_count).collect();
         let first = last.iter().zip(&all).map(|(last, kind)| last - sql_count(kind.count) + 1);
         let jobs_of = || all.iter().map(|kind| kind.first);
+        let (delay, at) = jobs_of().map(|job| sql_when(job.when)).unzip();
         Self {
+            delay,
+            at,
             kinds: order.iter().map(|place| sql_count(of_job[*place] + 1)).collect(),
             payload: order.iter().map(|place| &jobs[*place].payload.bytes[..]).collect(),
             queue: jobs_of().map(|job| queues[&job.queue]).collect(),
@@ -82,21 +108,50 @@ impl<'a> Ready<'a> {
         }
     }
 
-    /// The kinds that `stands` tells of are in line, durably; the others have been handed over.
-    pub(super) fn note(&self, store: &PostgresStore, ids: &[i64], stands: impl Fn(usize) -> bool) {
-        let number = |number: i32| number.cast_unsigned() as usize;
+    /// They are stored, durably: the kinds that `stands` tells of are in line if they are not delayed;
+    /// the others have been handed over.
+    pub(super) fn note(
+        &self,
+        store: &PostgresStore,
+        stored: &Stored,
+        stands: impl Fn(usize) -> bool,
+    ) {
         for kind in 0..self.queue.len() {
             let (queue, priority) = (self.queue[kind], self.priority[kind]);
-            let (first, last) = (number(self.first[kind]), number(self.last[kind]));
-            match stands(kind) {
-                true => store.note_several(queue, priority, ids[first - 1], last - first + 1),
-                false => store.cursors.pass(queue, priority, ids[last - 1]),
+            let (first, last) = (count_of(self.first[kind]), count_of(self.last[kind]));
+            match (stored.run_at(kind), stands(kind)) {
+                (Some(at), _) => store.outbox.due(at),
+                (None, true) => {
+                    store.note_several(queue, priority, stored.ids[first - 1], last - first + 1);
+                }
+                (None, false) => store.cursors.pass(queue, priority, stored.ids[last - 1]),
             }
         }
     }
 
-    pub(super) fn params(&self) -> [&(dyn ToSql + Sync); 11] {
-        [
+    /// What became of the jobs, in their own order.
+    pub(super) fn pushed(&self, stored: &Stored) -> Vec<Pushed> {
+        let mut pushed = vec![None; self.order.len()];
+        for ((place, kind), id) in self.order.iter().zip(&self.kinds).zip(&stored.ids) {
+            let run_at = stored.run_at(count_of(*kind) - 1);
+            let state = if run_at.is_some() { State::Scheduled } else { State::Ready };
+            let id = JobId(id.cast_unsigned());
+            pushed[*place] = Some(Pushed::Inserted { id, state, run_at });
+        }
+        pushed.into_iter().flatten().collect()
+    }
+
+    /// Whether some may not be ready at once.
+    pub(super) fn has_delays(&self) -> bool {
+        self.delay.iter().chain(&self.at).any(Option::is_some)
+    }
+
+    /// With those of the statement between them.
+    pub(super) fn params<'b>(
+        &'b self,
+        between: &[&'b (dyn ToSql + Sync)],
+    ) -> Vec<&'b (dyn ToSql + Sync)> {
+        let first: [&(dyn ToSql + Sync); 11] = [
             &self.kinds,
             &self.payload,
             &self.queue,
@@ -108,7 +163,10 @@ impl<'a> Ready<'a> {
             &self.first,
             &self.last,
             &self.bytes,
-        ]
+        ];
+        let times: [&(dyn ToSql + Sync); 2] = [&self.delay, &self.at];
+        let times = if self.has_delays() { &times[..] } else { &[] };
+        [&first[..], between, times].concat()
     }
 }
 
@@ -172,15 +230,19 @@ impl<'a> Kinds<'a> {
 }
 
 impl Kind<'_> {
-    /// Whether a job stands in the same line, or goes to the same claim.
+    /// Whether a job stands in the same line, or will, or goes to the same claim.
     fn is_line(&self, job: &NewJob, owner: Option<usize>) -> bool {
-        self.owner == owner && self.first.queue == job.queue && self.first.priority == job.priority
+        self.owner == owner
+            && self.first.queue == job.queue
+            && self.first.priority == job.priority
+            && is_delayed(self.first) == is_delayed(job)
     }
 
     /// Whether a job of the line is of this kind, and there is room for it.
     fn takes(&self, job: &NewJob) -> bool {
         self.count < BLOCK_MAX
             && self.first.max_attempts == job.max_attempts
+            && self.first.when == job.when
             && self.first.timeout == job.timeout
             && self.first.backoff == job.backoff
             && self.first.payload.content_type == job.payload.content_type
@@ -201,12 +263,12 @@ pub(super) struct Leases<'a> {
 impl<'a> Leases<'a> {
     pub(super) fn of(
         to: &'a Offer,
-        ready: &Ready<'_>,
+        alike: &Alike<'_>,
         queues: &HashMap<QueueName, QueueId>,
     ) -> Self {
         let claims = || to.claims.iter();
         let (mut first, mut last) = (vec![1; to.claims.len()], vec![0; to.claims.len()]);
-        for (number, place) in (1..).zip(&ready.order) {
+        for (number, place) in (1..).zip(&alike.order) {
             if let Some(owner) = to.owners[*place] {
                 if last[owner] == 0 {
                     first[owner] = number;
@@ -226,12 +288,23 @@ impl<'a> Leases<'a> {
     }
 }
 
+/// It will not be ready at once, by whatever clock.
+fn is_delayed(job: &NewJob) -> bool {
+    matches!(job.when, When::After(delay) if sql_millis(delay) > 0)
+}
+
+fn count_of(number: i32) -> usize {
+    usize::try_from(number).unwrap_or(0)
+}
+
 fn sql_count(count: usize) -> i32 {
     i32::try_from(count).unwrap_or(i32::MAX)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use bytes::Bytes;
 
     use super::*;
@@ -248,11 +321,11 @@ mod tests {
         let queues = [("a", 1), ("b", 2)];
         let queues = queues.map(|(name, id)| (QueueName::parse(name).unwrap(), id)).into();
         let gated = gated.iter().copied().collect();
-        let ready = Ready::of(jobs, &queues, owners, &gated);
+        let alike = Alike::of(jobs, &queues, owners, &gated);
         let row = |(first, last): (&i32, &i32)| {
-            ready.order[first.cast_unsigned() as usize - 1..last.cast_unsigned() as usize].to_vec()
+            alike.order[first.cast_unsigned() as usize - 1..last.cast_unsigned() as usize].to_vec()
         };
-        ready.first.iter().zip(&ready.last).map(row).collect()
+        alike.first.iter().zip(&alike.last).map(row).collect()
     }
 
     #[test]
@@ -269,6 +342,20 @@ mod tests {
         assert_eq!(rows(&between, &[], &[]), [vec![0, 3], vec![1], vec![2]]);
         let between = [own.clone(), own.clone(), other, own];
         assert_eq!(rows(&between, &[], &[]), [vec![0, 1], vec![2], vec![3]]);
+    }
+
+    #[test]
+    fn delayed_ones_stand_in_no_line_and_those_that_are_due_together_are_of_one_kind() {
+        let delayed = |seconds| {
+            let when = When::After(Duration::from_secs(seconds));
+            NewJob { when, ..job("a", 0, 1) }
+        };
+        let own = || job("a", 0, 1);
+        let jobs = [own(), delayed(1), own(), delayed(1), delayed(2), own(), delayed(1)];
+        assert_eq!(rows(&jobs, &[], &[]), [vec![0, 2, 5], vec![1, 3], vec![4], vec![6]]);
+        let past = NewJob { when: When::At(Timestamp(1)), ..own() };
+        let jobs = [own(), past, own(), NewJob { when: When::After(Duration::ZERO), ..own() }];
+        assert_eq!(rows(&jobs, &[], &[]), [[0], [1], [2], [3]], "these may be ready");
     }
 
     #[test]

@@ -14,10 +14,8 @@ use super::notes::Noted;
 use super::row::{self, count, get, now, time};
 use super::settle::finish_waiting;
 use super::{PostgresStore, QueueId, leases, logs, retrying, runs};
-use crate::job::{
-    JobId, Lease, Options, Payload, QueueName, Reason, State, Timestamp, UniqueHold, When,
-};
-use crate::store::columns::{sql_id, sql_millis};
+use crate::job::{JobId, Lease, Options, Payload, QueueName, Reason, State, Timestamp, UniqueHold};
+use crate::store::columns::{sql_id, sql_when};
 use crate::store::{
     Cancelled, Changed, Destination, Discarded, Edit, Effect, KeyKind, NoteKind, Pausing, Pushed,
 };
@@ -495,11 +493,7 @@ impl PostgresStore {
         }
         let mut is_new = false;
         if let Some(when) = edit.when {
-            let (delay, at) = match when {
-                When::Now => (None, None),
-                When::After(delay) => (Some(sql_millis(delay)), None),
-                When::At(at) => (None, Some(at.0)),
-            };
+            let (delay, at) = sql_when(when);
             let rows = tx.query(RESCHEDULE, &[&id, &delay, &at]).await?;
             is_new = rows.first().is_some_and(|row| get(row, "is_due"));
         }

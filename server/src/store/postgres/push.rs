@@ -6,7 +6,7 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 
-use super::alike::{Leases, Ready};
+use super::alike::{Alike, Leases, Stored};
 use super::claim::hold;
 use super::keys::{
     Chance, Key, Wanted, chances, give_back, give_keys, keys, same, take_all, take_key,
@@ -20,7 +20,9 @@ use super::{PostgresStore, QueueId, retrying};
 use crate::job::{
     Flow, JobId, Lease, NewJob, Options, QueueName, Reason, State, Timestamp, UniqueHold, When,
 };
-use crate::store::columns::{sql_backoff, sql_id, sql_kind, sql_millis, sql_options, sql_tags};
+use crate::store::columns::{
+    sql_backoff, sql_id, sql_kind, sql_millis, sql_options, sql_tags, sql_when,
+};
 use crate::store::{Claim, Edit, KeyKind, LeasedJob, Offer, Pushed, PushedTo, Refusal};
 
 /// One statement for all that a push writes. Numbers are given in the order of the jobs.
@@ -96,29 +98,86 @@ const PUSH: &str = "
     FROM new
     ORDER BY ord";
 
-/// The same for jobs that are ready at once and ask for nothing that [`PUSH`] writes beside the job
-/// and its place: most jobs of most users. What jobs of one kind have in common is said once, and each
-/// kind is one row of the line, from one of its jobs to another. See [blocks](super::blocks).
-macro_rules! push_ready {
-    ($open:literal, $stands:literal, $leases:literal, $is_open:literal) => {
+/// The first text if the word is `yes`, else the other one.
+macro_rules! either {
+    (yes, $text:literal, $other:literal) => {
+        $text
+    };
+    (no, $text:literal, $other:literal) => {
+        $other
+    };
+}
+
+/// The same for jobs that ask for nothing that [`PUSH`] writes beside the job and its place or time:
+/// most jobs of most users. What jobs of one kind have in common is said once, and each kind that is
+/// ready is one row of the line, from one of its jobs to another. See [blocks](super::blocks).
+///
+/// `later`: kinds may have a delay or a time, which are the last two parameters. `to`: jobs are leased
+/// at once, by each of these claims those from the number `$18` to `$19`, if its queue gives out
+/// jobs. If not, they stand in line as well.
+macro_rules! push_alike {
+    (to $to:ident, later $later:ident $times:literal) => {
         concat!(
             "
     WITH clock AS MATERIALIZED (SELECT now_ms() AS now),",
-            $open,
+            either!(
+                $to,
+                "
+    open AS MATERIALIZED (
+        SELECT ARRAY(
+            SELECT id FROM queue
+            WHERE id = ANY($3::bigint[]) AND paused_at IS NULL AND NOT is_gated
+        ) AS ids
+    ),",
+                ""
+            ),
+            either!(
+                $later,
+                "
+    due AS MATERIALIZED (
+        SELECT ARRAY(
+            SELECT CASE WHEN at > (SELECT now FROM clock) THEN at END
+            FROM (
+                SELECT kind, coalesce((SELECT now FROM clock) + delay, at) AS at
+                FROM ",
+                ""
+            ),
+            $times,
+            either!(
+                $later,
+                " WITH ORDINALITY AS w (delay, at, kind)
+            ) w
+            ORDER BY kind
+        ) AS run_at
+    ),",
+                ""
+            ),
             "
     new AS MATERIALIZED (
         SELECT ARRAY(SELECT nextval('number') FROM unnest($1::integer[])) AS ids
     ),
     jobs AS (
         INSERT INTO job (
-            id, queue_id, priority, place, created_at, max_attempts, attempts, delivery, crashes,
-            timeout_ms, backoff, content_type, payload
+            id, queue_id, priority, created_at, max_attempts, attempts, delivery, crashes,
+            timeout_ms, backoff, content_type, payload, place, run_at
         )
         SELECT
             (SELECT ids FROM new)[number], ($3::bigint[])[kind], ($4::integer[])[kind],
-            (SELECT ids FROM new)[($9::integer[])[kind]], (SELECT now FROM clock),
-            ($5::integer[])[kind], 0, 1, 0, ($6::bigint[])[kind], ($7::text[])[kind],
-            ($8::text[])[kind], payload
+            (SELECT now FROM clock), ($5::integer[])[kind], 0, 1, 0, ($6::bigint[])[kind],
+            ($7::text[])[kind], ($8::text[])[kind], payload,",
+            either!(
+                $later,
+                "
+            CASE
+                WHEN (SELECT run_at FROM due)[kind] IS NULL
+                THEN (SELECT ids FROM new)[($9::integer[])[kind]]
+                ELSE 0
+            END,
+            (SELECT run_at FROM due)[kind]",
+                "
+            (SELECT ids FROM new)[($9::integer[])[kind]], NULL"
+            ),
+            "
         FROM (
             SELECT
                 unnest($1::integer[]) AS kind, unnest($2::bytea[]) AS payload,
@@ -140,36 +199,36 @@ macro_rules! push_ready {
         FROM unnest(
             $3::bigint[], $4::integer[], $6::bigint[], $9::integer[], $10::integer[],
             $11::integer[]
-        ) WITH ORDINALITY AS r (queue_id, priority, timeout_ms, first, last, bytes, kind)",
-            $stands,
-            "
-    )",
-            $leases,
-            "
-    SELECT (SELECT now FROM clock) AS now, (SELECT ids FROM new) AS ids, ",
-            $is_open,
-            " AS open"
-        )
-    };
-}
-
-const PUSH_READY: &str = push_ready!("", "", "", "NULL::bigint[]");
-
-/// The same, with jobs that are leased at once, by each of these claims those from the number `$18` to
-/// `$19`, if its queue gives out jobs. If not, they stand in line as well.
-const PUSH_TO: &str = push_ready!(
-    "
-    open AS MATERIALIZED (
-        SELECT ARRAY(
-            SELECT id FROM queue
-            WHERE id = ANY($3::bigint[]) AND paused_at IS NULL AND NOT is_gated
-        ) AS ids
-    ),",
-    "
-        WHERE NOT (
+        ) WITH ORDINALITY AS r (queue_id, priority, timeout_ms, first, last, bytes, kind)
+        WHERE true",
+            either!($later, " AND (SELECT run_at FROM due)[kind] IS NULL", ""),
+            either!(
+                $to,
+                "
+        AND NOT (
             ($21::boolean[])[kind] AND queue_id = ANY((SELECT ids FROM open)::bigint[])
         )",
-    ",
+                ""
+            ),
+            "
+    )",
+            either!(
+                $later,
+                ",
+    schedule AS (
+        INSERT INTO scheduled (run_at, job_id, queue_id)
+        SELECT
+            (SELECT run_at FROM due)[kind], (SELECT ids FROM new)[generate_series(first, last)],
+            queue_id
+        FROM unnest($3::bigint[], $9::integer[], $10::integer[])
+            WITH ORDINALITY AS r (queue_id, first, last, kind)
+        WHERE (SELECT run_at FROM due)[kind] IS NOT NULL
+    )",
+                ""
+            ),
+            either!(
+                $to,
+                ",
     leases AS (
         INSERT INTO lease (
             id, node, incarnation, worker, session, started_at, expires_at, job_ids, deliveries
@@ -197,8 +256,25 @@ const PUSH_TO: &str = push_ready!(
         WHERE timeout_ms IS NOT NULL AND is_offered
         AND queue_id = ANY((SELECT ids FROM open)::bigint[])
     )",
-    "(SELECT ids FROM open)"
-);
+                ""
+            ),
+            "
+    SELECT (SELECT now FROM clock) AS now, (SELECT ids FROM new) AS ids, ",
+            either!($later, "(SELECT run_at FROM due)", "NULL::bigint[]"),
+            " AS run_at, ",
+            either!($to, "(SELECT ids FROM open)", "NULL::bigint[]"),
+            " AS open"
+        )
+    };
+}
+
+const PUSH_ALIKE: &str = push_alike!(to no, later no "");
+
+const PUSH_ALIKE_LATER: &str = push_alike!(to no, later yes "unnest($12::bigint[], $13::bigint[])");
+
+const PUSH_TO: &str = push_alike!(to yes, later no "");
+
+const PUSH_TO_LATER: &str = push_alike!(to yes, later yes "unnest($22::bigint[], $23::bigint[])");
 
 /// Where jobs are, live or ended.
 const STATES: &str = "
@@ -248,8 +324,10 @@ const SET_GATED: &str = "
 /// See [`super::hot_statements`].
 pub(super) const HOT: &[super::Named] = &[
     ("push::PUSH", PUSH),
-    ("push::PUSH_READY", PUSH_READY),
+    ("push::PUSH_ALIKE", PUSH_ALIKE),
+    ("push::PUSH_ALIKE_LATER", PUSH_ALIKE_LATER),
     ("push::PUSH_TO", PUSH_TO),
+    ("push::PUSH_TO_LATER", PUSH_TO_LATER),
     ("push::STATES", STATES),
 ];
 
@@ -260,8 +338,8 @@ impl PostgresStore {
         if !guarded.is_empty() {
             return self.push_judged(jobs, &queues, &guarded).await;
         }
-        if !jobs.is_empty() && jobs.iter().all(is_ready) {
-            return self.push_ready(jobs, &queues).await;
+        if !jobs.is_empty() && jobs.iter().all(is_bare) {
+            return self.push_alike(jobs, &queues).await;
         }
         if jobs.iter().all(is_plain) {
             let all: Vec<New<'_>> = jobs.iter().map(|job| New::of(job, &queues)).collect();
@@ -278,21 +356,18 @@ impl PostgresStore {
         Ok(pushed)
     }
 
-    /// Stores jobs that are ready at once.
-    async fn push_ready(
+    /// Stores jobs that ask for little, by kind.
+    async fn push_alike(
         &self,
         jobs: &[NewJob],
         queues: &HashMap<QueueName, QueueId>,
     ) -> Result<Vec<Pushed>, Failure> {
-        let ready = Ready::of(jobs, queues, &[], &self.gated.read());
-        let rows = self.push_lane.once((PUSH_READY, &ready.params())).await?;
-        let ids: Vec<i64> = get(&rows[0], "ids");
-        ready.note(self, &ids, |_| true);
-        let mut pushed = vec![None; jobs.len()];
-        for (place, id) in ready.order.iter().zip(ids) {
-            pushed[*place] = Some(ready_now(id));
-        }
-        Ok(pushed.into_iter().flatten().collect())
+        let alike = Alike::of(jobs, queues, &[], &self.gated.read());
+        let sql = if alike.has_delays() { PUSH_ALIKE_LATER } else { PUSH_ALIKE };
+        let rows = self.push_lane.once((sql, &alike.params(&[]))).await?;
+        let stored = Stored::of(&rows[0]);
+        alike.note(self, &stored, |_| true);
+        Ok(alike.pushed(&stored))
     }
 
     pub(super) async fn push_jobs_to(
@@ -301,7 +376,9 @@ impl PostgresStore {
         to: &Offer,
     ) -> Result<PushedTo, Failure> {
         let queues = self.queues.ids(&self.pool, jobs.iter().map(|job| &job.queue)).await?;
-        let is_offered = !to.claims.is_empty() && jobs.iter().all(is_ready);
+        let mut all = jobs.iter().zip(&to.owners);
+        let is_offered = !to.claims.is_empty()
+            && all.all(|(job, owner)| is_bare(job) && (owner.is_none() || job.when == When::Now));
         if !is_offered || !self.guarded(&queues).await?.is_empty() {
             let leased = vec![Vec::new(); to.claims.len()];
             return Ok(PushedTo { pushed: self.push_jobs(jobs).await?, leased });
@@ -315,10 +392,10 @@ impl PostgresStore {
         to: &Offer,
         queues: &HashMap<QueueName, QueueId>,
     ) -> Result<PushedTo, Failure> {
-        let ready = Ready::of(jobs, queues, &to.owners, &self.gated.read());
-        let leases = Leases::of(to, &ready, queues);
+        let alike = Alike::of(jobs, queues, &to.owners, &self.gated.read());
+        let leases = Leases::of(to, &alike, queues);
         let node = &self.node;
-        let rest: [&(dyn ToSql + Sync); 10] = [
+        let params = alike.params(&[
             &node.id,
             &node.incarnation,
             &leases.id,
@@ -328,10 +405,10 @@ impl PostgresStore {
             &leases.first,
             &leases.last,
             &leases.queue,
-            &ready.is_offered,
-        ];
-        let params = [&ready.params()[..], &rest[..]].concat();
-        let rows = match self.push_lane.once((PUSH_TO, &params)).await {
+            &alike.is_offered,
+        ]);
+        let sql = if alike.has_delays() { PUSH_TO_LATER } else { PUSH_TO };
+        let rows = match self.push_lane.once((sql, &params)).await {
             Err(failure @ Failure::InDoubt(_)) => {
                 self.leases.doubt(leases.id);
                 return Err(failure);
@@ -339,14 +416,14 @@ impl PostgresStore {
             done => done?,
         };
         let (now, open): (_, Vec<QueueId>) = (now(&rows[0]), get(&rows[0], "open"));
-        let ids: Vec<i64> = get(&rows[0], "ids");
-        ready
-            .note(self, &ids, |kind| !ready.is_offered[kind] || !open.contains(&ready.queue[kind]));
-        let mut pushed = vec![None; jobs.len()];
+        let stored = Stored::of(&rows[0]);
+        alike.note(self, &stored, |kind| {
+            !alike.is_offered[kind] || !open.contains(&alike.queue[kind])
+        });
+        let pushed = alike.pushed(&stored);
         let mut leased: Vec<Vec<LeasedJob>> = vec![Vec::new(); to.claims.len()];
-        for (place, id) in ready.order.iter().zip(ids) {
+        for (place, id) in alike.order.iter().zip(stored.ids) {
             let job = &jobs[*place];
-            pushed[*place] = Some(ready_now(id));
             if let Some(owner) = to.owners[*place].filter(|_| open.contains(&queues[&job.queue])) {
                 leased[owner].push(handed_over(job, id, now, &to.claims[owner]));
             }
@@ -365,7 +442,7 @@ impl PostgresStore {
                 own.iter().map(|job| (job.lease, job.timeout.is_none())).collect();
             self.leases.insert(id, Origin { given, queue }, &held, lasts);
         }
-        Ok(PushedTo { pushed: pushed.into_iter().flatten().collect(), leased })
+        Ok(PushedTo { pushed, leased })
     }
 
     /// Stores jobs of which some ask for more than others.
@@ -524,11 +601,6 @@ impl PostgresStore {
     }
 }
 
-/// What became of a job that was stored ready.
-fn ready_now(id: i64) -> Pushed {
-    Pushed::Inserted { id: JobId(id.cast_unsigned()), state: State::Ready, run_at: None }
-}
-
 /// A job that was leased as it was stored.
 fn handed_over(job: &NewJob, id: i64, now: Timestamp, claim: &Claim) -> LeasedJob {
     LeasedJob {
@@ -546,11 +618,10 @@ fn handed_over(job: &NewJob, id: i64, now: Timestamp, claim: &Claim) -> LeasedJo
     }
 }
 
-/// It is ready at once, and needs a row and a place in line only.
-fn is_ready(job: &NewJob) -> bool {
+/// It needs a row, and a place in line or a time, only.
+fn is_bare(job: &NewJob) -> bool {
     is_plain(job)
         && job.options == Options::default()
-        && job.when == When::Now
         && job.ttl.is_none()
         && job.tags.is_empty()
         && job.replay_of.is_none()
@@ -716,11 +787,7 @@ impl<'a> Columns<'a> {
     fn of(jobs: &'a [New<'a>]) -> Self {
         let mut columns = Self::default();
         for New { job, queue, gate, is_held } in jobs {
-            let (delay, at) = match job.when {
-                When::Now => (None, None),
-                When::After(delay) => (Some(sql_millis(delay)), None),
-                When::At(at) => (None, Some(at.0)),
-            };
+            let (delay, at) = sql_when(job.when);
             columns.queue_id.push(*queue);
             columns.priority.push(job.priority);
             columns.delay_ms.push(delay);
