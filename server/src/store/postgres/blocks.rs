@@ -22,8 +22,8 @@ pub(super) const BLOCK_MAX: usize = 250;
 /// Jobs with larger payloads stand alone: a claim takes blocks whole, whatever they weigh.
 pub(super) const PAYLOAD_MAX: usize = 1024;
 
-/// Gives each job of these blocks a row of its own. What decides is asked for twice, as in
-/// [`super::settle`]: a claim that was waited for has left another version of the row.
+/// Gives each job of these blocks a row of its own. The block is looked for twice: a claim that was
+/// waited for has left another version of the row.
 macro_rules! split {
     ($blocks:literal, $wait:literal) => {
         concat!(

@@ -32,8 +32,9 @@ use crate::store::{
 /// not taken for it. A job that somebody watches is passed over: it takes more than this. Rows of
 /// `lease` that somebody has locked, or that may hold a job that was passed over, are left.
 ///
-/// What decides is asked for twice: where the row is looked for, and where it is deleted, since
-/// that waits for whoever is changing it and must look again at what they left.
+/// The limit, which takes nothing away, has the planner believe that there is one range, so that it
+/// begins with the ranges whatever it believes of the table. Whoever is changing a row is waited for,
+/// and what decides is asked of what they left.
 macro_rules! ack {
     ($of_range:literal, $of_job:literal, $kept:literal) => {
         concat!(
@@ -41,26 +42,17 @@ macro_rules! ack {
     WITH gone AS (
         DELETE FROM job
         USING (
-            SELECT r.*, j.tid
-            FROM (
-                SELECT
-                    unnest($3::bigint[]) AS first, unnest($4::bigint[]) AS last,
-                    unnest($5::integer[]) AS lease_delivery, unnest($6::text[]) AS node,
-                    unnest($7::text[]) AS worker, unnest($8::bigint[]) AS started_at,
-                    unnest($9::bytea[]) AS result",
+            SELECT
+                unnest($3::bigint[]) AS first, unnest($4::bigint[]) AS last,
+                unnest($5::integer[]) AS lease_delivery, unnest($6::text[]) AS node,
+                unnest($7::text[]) AS worker, unnest($8::bigint[]) AS started_at,
+                unnest($9::bytea[]) AS result",
             $of_range,
             "
-                OFFSET 0
-            ) r
-            CROSS JOIN LATERAL (
-                SELECT ctid AS tid
-                FROM job
-                WHERE id BETWEEN r.first AND r.last AND delivery = r.lease_delivery
-                AND NOT is_watched
-                OFFSET 0
-            ) j
+            LIMIT cardinality($3)
         ) a
-        WHERE job.ctid = a.tid AND job.delivery = a.lease_delivery AND NOT job.is_watched
+        WHERE job.id BETWEEN a.first AND a.last AND job.delivery = a.lease_delivery
+        AND NOT job.is_watched
         RETURNING
             a.node, a.worker, a.started_at, a.result, id, queue_id, priority, created_at,
             max_attempts, attempts, delivery, crashes, expires_at, timeout_ms, replay_of,
@@ -153,23 +145,14 @@ const ACK_AND_FORGET: &str = "
     ),
     gone AS (
         DELETE FROM job
-        USING (
-            SELECT r.lease_delivery, j.tid
-            FROM ranges r
-            CROSS JOIN LATERAL (
-                SELECT ctid AS tid
-                FROM job
-                WHERE id BETWEEN r.first AND r.last AND delivery = r.lease_delivery
-                AND delivery = 1 AND NOT is_watched AND tags IS NULL
-                OFFSET 0
-            ) j
-            WHERE (
-                SELECT true FROM pg_trigger
-                WHERE tgrelid = 'job'::regclass AND tgname = 'tell'
-                LIMIT 1
-            ) IS NULL
-        ) a
-        WHERE job.ctid = a.tid AND job.delivery = a.lease_delivery AND NOT job.is_watched
+        USING (SELECT * FROM ranges LIMIT cardinality($3)) r
+        WHERE job.id BETWEEN r.first AND r.last AND job.delivery = r.lease_delivery
+        AND job.delivery = 1 AND NOT job.is_watched AND job.tags IS NULL
+        AND (
+            SELECT true FROM pg_trigger
+            WHERE tgrelid = 'job'::regclass AND tgname = 'tell'
+            LIMIT 1
+        ) IS NULL
         RETURNING id
     ),
     forgotten AS MATERIALIZED (
