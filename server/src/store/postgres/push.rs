@@ -242,8 +242,15 @@ macro_rules! push_alike {
             $19::integer[], $20::bigint[]
         ) AS l (id, worker, session, lasts, first, last, queue_id)
         WHERE first <= last AND queue_id = ANY((SELECT ids FROM open)::bigint[])
-        -- After the jobs: whoever listens hears of a push before the lease.
-        AND (SELECT count(*) FROM jobs) > 0
+        -- After the jobs, if somebody listens, so that they hear of a push before its lease.
+        AND (
+            (
+                SELECT true FROM pg_trigger
+                WHERE tgrelid = 'job'::regclass AND tgname = 'tell'
+                LIMIT 1
+            ) IS NULL
+            OR (SELECT count(*) FROM jobs) > 0
+        )
     ),
     deadlines AS (
         INSERT INTO deadline (at, job_id, delivery)
