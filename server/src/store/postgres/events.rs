@@ -24,6 +24,19 @@ use crate::store::columns::sql_millis;
 use crate::store::events::{EVENTS_KEPT, EVENTS_MAX, Event, Watcher};
 use crate::store::{DUTY_ROWS_MAX, Detail, EventId, EventKind, EventPage, EventsWanted, Watching};
 
+/// The condition, in SQL, that no events of jobs are recorded.
+macro_rules! nobody_listens {
+    () => {
+        "(
+            SELECT true FROM pg_trigger
+            WHERE tgrelid = 'job'::regclass AND tgname = 'tell'
+            LIMIT 1
+        ) IS NULL"
+    };
+}
+
+pub(super) use nobody_listens;
+
 /// How often the tables are asked for, each time for a moment, before it is given up.
 const TRIES_MAX: u32 = 100;
 

@@ -8,6 +8,7 @@ use tokio_postgres::types::ToSql;
 
 use super::alike::{Alike, Leases, Stored};
 use super::claim::hold;
+use super::events::nobody_listens;
 use super::keys::{
     Chance, Key, Wanted, chances, give_back, give_keys, keys, same, take_all, take_key,
 };
@@ -100,10 +101,10 @@ const PUSH: &str = "
 
 /// The first text if the word is `yes`, else the other one.
 macro_rules! either {
-    (yes, $text:literal, $other:literal) => {
+    (yes, $text:expr, $other:expr) => {
         $text
     };
-    (no, $text:literal, $other:literal) => {
+    (no, $text:expr, $other:expr) => {
         $other
     };
 }
@@ -228,7 +229,8 @@ macro_rules! push_alike {
             ),
             either!(
                 $to,
-                ",
+                concat!(
+                    ",
     leases AS (
         INSERT INTO lease (
             id, node, incarnation, worker, session, started_at, expires_at, job_ids, deliveries
@@ -243,14 +245,9 @@ macro_rules! push_alike {
         ) AS l (id, worker, session, lasts, first, last, queue_id)
         WHERE first <= last AND queue_id = ANY((SELECT ids FROM open)::bigint[])
         -- After the jobs, if somebody listens, so that they hear of a push before its lease.
-        AND (
-            (
-                SELECT true FROM pg_trigger
-                WHERE tgrelid = 'job'::regclass AND tgname = 'tell'
-                LIMIT 1
-            ) IS NULL
-            OR (SELECT count(*) FROM jobs) > 0
-        )
+        AND (",
+                    nobody_listens!(),
+                    " OR (SELECT count(*) FROM jobs) > 0)
     ),
     deadlines AS (
         INSERT INTO deadline (at, job_id, delivery)
@@ -262,7 +259,8 @@ macro_rules! push_alike {
         ) AS r (queue_id, timeout_ms, first, last, is_offered)
         WHERE timeout_ms IS NOT NULL AND is_offered
         AND queue_id = ANY((SELECT ids FROM open)::bigint[])
-    )",
+    )"
+                ),
                 ""
             ),
             "

@@ -13,6 +13,7 @@ use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 
 use super::duties::{self, FORGET};
+use super::events::nobody_listens;
 use super::lane::{Failure, Tx};
 use super::leases::{self, Given, Known, LeaseId, Origin};
 use super::needs::release_dependents;
@@ -36,7 +37,7 @@ use crate::store::{
 /// begins with the ranges whatever it believes of the table. Whoever is changing a row is waited for,
 /// and what decides is asked of what they left.
 macro_rules! ack {
-    ($of_range:literal, $of_job:literal, $kept:literal) => {
+    ($of_range:literal, $of_job:expr, $kept:literal) => {
         concat!(
             "
     WITH gone AS (
@@ -98,18 +99,18 @@ const ACK: &str = ack!("", "", "");
 /// `migrations/0012_runs.sql`.
 const ACK_IN_RUNS: &str = ack!(
     ", unnest($10::boolean[]) AS is_run",
-    ",
+    concat!(
+        ",
             (
                 a.is_run AND delivery = 1 AND attempts = 0 AND crashes = 0 AND tags IS NULL
                 AND unique_key IS NULL AND timeout_ms IS NULL AND replayed_as IS NULL
                 AND length(payload) + coalesce(octet_length(options), 0)
                     + coalesce(length(a.result), 0) <= 2048
-                AND (
-                    SELECT true FROM pg_trigger
-                    WHERE tgrelid = 'job'::regclass AND tgname = 'tell'
-                    LIMIT 1
-                ) IS NULL
-            ) AS is_packed",
+                AND ",
+        nobody_listens!(),
+        "
+            ) AS is_packed"
+    ),
     "
         WHERE NOT is_packed
     ),
@@ -137,7 +138,8 @@ const RUN_MIN: i64 = 16;
 
 /// The same of jobs that are not kept. Passed over are also those that have been retried or have
 /// tags, and all of them while events are recorded, which is done where jobs finish.
-const ACK_AND_FORGET: &str = "
+const ACK_AND_FORGET: &str = concat!(
+    "
     WITH ranges AS MATERIALIZED (
         SELECT
             unnest($3::bigint[]) AS first, unnest($4::bigint[]) AS last,
@@ -148,11 +150,9 @@ const ACK_AND_FORGET: &str = "
         USING (SELECT * FROM ranges LIMIT cardinality($3)) r
         WHERE job.id BETWEEN r.first AND r.last AND job.delivery = r.lease_delivery
         AND job.delivery = 1 AND NOT job.is_watched AND job.tags IS NULL
-        AND (
-            SELECT true FROM pg_trigger
-            WHERE tgrelid = 'job'::regclass AND tgname = 'tell'
-            LIMIT 1
-        ) IS NULL
+        AND ",
+    nobody_listens!(),
+    "
         RETURNING id
     ),
     forgotten AS MATERIALIZED (
@@ -190,7 +190,8 @@ const ACK_AND_FORGET: &str = "
         ))
     )
     SELECT array_agg(id) AS ids
-    FROM gone";
+    FROM gone"
+);
 
 /// Locks leased jobs, by id, and reads what decides how they go on.
 const STANDING: &str = "
