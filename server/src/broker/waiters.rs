@@ -41,8 +41,9 @@
 //! # Who
 //!
 //! A waiter takes a *seat*, with as much credit as it has work for. Pushes take the credit of those
-//! first who have waited longest; of their own jobs those first that a claim would take first. The
-//! store has the last word: it leases nothing while the queue is paused or has limits.
+//! first who have waited longest; of their own jobs that are not delayed, those first that a claim
+//! would take first. The store has the last word: it leases nothing while the queue is paused or has
+//! limits.
 //!
 //! # Who is woken
 //!

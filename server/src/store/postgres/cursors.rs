@@ -144,12 +144,17 @@ pub(super) struct Cursor {
 }
 
 impl Queue {
-    fn lower(&mut self, priority: i32, after: i64) {
-        let place = self.places.entry(Reverse(priority)).or_insert(after);
+    /// Jobs behind this place may be ready.
+    fn know(&mut self, priority: Reverse<i32>, after: i64) {
+        self.gone.remove(&priority);
+        let place = self.places.entry(priority).or_insert(after);
         *place = after.min(*place);
+    }
+
+    fn lower(&mut self, priority: i32, after: i64) {
+        self.know(Reverse(priority), after);
         let noted = self.noted.entry(Reverse(priority)).or_insert(after);
         *noted = after.min(*noted);
-        self.gone.remove(&Reverse(priority));
         if self.places.len() > PRIORITIES_MAX {
             self.places.pop_last();
             self.is_partial = true;
@@ -282,9 +287,7 @@ impl Cursors {
         queue.gone.extend(gone);
         queue.places = left;
         for (priority, after) in std::mem::take(&mut queue.noted) {
-            queue.gone.remove(&priority);
-            let place = queue.places.entry(priority).or_insert(after);
-            *place = after.min(*place);
+            queue.know(priority, after);
         }
         queue.forget_gone();
     }

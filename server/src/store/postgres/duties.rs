@@ -16,13 +16,13 @@ use super::kv::forget_values;
 use super::lane::{Failure, Tx};
 use super::leases::{self, LiveRow};
 use super::needs::release_dependents;
+use super::notes;
 use super::row::{self, count, get, job_id, now};
 use super::runs::{self, Forgotten, RUNS_MAX};
 use super::settle::{Ended, end_badly, finish_waiting};
 use super::{PostgresStore, QueueId, retrying};
 use crate::job::{Ending, JobId, Lease, Reason, Settings, State, Timestamp};
 use crate::leader::Term;
-use crate::limits;
 use crate::mutants::{self, Mutant, altered};
 use crate::store::columns::{parse_settings, sql_id, sql_millis};
 use crate::store::guards::DECISIONS_KEPT;
@@ -747,8 +747,7 @@ impl PostgresStore {
     async fn due(&self, tx: &mut Tx<'_>, now: Timestamp) -> Result<Part, Failure> {
         let soon = "run_at <= (SELECT now FROM clock) + 3600000";
         let sql = altered(Mutant::DueTooEarly, DUE, "run_at <= (SELECT now FROM clock)", soon);
-        let kept = i64::try_from(limits::NOTES_MAX - 1).unwrap_or(i64::MAX);
-        let rows = tx.query(sql, &[&rows_max(), &kept, &NoteKind::Due.name()]).await?;
+        let rows = tx.query(sql, &[&rows_max(), &notes::room(), &NoteKind::Due.name()]).await?;
         let mut notes = Vec::new();
         let effects = self.effects(&rows, &mut notes).await?;
         let sql = "SELECT run_at AS next FROM scheduled ORDER BY run_at, job_id LIMIT 1";

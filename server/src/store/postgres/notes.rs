@@ -62,6 +62,11 @@ const KEEP: &str = "
 /// See [`super::hot_statements`].
 pub(super) const HOT: &[super::Named] = &[("notes::INSERT", INSERT), ("notes::NOTES", NOTES)];
 
+/// How many notes of a job are left when another one comes.
+pub(super) fn room() -> i64 {
+    i64::try_from(limits::NOTES_MAX - 1).unwrap_or(i64::MAX)
+}
+
 /// What is to be noted.
 #[derive(Default)]
 pub(super) struct Noted {
@@ -116,7 +121,6 @@ impl Noted {
         let mut distinct = self.jobs.clone();
         distinct.sort_unstable();
         distinct.dedup();
-        let room = i64::try_from(limits::NOTES_MAX - 1).unwrap_or(i64::MAX);
         let at = self.at.map(|at| at.0);
         tx.query(
             INSERT,
@@ -128,7 +132,7 @@ impl Noted {
                 &self.whos,
                 &self.details,
                 &distinct,
-                &room,
+                &room(),
             ],
         )
         .await
