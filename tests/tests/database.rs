@@ -304,8 +304,8 @@ async fn a_node_keeps_to_its_budget_of_connections() {
     assert!(count <= 14, "{count} connections");
 }
 
-#[tokio::test]
-async fn when_notifications_are_cut_only_latency_suffers() {
+/// Two nodes that can not notify.
+async fn quiet() -> Cluster {
     let postgres = Arc::new(Postgres::start());
     postgres
         .execute(
@@ -314,7 +314,12 @@ async fn when_notifications_are_cut_only_latency_suffers() {
         )
         .await;
     let quiet = dsn(&postgres, "quiet", "postgres");
-    let cluster = Cluster::on(postgres, 2, &[("DATABASE_URL", &quiet)]).await;
+    Cluster::on(postgres, 2, &[("DATABASE_URL", &quiet)]).await
+}
+
+#[tokio::test]
+async fn when_notifications_are_cut_only_latency_suffers() {
+    let cluster = quiet().await;
     for round in 0..3 {
         let http = cluster.http(1);
         let waiting = tokio::spawn(async move { pull(&http, "q", 1, 20_000).await });
@@ -323,6 +328,27 @@ async fn when_notifications_are_cut_only_latency_suffers() {
         assert_eq!(jobs[0]["id"], id);
         assert!(ack(&cluster.http(0), &jobs[0]).await < 300);
     }
+}
+
+#[tokio::test]
+async fn a_worker_learns_that_its_lease_is_lost_when_notifications_are_cut() {
+    let cluster = quiet().await;
+    // One of them is on the node that does not take the leases away.
+    for node in &cluster.nodes {
+        let client = node.client().await;
+        client.push_batch(vec![NewJob::new("q", "1"), NewJob::new("q", "2")]).await.unwrap();
+        let jobs = client.pull(PullOptions::new("q").count(2)).await.unwrap();
+        let cancel = format!("/v1/jobs/{}/cancel", jobs[0].id.0);
+        assert_eq!(node.http().post(&cancel, json!({ "grace_ms": 1 })).await.status, 202);
+        jobs[0].lost().await;
+        assert!(!jobs[1].is_lost(), "it was given with the other one");
+        client.ack_batch(jobs.into_iter().skip(1)).await.unwrap();
+    }
+    eventually("no lease is left", || async {
+        let sql = "SELECT count(*) FROM batonq.lease";
+        (cluster.postgres.value(sql).await == "0").then_some(())
+    })
+    .await;
 }
 
 #[tokio::test]

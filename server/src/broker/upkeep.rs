@@ -125,6 +125,7 @@ pub(super) fn poll(core: Arc<Core>, stop: CancellationToken) -> Loop {
                     for (session, lease) in news.cancelled {
                         core.tell_cancelled(session, lease);
                     }
+                    core.tell_lost(news.lost);
                     news.ended.iter().for_each(|job| core.ending_bells.ring_all(job));
                 }
                 Err(error) => tracing::debug!(%error, "poll failed"),

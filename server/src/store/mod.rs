@@ -985,6 +985,8 @@ pub struct News {
     pub ended: Vec<JobId>,
     /// Leases that hang on sessions of this node and whose end is asked for.
     pub cancelled: Vec<(SessionId, Lease)>,
+    /// Leases that hung on sessions of this node and have ended elsewhere.
+    pub lost: Vec<(SessionId, Lease)>,
 }
 
 /// Which jobs to list. An empty filter lists all.

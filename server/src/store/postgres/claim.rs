@@ -98,6 +98,12 @@ const ENDED: &str = "
     FROM unnest($1::bigint[]) AS u (id)
     WHERE (SELECT true FROM job WHERE id = u.id LIMIT 1) IS NULL";
 
+/// Those that have ended: each change of a job's delivery ends the lease of the one before.
+const LOST: &str = "
+    SELECT u.id, u.delivery
+    FROM unnest($1::bigint[], $2::integer[]) AS u (id, delivery)
+    WHERE (SELECT true FROM job WHERE id = u.id AND delivery = u.delivery LIMIT 1) IS NULL";
+
 /// What stands first in each line goes to its claims, in their order, as far as it reaches: line
 /// `l` gives out `count` jobs at most, of the first `rows` rows, and its job number n goes to claim
 /// `owners[base + n]`. Of the last block it may be a part; the others stand on.
@@ -225,6 +231,7 @@ pub(super) const HOT: &[super::Named] = &[
     ("claim::LOOK", LOOK),
     ("claim::NEAR", NEAR),
     ("claim::ENDED", ENDED),
+    ("claim::LOST", LOST),
     ("claim::CLAIM", CLAIM),
 ];
 
@@ -513,6 +520,9 @@ impl PostgresStore {
         let ids = self.queues.find_all(&self.pool, queues.iter()).await?;
         let looks = self.cursors.allowed(ids.values().copied());
         let waited: Vec<i64> = jobs.iter().map(|job| sql_id(*job)).collect();
+        let held = self.leases.to_ask();
+        let held_jobs: Vec<i64> = held.iter().map(|lease| sql_id(lease.job)).collect();
+        let deliveries: Vec<i32> = held.iter().map(|lease| lease.delivery.cast_signed()).collect();
         let mut tx = self.keep_lane.begin().await?;
         let node = &self.node;
         let mut found = self.look_in(&mut tx, &looks).await?;
@@ -521,6 +531,7 @@ impl PostgresStore {
                 (ENDED, &[&waited]),
                 (CANCELLED, &[&node.id, &node.incarnation]),
                 (HORIZON, &[]),
+                (LOST, &[&held_jobs, &deliveries]),
             ])
             .await?;
         if let Some(row) = told[2].first() {
@@ -529,12 +540,16 @@ impl PostgresStore {
         }
         found.retain(|row| get(row, "is_ready"));
         let ended = told[0].iter().map(|row| job_id(row, "id"));
+        let lease =
+            |row: &Row, id| Lease { job: job_id(row, id), delivery: count(row, "delivery") };
         let cancelled = told[1].iter().map(|row| {
-            let lease = Lease { job: job_id(row, "job_id"), delivery: count(row, "delivery") };
-            (SessionId(get::<i64>(row, "session").cast_unsigned()), lease)
+            (SessionId(get::<i64>(row, "session").cast_unsigned()), lease(row, "job_id"))
         });
+        let missing = told[3].iter().map(|row| lease(row, "id")).collect();
+        let lost = self.leases.are_missing(missing);
+        self.forget_ended(lost.iter().map(|(_, lease)| *lease)).await;
         let ready = named(ids, &found);
-        Ok(News { ready, ended: ended.collect(), cancelled: cancelled.collect() })
+        Ok(News { ready, ended: ended.collect(), cancelled: cancelled.collect(), lost })
     }
 
     /// Looks in full where that takes long. The answer: of these queues, those that have ready jobs.

@@ -44,6 +44,12 @@ pub(super) fn new_id() -> LeaseId {
 /// How long beyond its end a lease is remembered that nobody has settled here.
 const REMEMBERED_BEYOND: Duration = Duration::from_secs(5);
 
+/// How long a lease has been held of which it is asked whether it still is: most are settled sooner.
+const ASKED_AFTER: Duration = Duration::from_secs(1);
+
+/// Of so many leases it is asked at once; of more in turn.
+const ASKED_AT_ONCE: usize = 5_000;
+
 /// What a row says beside its jobs.
 #[derive(Debug, Clone)]
 pub(super) struct Given {
@@ -63,12 +69,17 @@ struct Rows {
     jobs: HashMap<JobId, Held>,
     /// Rows whose commit nobody answered.
     doubtful: Vec<LeaseId>,
+    /// Leases that were not there when it was asked whether they are still held.
+    missing: Vec<Lease>,
+    /// How often that was asked.
+    asked: u64,
 }
 
 #[derive(Debug)]
 struct Remembered {
     origin: Arc<Origin>,
     left: usize,
+    given_at: Instant,
     until: Instant,
 }
 
@@ -111,9 +122,9 @@ impl Memory {
                 rows.leave(old.row);
             }
         }
-        let until = Instant::now() + lasts + REMEMBERED_BEYOND;
-        let origin = Arc::new(origin);
-        rows.rows.insert(id, Remembered { origin, left: held.len(), until });
+        let (origin, given_at) = (Arc::new(origin), Instant::now());
+        let until = given_at + lasts + REMEMBERED_BEYOND;
+        rows.rows.insert(id, Remembered { origin, left: held.len(), given_at, until });
     }
 
     /// The lease, if it is remembered.
@@ -179,6 +190,41 @@ impl Memory {
                 row.until = until;
             }
         }
+    }
+
+    /// Leases that hang on sessions, to ask whether they are still held: all that were missing the
+    /// last time, and a share of the others that have been held for a while.
+    pub(super) fn to_ask(&self) -> Vec<Lease> {
+        let mut rows = self.0.lock();
+        rows.asked += 1;
+        let now = Instant::now();
+        let is_old = |held: &&Held| {
+            rows.rows.get(&held.row).is_some_and(|row| {
+                row.origin.given.session.is_some() && row.given_at + ASKED_AFTER <= now
+            })
+        };
+        let old: Vec<Lease> = rows
+            .jobs
+            .iter()
+            .filter(|(_, held)| is_old(held))
+            .map(|(job, held)| Lease { job: *job, delivery: held.delivery })
+            .collect();
+        let shares = (old.len() / ASKED_AT_ONCE) as u64 + 1;
+        let turn = rows.asked % shares;
+        let is_asked = |lease: &Lease| lease.job.0 % shares == turn || rows.missing.contains(lease);
+        old.into_iter().filter(is_asked).collect()
+    }
+
+    /// These leases of [`Memory::to_ask`] are not there. The answer: those that are lost, with their
+    /// sessions. Others may just have been settled by a statement whose answer is under way: they
+    /// are believed to be lost if they are missing the next time too.
+    pub(super) fn are_missing(&self, missing: Vec<Lease>) -> Vec<(SessionId, Lease)> {
+        let rows = &mut *self.0.lock();
+        let before = std::mem::take(&mut rows.missing);
+        let (again, first) = missing.into_iter().partition(|lease| before.contains(lease));
+        rows.missing = first;
+        let session = |lease: Lease| Some((rows.known(lease)?.origin.given.session?, lease));
+        Vec::into_iter(again).filter_map(session).collect()
     }
 
     /// Forgets rows that have ended elsewhere.

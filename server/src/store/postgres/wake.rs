@@ -46,7 +46,8 @@ struct Pending {
     lost: Vec<(SessionId, Lease)>,
     cancelled: Vec<(SessionId, Lease)>,
     nodes: Vec<String>,
-    /// False: there is nobody to tell.
+    /// False: there is nobody to tell of jobs, as far as is known: what becomes of leases is told
+    /// in any case, since a node is known a few seconds after it has given its first ones.
     has_readers: bool,
 }
 
@@ -65,8 +66,6 @@ impl Outbox {
         if !has_readers {
             pending.ready.clear();
             pending.due = None;
-            pending.lost.clear();
-            pending.cancelled.clear();
         }
     }
 
@@ -96,19 +95,15 @@ impl Outbox {
     }
 
     pub(super) fn lost(&self, lost: &[(SessionId, Lease)]) {
-        let mut pending = self.pending.lock();
-        if pending.has_readers && !lost.is_empty() {
-            pending.lost.extend_from_slice(lost);
+        if !lost.is_empty() {
+            self.pending.lock().lost.extend_from_slice(lost);
             self.bell.notify_one();
         }
     }
 
     pub(super) fn cancelled(&self, session: SessionId, lease: Lease) {
-        let mut pending = self.pending.lock();
-        if pending.has_readers {
-            pending.cancelled.push((session, lease));
-            self.bell.notify_one();
-        }
+        self.pending.lock().cancelled.push((session, lease));
+        self.bell.notify_one();
     }
 
     pub(super) fn node(&self, id: &str) {
@@ -262,12 +257,15 @@ impl PostgresStore {
                     }
                 }
                 Line::Due(at) => signals.push(Signal::Due(at)),
-                Line::Lost(session, lease) => signals.push(Signal::Lost(session, lease)),
+                Line::Lost(session, lease) => {
+                    self.forget_ended(std::iter::once(lease)).await;
+                    signals.push(Signal::Lost(session, lease));
+                }
                 Line::Cancelled(session, lease) => {
                     signals.push(Signal::Cancelled(session, lease));
                 }
                 Line::Ended(lease) => {
-                    self.forget_ended(lease).await;
+                    self.forget_ended(std::iter::once(lease)).await;
                     signals.push(Signal::Ended(lease.job));
                 }
                 Line::Node(id) => nodes.push(id),
@@ -276,10 +274,10 @@ impl PostgresStore {
         (signals, nodes)
     }
 
-    /// A lease that this node may have given was ended behind its back. Its row goes with the last
-    /// of its jobs.
-    async fn forget_ended(&self, lease: Lease) {
-        let empty = self.leases.end(std::iter::once(lease));
+    /// Leases that this node may have given were ended behind its back. A row goes with the last of
+    /// its jobs.
+    pub(super) async fn forget_ended(&self, leases: impl Iterator<Item = Lease>) {
+        let empty = self.leases.end(leases);
         self.delete_empty(&empty).await;
     }
 }
