@@ -170,6 +170,7 @@ fn what_a_mode_would_not_heed_is_refused() {
         (&["--mode", "single", "--rate", "5"][..], "--rate"),
         (&["--mode", "push", "--failing", "5"], "--failing"),
         (&["--mode", "single", "--in-flight", "5"], "--in-flight"),
+        (&["--mode", "push", "--credit", "5"], "--credit"),
         (&["--mode", "latency", "--queues", "2"], "--queues"),
         (&["--mode", "http", "--backlog", "2"], "--backlog"),
         (&["--mode", "flashq-text", "--rate", "5"], "--rate"),

@@ -64,10 +64,15 @@ pub(crate) struct Bench {
     #[arg(long, default_value_t = 4, value_name = "C", value_parser = clap::value_parser!(u32).range(1..=20_000))]
     connections: u32,
 
-    /// Jobs that are on their way to the broker at once, over all connections, and as many on
-    /// their way to consumers. Default: two requests of each producer; in mode pipelined, 1000
+    /// Jobs that are on their way to the broker at once, over all connections. Default: two
+    /// requests of each producer; in mode pipelined, 1000
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100_000))]
     in_flight: Option<u32>,
+
+    /// Jobs that consumers hold at once, over all connections. Default: as many as --in-flight, or
+    /// four batches of each consumer
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    credit: Option<u32>,
 
     /// Spread the connections over all nodes, in turn: those of --url or, if it has one, those
     /// that this one names. Without it, each connection chooses one of --url at random
@@ -206,7 +211,7 @@ impl Bench {
     fn check(&self) -> Result<(), Failure> {
         use Mode::{Cycle, FlashqBinary, FlashqText, Idle, Latency, Pipelined, Push, Single};
         let Load { queues, priorities, delayed, failing, .. } = self.load;
-        let options: [(&str, bool, &[Mode]); 10] = [
+        let options: [(&str, bool, &[Mode]); 11] = [
             ("--queues", queues > 1, &[Cycle, Push]),
             ("--priorities", priorities > 1, &[Cycle, Push]),
             ("--delayed", delayed > 0, &[Cycle]),
@@ -218,6 +223,7 @@ impl Bench {
                 self.in_flight.is_some(),
                 &[Cycle, Push, Pipelined, FlashqText, FlashqBinary],
             ),
+            ("--credit", self.credit.is_some(), &[Cycle, Pipelined]),
             ("--rate", self.rate.is_some(), &[Cycle, Latency]),
             ("--nodes", self.nodes, &[Cycle, Push, Pipelined, Single, Latency, Idle]),
             ("--pid", self.pid.is_some(), &[Idle]),

@@ -230,9 +230,10 @@ impl Consumer {
     /// Jobs that a subscription holds at once: four batches over all queues unless told otherwise,
     /// but a batch at least.
     fn credit(&self) -> u32 {
-        let Bench { batch, rate, ref load, .. } = self.bench;
-        let credit = match (self.bench.in_flight_each(), rate) {
-            (Some(in_flight), _) => in_flight,
+        let Bench { batch, rate, connections, ref load, .. } = self.bench;
+        let told = self.bench.credit.map(|credit| credit.div_ceil(connections));
+        let credit = match (told.or_else(|| self.bench.in_flight_each()), rate) {
+            (Some(credit), _) => credit,
             (None, Some(_)) => (batch * 4).max(OFFERED_CREDIT),
             (None, None) => batch * 4,
         };
