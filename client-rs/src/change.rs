@@ -134,7 +134,7 @@ impl Client {
     /// As [`Client::replay`].
     pub async fn replay_edited(&self, id: impl Into<JobId>, edit: Edit) -> Result<JobId, Error> {
         let replay = ReplayJob { id: id.into().0, edit: Some(edit.wire) };
-        let copies = answer!(self.call(Message::ReplayJob(replay)).await?, Replayed)?.ids;
+        let copies = answer!(self.call(Message::ReplayJob(Box::new(replay))).await?, Replayed)?.ids;
         copies.first().copied().map(JobId).ok_or_else(|| Error::unexpected(&"Replayed"))
     }
 
@@ -194,7 +194,8 @@ impl Client {
     /// As [`Client::pause`]; [`Error::Refused`] with [`crate::ErrorCode::WrongState`] if it is
     /// leased or has ended.
     pub async fn edit(&self, id: impl Into<JobId>, edit: Edit) -> Result<(), Error> {
-        self.change(Message::EditJob(EditJob { id: id.into().0, ..edit.wire })).await
+        let edit = EditJob { id: id.into().0, ..edit.wire };
+        self.change(Message::EditJob(Box::new(edit))).await
     }
 
     /// Deletes a job that has ended, with its history.

@@ -105,7 +105,7 @@ fn hello(config: &Config, session: u64) -> Hello {
 async fn greet(mut stream: TcpStream, hello: Hello) -> Result<Opened, Error> {
     let mut outbound = Outbound::new();
     outbound.put_preface();
-    outbound.put(&Envelope { request_id: 1, message: Some(Message::Hello(hello)) })?;
+    outbound.put(&Envelope { request_id: 1, message: Some(Message::Hello(Box::new(hello))) })?;
     while !outbound.is_empty() {
         outbound.write_to(&mut stream).await.map_err(|error| unreachable(&error))?;
     }
@@ -121,7 +121,7 @@ async fn greet(mut stream: TcpStream, hello: Hello) -> Result<Opened, Error> {
         }
     };
     match envelope.message {
-        Some(Message::Welcome(welcome)) => Ok(Opened { stream, welcome, inbound }),
+        Some(Message::Welcome(welcome)) => Ok(Opened { stream, welcome: *welcome, inbound }),
         Some(Message::Error(error)) => Err(error.into()),
         Some(other) => Err(Error::unexpected(&other)),
         None => Err(unreachable(&"no answer that this client knows")),

@@ -34,7 +34,7 @@ impl Client {
     /// [`Error::Refused`] with [`ErrorCode::NotFound`] if there is none.
     pub async fn job(&self, id: impl Into<JobId>) -> Result<JobDetail, Error> {
         let get = GetJob { id: id.into().0 };
-        answer!(self.call(Message::GetJob(get)).await?, Job)
+        answer!(self.call(Message::GetJob(get)).await?, Job).map(|job| *job)
     }
 
     /// A job once it has ended, or as it is after `wait`.
@@ -44,7 +44,7 @@ impl Client {
     /// [`Error::Refused`] with [`ErrorCode::NotFound`] if there is none.
     pub async fn wait_job(&self, id: impl Into<JobId>, wait: Duration) -> Result<JobDetail, Error> {
         let question = WaitJob { id: id.into().0, wait_ms: millis(wait) };
-        answer!(self.ask(Message::WaitJob(question), wait).await?, Job)
+        answer!(self.ask(Message::WaitJob(question), wait).await?, Job).map(|job| *job)
     }
 
     /// Jobs, by id, newest first unless the filter says otherwise, without payloads and results. The page's cursor leads to the next.
@@ -53,7 +53,7 @@ impl Client {
     ///
     /// As [`Client::queues`].
     pub async fn jobs(&self, filter: JobFilter) -> Result<JobPage, Error> {
-        answer!(self.call(Message::ListJobs(filter)).await?, JobPage)
+        answer!(self.call(Message::ListJobs(Box::new(filter))).await?, JobPage)
     }
 
     /// The keys of a queue that jobs wait or work for, and their limits.
@@ -88,7 +88,7 @@ impl Client {
     /// [`Error::Refused`] with [`ErrorCode::NotFound`] if there is none.
     pub async fn timeline(&self, id: impl Into<JobId>) -> Result<Timeline, Error> {
         let get = GetTimeline { id: id.into().0 };
-        answer!(self.call(Message::GetTimeline(get)).await?, Timeline)
+        answer!(self.call(Message::GetTimeline(get)).await?, Timeline).map(|timeline| *timeline)
     }
 
     /// Why a job does not run: all that keeps it from it, what has to change first at first.
@@ -98,7 +98,7 @@ impl Client {
     /// [`Error::Refused`] with [`ErrorCode::NotFound`] if there is none.
     pub async fn explain(&self, id: impl Into<JobId>) -> Result<Explanation, Error> {
         let explain = Explain { id: id.into().0 };
-        answer!(self.call(Message::Explain(explain)).await?, Explanation)
+        answer!(self.call(Message::Explain(explain)).await?, Explanation).map(|told| *told)
     }
 
     /// All queues.
@@ -159,7 +159,7 @@ impl Client {
     ///
     /// As [`Client::queues`].
     pub async fn stats(&self) -> Result<Stats, Error> {
-        answer!(self.call(Message::GetStats(GetStats {})).await?, Stats)
+        answer!(self.call(Message::GetStats(GetStats {})).await?, Stats).map(|stats| *stats)
     }
 
     /// How long the node takes to answer.

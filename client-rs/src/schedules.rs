@@ -97,7 +97,7 @@ impl Client {
     /// Makes a schedule, or changes the one of its name.
     pub async fn put_schedule(&self, schedule: Schedule) -> Result<(), Error> {
         let schedule = Some(schedule.wire);
-        self.done(Message::PutSchedule(PutSchedule { schedule })).await
+        self.done(Message::PutSchedule(Box::new(PutSchedule { schedule }))).await
     }
 
     /// All schedules, by name.

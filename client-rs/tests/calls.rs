@@ -89,7 +89,8 @@ async fn calls_wait_for_one_another_when_the_node_allows_no_more() {
         for pushed in 1..=2 {
             let (id, _) = peer.expect().await;
             assert!(futures_util::FutureExt::now_or_never(peer.next()).is_none());
-            peer.answer(id, Message::Stats(Stats { pushed, ..Stats::default() })).await;
+            let stats = Stats { pushed, ..Stats::default() };
+            peer.answer(id, Message::Stats(Box::new(stats))).await;
         }
     });
     assert_eq!((one.unwrap().pushed, two.unwrap().pushed), (1, 2));

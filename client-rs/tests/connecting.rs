@@ -17,7 +17,7 @@ async fn a_client_says_who_it_is() {
         assert_eq!((hello.version_min, hello.version_max), (1, 1));
         assert_eq!((hello.token.as_str(), hello.worker.as_str()), ("s3cret", "mailer-1"));
         assert_eq!((hello.client.as_str(), hello.session), ("test/1", 0));
-        peer.answer(1, Message::Welcome(welcome())).await;
+        peer.answer(1, Message::Welcome(Box::new(welcome()))).await;
         peer
     });
     assert_eq!(client.unwrap().node().node_id, "node-1");

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use batonq_client::{Client, Error, Job, NewJob, PullOptions};
 use batonq_protocol::Message;
-use batonq_protocol::messages::{GoAway, LeasesLost, Pulled, Stats, Welcome};
+use batonq_protocol::messages::{GoAway, LeasesLost, Pulled, Welcome};
 use fake::{FakeNode, Peer, SESSION, lease, leased, pushed, resumed, settled_ok, welcome, within};
 
 async fn pulled<const N: usize>(client: &Client, peer: &mut Peer, ids: [u64; N]) -> [Job; N] {
@@ -23,14 +23,14 @@ async fn pulled<const N: usize>(client: &Client, peer: &mut Peer, ids: [u64; N])
 async fn heard(client: &Client, peer: &mut Peer) {
     let (stats, ()) = tokio::join!(client.stats(), async {
         let (id, _) = peer.expect().await;
-        peer.answer(id, Message::Stats(Stats::default())).await;
+        peer.answer(id, Message::Stats(Box::default())).await;
     });
     stats.unwrap();
 }
 
 /// Answers one question at the peer that is asked. True: it was the second.
 async fn heard_by_second(client: &Client, first: &mut Peer, second: &mut Peer) -> bool {
-    let stats = || Message::Stats(Stats::default());
+    let stats = || Message::Stats(Box::default());
     let (asked, is_second) = tokio::join!(client.stats(), async {
         tokio::select! {
             (id, _) = first.expect() => {
@@ -69,7 +69,7 @@ async fn calls_made_without_a_connection_wait_for_the_next() {
     let (mut peer, hello) = node.accept().await;
     assert_eq!(hello.session, SESSION);
     let (push, ()) = tokio::join!(client.push(NewJob::new("mail", "{}")), async {
-        peer.answer(1, Message::Welcome(resumed([]))).await;
+        peer.answer(1, Message::Welcome(Box::new(resumed([])))).await;
         let (id, _) = peer.expect().await;
         peer.answer(id, pushed([5])).await;
     });
@@ -136,7 +136,7 @@ async fn work_that_was_done_is_said_before_leases_are_given_back() {
     let (acked, ()) = tokio::join!(client.ack(&done), async {
         within(async { tokio::join!(done.lost(), other.lost()) }).await;
         // The node has borne the silence for longer.
-        peer.answer(1, Message::Welcome(resumed([1, 2]))).await;
+        peer.answer(1, Message::Welcome(Box::new(resumed([1, 2])))).await;
         let (id, Message::Ack(ack)) = peer.expect().await else { panic!("no ack") };
         assert_eq!(ack.items[0].lease, lease(1));
         let Message::Release(release) = peer.settled().await else { panic!("no release") };
@@ -199,7 +199,7 @@ async fn a_node_that_goes_away_finishes_its_calls_and_keeps_the_leases() {
         assert_eq!(hello.session, SESSION);
         // Until there is another node, the one that goes away is asked.
         heard(&client, &mut old).await;
-        new.answer(1, Message::Welcome(resumed([1]))).await;
+        new.answer(1, Message::Welcome(Box::new(resumed([1])))).await;
         while !heard_by_second(&client, &mut old, &mut new).await {}
         old.answer(asked, pushed([7])).await;
         assert!(old.next().await.is_none(), "nothing is left to be done there");

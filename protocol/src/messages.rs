@@ -14,9 +14,9 @@ pub mod envelope {
     pub enum Message {
         /// Opening a connection.
         #[prost(message, tag = "2")]
-        Hello(super::Hello),
+        Hello(::prost::alloc::boxed::Box<super::Hello>),
         #[prost(message, tag = "3")]
-        Welcome(super::Welcome),
+        Welcome(::prost::alloc::boxed::Box<super::Welcome>),
         /// The answer to any request that failed as a whole.
         #[prost(message, tag = "4")]
         Error(super::Error),
@@ -72,15 +72,15 @@ pub mod envelope {
         #[prost(message, tag = "31")]
         WaitJob(super::WaitJob),
         #[prost(message, tag = "32")]
-        Job(super::Job),
+        Job(::prost::alloc::boxed::Box<super::Job>),
         #[prost(message, tag = "33")]
-        ListJobs(super::ListJobs),
+        ListJobs(::prost::alloc::boxed::Box<super::ListJobs>),
         #[prost(message, tag = "34")]
         JobPage(super::JobPage),
         #[prost(message, tag = "35")]
         GetTimeline(super::GetTimeline),
         #[prost(message, tag = "36")]
-        Timeline(super::Timeline),
+        Timeline(::prost::alloc::boxed::Box<super::Timeline>),
         #[prost(message, tag = "37")]
         ListQueues(super::ListQueues),
         #[prost(message, tag = "38")]
@@ -88,7 +88,7 @@ pub mod envelope {
         #[prost(message, tag = "39")]
         GetStats(super::GetStats),
         #[prost(message, tag = "40")]
-        Stats(super::Stats),
+        Stats(::prost::alloc::boxed::Box<super::Stats>),
         #[prost(message, tag = "41")]
         ListWorkers(super::ListWorkers),
         #[prost(message, tag = "42")]
@@ -101,7 +101,7 @@ pub mod envelope {
         #[prost(message, tag = "52")]
         RetryJob(super::RetryJob),
         #[prost(message, tag = "53")]
-        ReplayJob(super::ReplayJob),
+        ReplayJob(::prost::alloc::boxed::Box<super::ReplayJob>),
         #[prost(message, tag = "54")]
         ReplayDead(super::ReplayDead),
         #[prost(message, tag = "55")]
@@ -113,7 +113,7 @@ pub mod envelope {
         #[prost(message, tag = "58")]
         CancelStatus(super::CancelStatus),
         #[prost(message, tag = "59")]
-        EditJob(super::EditJob),
+        EditJob(::prost::alloc::boxed::Box<super::EditJob>),
         #[prost(message, tag = "65")]
         SetSettings(super::SetSettings),
         #[prost(message, tag = "69")]
@@ -143,7 +143,7 @@ pub mod envelope {
         PushFlow(super::PushFlow),
         /// Schedules.
         #[prost(message, tag = "70")]
-        PutSchedule(super::PutSchedule),
+        PutSchedule(::prost::alloc::boxed::Box<super::PutSchedule>),
         #[prost(message, tag = "71")]
         ListSchedules(super::ListSchedules),
         #[prost(message, tag = "72")]
@@ -164,7 +164,7 @@ pub mod envelope {
         #[prost(message, tag = "80")]
         Explain(super::Explain),
         #[prost(message, tag = "81")]
-        Explanation(super::Explanation),
+        Explanation(::prost::alloc::boxed::Box<super::Explanation>),
     }
 }
 // ---------------------------------------------------------------- opening

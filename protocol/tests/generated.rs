@@ -9,17 +9,32 @@ fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).to_owned()
 }
 
+/// Messages that are seldom and large: kept in a box, so that a push or an ack is not as large as they.
+const LARGE: [&str; 10] = [
+    "hello",
+    "welcome",
+    "job",
+    "list_jobs",
+    "timeline",
+    "explanation",
+    "stats",
+    "replay_job",
+    "edit_job",
+    "put_schedule",
+];
+
 /// The messages in Rust, and the descriptors with their comments; made without `protoc`.
 fn generate() -> (Vec<u8>, Vec<u8>) {
     let descriptors =
         protox::compile(["batonq.proto"], [root().join("proto")]).expect("the .proto compiles");
     let encoded = descriptors.encode_to_vec();
     let out = tempfile::tempdir().expect("a temporary directory");
-    prost_build::Config::new()
-        .bytes(["."])
-        .out_dir(out.path())
-        .compile_fds(descriptors)
-        .expect("messages are generated");
+    let mut config = prost_build::Config::new();
+    config.bytes(["."]).out_dir(out.path());
+    for message in LARGE {
+        config.boxed(format!(".batonq.v1.Envelope.message.{message}"));
+    }
+    config.compile_fds(descriptors).expect("messages are generated");
     let messages = std::fs::read(out.path().join("batonq.v1.rs")).expect("they are in one file");
     (messages, encoded)
 }

@@ -48,19 +48,19 @@ fn frames() -> Vec<(&'static str, u64, Message)> {
         (
             "hello",
             1,
-            Message::Hello(Hello {
+            Message::Hello(Box::new(Hello {
                 version_min: 1,
                 version_max: 1,
                 token: "s3cret".into(),
                 worker: "mailer-1".into(),
                 session: 0,
                 client: "golden/1".into(),
-            }),
+            })),
         ),
         (
             "welcome",
             1,
-            Message::Welcome(Welcome {
+            Message::Welcome(Box::new(Welcome {
                 version: 1,
                 node_id: "node-1".into(),
                 server_version: "0.1.0".into(),
@@ -70,7 +70,7 @@ fn frames() -> Vec<(&'static str, u64, Message)> {
                 reconnect_grace_ms: 3000,
                 limits: Some(Limits { frame_bytes_max: 4_194_304, ..Limits::default() }),
                 ..Welcome::default()
-            }),
+            })),
         ),
         ("push", 2, Message::Push(Push { jobs: vec![job] })),
         (

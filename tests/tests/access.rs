@@ -123,7 +123,7 @@ async fn over_tcp_nobody_comes_in_without_a_token() {
     for token in ["", "wrong", "adm2"] {
         let mut wire = server.wire().await;
         wire.send(&PREFACE).await;
-        wire.say(1, Message::Hello(hello(token))).await;
+        wire.say(1, Message::Hello(Box::new(hello(token)))).await;
         let heard = wire.until_closed().await;
         let Some(Message::Error(error)) = &heard[0].message else { panic!("{heard:?}") };
         assert_eq!(error.code(), ErrorCode::Unauthenticated, "{token:?}");
@@ -147,7 +147,7 @@ async fn over_tcp_each_request_asks_for_its_role() {
         (Message::Progress(wire::Progress::default()), &["cons", "adm", "both"]),
         (Message::WaitJob(wire::WaitJob::default()), &["prod", "obs", "adm", "both"]),
         (Message::GetJob(wire::GetJob::default()), &["obs", "adm"]),
-        (Message::ListJobs(wire::ListJobs::default()), &["obs", "adm"]),
+        (Message::ListJobs(Box::default()), &["obs", "adm"]),
         (Message::GetTimeline(wire::GetTimeline::default()), &["obs", "adm"]),
         (Message::Explain(wire::Explain::default()), &["obs", "adm"]),
         (Message::ListQueues(wire::ListQueues::default()), &["obs", "adm"]),
@@ -158,11 +158,11 @@ async fn over_tcp_each_request_asks_for_its_role() {
         (Message::PauseQueue(wire::PauseQueue::default()), &["adm"]),
         (Message::ResumeQueue(wire::ResumeQueue::default()), &["adm"]),
         (Message::RetryJob(wire::RetryJob::default()), &["adm"]),
-        (Message::ReplayJob(wire::ReplayJob::default()), &["adm"]),
+        (Message::ReplayJob(Box::default()), &["adm"]),
         (Message::ReplayDead(wire::ReplayDead::default()), &["adm"]),
         (Message::CancelJob(wire::CancelJob::default()), &["adm"]),
         (Message::PromoteJob(wire::PromoteJob::default()), &["adm"]),
-        (Message::EditJob(wire::EditJob::default()), &["adm"]),
+        (Message::EditJob(Box::default()), &["adm"]),
         (Message::SetSettings(wire::SetSettings::default()), &["adm"]),
         (Message::DeleteJob(wire::DeleteJob::default()), &["adm"]),
         (Message::BulkJobs(wire::BulkJobs::default()), &["adm"]),
@@ -170,7 +170,7 @@ async fn over_tcp_each_request_asks_for_its_role() {
         (Message::ListDecisions(wire::ListDecisions::default()), &["obs", "adm"]),
         (Message::ListSchedules(wire::ListSchedules::default()), &["obs", "adm"]),
         (Message::ListFires(wire::ListFires::default()), &["obs", "adm"]),
-        (Message::PutSchedule(wire::PutSchedule::default()), &["adm"]),
+        (Message::PutSchedule(Box::default()), &["adm"]),
         (Message::DeleteSchedule(wire::DeleteSchedule::default()), &["adm"]),
         (Message::PauseSchedule(wire::PauseSchedule::default()), &["adm"]),
         (Message::ResumeSchedule(wire::ResumeSchedule::default()), &["adm"]),
@@ -180,7 +180,7 @@ async fn over_tcp_each_request_asks_for_its_role() {
     for token in ["prod", "cons", "obs", "adm", "both"] {
         let mut wire = server.wire().await;
         wire.send(&PREFACE).await;
-        let welcome = wire.ask(1, Message::Hello(hello(token))).await;
+        let welcome = wire.ask(1, Message::Hello(Box::new(hello(token)))).await;
         assert!(matches!(welcome, Message::Welcome(_)), "{token}");
         for (request, allowed) in &requests {
             let answer = wire.ask(2, request.clone()).await;

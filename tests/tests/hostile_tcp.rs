@@ -65,7 +65,7 @@ async fn random_bytes_do_no_harm() {
 async fn a_frame_cut_at_any_place_is_waited_for_and_then_forgotten() {
     let server = Server::start();
     let mut whole = PREFACE.to_vec();
-    whole.extend_from_slice(&frame(1, Message::Hello(hello(""))));
+    whole.extend_from_slice(&frame(1, Message::Hello(Box::new(hello("")))));
     whole.extend_from_slice(&frame(2, Message::ListQueues(wire::ListQueues::default())));
     for cut in 0..whole.len() {
         let mut wire = server.wire().await;
@@ -79,7 +79,7 @@ async fn a_frame_that_comes_byte_by_byte_is_understood() {
     let server = Server::start();
     let mut wire = server.wire().await;
     let mut whole = PREFACE.to_vec();
-    whole.extend_from_slice(&frame(1, Message::Hello(hello(""))));
+    whole.extend_from_slice(&frame(1, Message::Hello(Box::new(hello("")))));
     for byte in whole {
         wire.send(&[byte]).await;
     }
@@ -151,7 +151,11 @@ async fn no_version_in_common_is_said() {
     for (version_min, version_max) in [(2, 9), (0, 0), (5, 1)] {
         let mut wire = server.wire().await;
         wire.send(&PREFACE).await;
-        wire.say(7, Message::Hello(wire::Hello { version_min, version_max, ..hello("") })).await;
+        wire.say(
+            7,
+            Message::Hello(Box::new(wire::Hello { version_min, version_max, ..hello("") })),
+        )
+        .await;
         let heard = wire.until_closed().await;
         assert_eq!(code(heard.first()), Some(ErrorCode::UnsupportedVersion));
         assert_eq!(heard[0].request_id, 7);
@@ -192,7 +196,7 @@ async fn a_bad_request_is_answered_and_the_connection_stays() {
             }),
             "lease",
         ),
-        (Message::Welcome(wire::Welcome::default()), "message"),
+        (Message::Welcome(Box::default()), "message"),
         (Message::Subscribe(wire::Subscribe { queue: String::new(), credit: 1 }), "queue"),
         (Message::Subscribe(wire::Subscribe { queue: "q".into(), credit: 10_001 }), "credit"),
     ] {

@@ -206,7 +206,7 @@ async fn one_connection_more_than_allowed_is_turned_away_and_others_stay() {
         batonq_tests::harness::eventually("that one has gone, the last is let in", async || {
             let mut last = server.wire().await;
             last.send(&batonq_protocol::PREFACE).await;
-            last.say(1, Message::Hello(batonq_tests::harness::hello(""))).await;
+            last.say(1, Message::Hello(Box::new(batonq_tests::harness::hello("")))).await;
             last.hear().await.map(|_| last)
         });
     open.push(last.await);

@@ -80,7 +80,7 @@ async fn a_worker_that_comes_back_in_time_keeps_its_leases() {
     client.push(NewJob::new("q", "{}")).await.unwrap();
     let mut worker = server.wire().await;
     worker.send(&batonq_protocol::PREFACE).await;
-    let Message::Welcome(welcome) = worker.ask(1, Message::Hello(hello(""))).await else {
+    let Message::Welcome(welcome) = worker.ask(1, Message::Hello(Box::new(hello("")))).await else {
         panic!("not welcome")
     };
     let job = pulled(&mut worker).await;
@@ -88,7 +88,9 @@ async fn a_worker_that_comes_back_in_time_keeps_its_leases() {
     let mut back = server.wire().await;
     back.send(&batonq_protocol::PREFACE).await;
     let again = wire::Hello { session: welcome.session, ..hello("") };
-    let Message::Welcome(again) = back.ask(1, Message::Hello(again)).await else { panic!() };
+    let Message::Welcome(again) = back.ask(1, Message::Hello(Box::new(again))).await else {
+        panic!()
+    };
     assert_eq!((again.resumed, again.session), (true, welcome.session));
     assert_eq!(again.leases, std::slice::from_ref(&job.lease));
     let ack = wire::Ack { items: vec![wire::AckItem { lease: job.lease, ..<_>::default() }] };
@@ -103,7 +105,7 @@ async fn leases_outlive_a_restart_of_the_server_for_a_worker_that_comes_back() {
     let id = client.push(NewJob::new("q", "{}")).await.unwrap().id.0;
     let mut worker = server.wire().await;
     worker.send(&batonq_protocol::PREFACE).await;
-    let Message::Welcome(welcome) = worker.ask(1, Message::Hello(hello(""))).await else {
+    let Message::Welcome(welcome) = worker.ask(1, Message::Hello(Box::new(hello("")))).await else {
         panic!("not welcome")
     };
     let job = pulled(&mut worker).await;
@@ -111,7 +113,9 @@ async fn leases_outlive_a_restart_of_the_server_for_a_worker_that_comes_back() {
     let mut back = server.wire().await;
     back.send(&batonq_protocol::PREFACE).await;
     let again = wire::Hello { session: welcome.session, ..hello("") };
-    let Message::Welcome(again) = back.ask(1, Message::Hello(again)).await else { panic!() };
+    let Message::Welcome(again) = back.ask(1, Message::Hello(Box::new(again))).await else {
+        panic!()
+    };
     assert!(again.resumed);
     assert_eq!(again.leases, std::slice::from_ref(&job.lease));
     let ack = wire::Ack { items: vec![wire::AckItem { lease: job.lease, ..<_>::default() }] };

@@ -66,14 +66,14 @@ impl FakeNode {
             let codec = FrameCodec::new(FRAME_BYTES_MAX);
             let mut peer = Peer { stream, inbound: BytesMut::new(), codec, pings: 0 };
             let Some((1, Message::Hello(hello))) = peer.next().await else { panic!("no hello") };
-            (peer, hello)
+            (peer, *hello)
         })
         .await
     }
 
     pub async fn welcome(&self, welcome: Welcome) -> Peer {
         let (mut peer, _) = self.accept().await;
-        peer.answer(1, Message::Welcome(welcome)).await;
+        peer.answer(1, Message::Welcome(Box::new(welcome))).await;
         peer
     }
 

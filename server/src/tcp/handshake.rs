@@ -63,7 +63,7 @@ pub(super) async fn greet(
     };
     match admit(hello, address, door).await {
         Ok((guest, welcome)) => {
-            let welcome = Message::Welcome(Welcome { version, ..welcome });
+            let welcome = Message::Welcome(Box::new(Welcome { version, ..welcome }));
             say(stream, request_id, welcome).await;
             Ok(Guest { read, ..guest })
         }
@@ -135,7 +135,7 @@ async fn read_hello(stream: &mut TcpStream, read: &mut BytesMut) -> Result<(u64,
         }
         if is_opened && let Some(envelope) = codec.decode(read).map_err(Refusal::Framing)? {
             return match envelope.message {
-                Some(Message::Hello(hello)) => Ok((envelope.request_id, hello)),
+                Some(Message::Hello(hello)) => Ok((envelope.request_id, *hello)),
                 _ => Err(Refusal::Silent("no Hello")),
             };
         }

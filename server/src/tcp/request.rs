@@ -258,21 +258,23 @@ impl Asker {
     async fn serve_people(&self, message: Message) -> Result<Message, Error> {
         let broker = &self.broker;
         Ok(match message {
-            Message::GetJob(get) => Message::Job(convert::job(broker.job(JobId(get.id)).await?)),
+            Message::GetJob(get) => {
+                Message::Job(Box::new(convert::job(broker.job(JobId(get.id)).await?)))
+            }
             Message::WaitJob(wait) => {
                 let time = check_wait("wait_ms", Duration::from_millis(wait.wait_ms))?;
-                Message::Job(convert::job(broker.wait_job(JobId(wait.id), time).await?))
+                Message::Job(Box::new(convert::job(broker.wait_job(JobId(wait.id), time).await?)))
             }
             Message::ListJobs(list) => {
-                let page = broker.jobs(convert::job_filter(broker, list)?).await?;
+                let page = broker.jobs(convert::job_filter(broker, *list)?).await?;
                 Message::JobPage(convert::job_page(page))
             }
-            Message::GetTimeline(get) => {
-                Message::Timeline(convert::timeline(broker.timeline(JobId(get.id)).await?))
-            }
+            Message::GetTimeline(get) => Message::Timeline(Box::new(convert::timeline(
+                broker.timeline(JobId(get.id)).await?,
+            ))),
             Message::Explain(explain) => {
                 let explanation = self.door.explain(JobId(explain.id)).await?;
-                Message::Explanation(convert::explanation(explanation))
+                Message::Explanation(Box::new(convert::explanation(explanation)))
             }
             message => self.list(message).await?,
         })
@@ -329,7 +331,8 @@ impl Asker {
                 let metrics = broker.metrics();
                 let uptime = broker.health().uptime;
                 let minute = metrics.last_minute();
-                Message::Stats(convert::stats(&minute, metrics.connections(), uptime))
+                let stats = convert::stats(&minute, metrics.connections(), uptime);
+                Message::Stats(Box::new(stats))
             }
             message => self.change(message).await?,
         })
@@ -354,7 +357,7 @@ impl Asker {
                 return Ok(Message::CancelStatus(convert::cancel_status(force_at)));
             }
             Message::EditJob(edit) => {
-                let (id, edit) = convert::edit(edit)?;
+                let (id, edit) = convert::edit(*edit)?;
                 broker.edit(id, edit).await?;
             }
             Message::SetSettings(set) => {

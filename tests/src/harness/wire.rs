@@ -37,7 +37,7 @@ impl Wire {
     pub async fn greeted(address: SocketAddr) -> Self {
         let mut wire = Self::connect(address).await;
         wire.send(&PREFACE).await;
-        wire.say(1, Message::Hello(hello(""))).await;
+        wire.say(1, Message::Hello(Box::new(hello("")))).await;
         let welcome = wire.hear().await;
         assert!(
             matches!(welcome, Some(Envelope { message: Some(Message::Welcome(_)), .. })),

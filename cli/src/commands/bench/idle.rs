@@ -132,7 +132,7 @@ impl Line {
             client: "batonq bench".to_owned(),
             ..<_>::default()
         };
-        line.send(1, Message::Hello(hello)).await?;
+        line.send(1, Message::Hello(Box::new(hello))).await?;
         match line.receive().await?.message {
             Some(Message::Welcome(welcome)) => {
                 let heartbeat = Duration::from_millis(welcome.heartbeat_interval_ms.max(1));
