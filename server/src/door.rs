@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
 use serde::de::DeserializeOwned;
-use tokio::net::tcp::OwnedWriteHalf;
+use tokio::io::AsyncReadExt;
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
@@ -177,6 +178,28 @@ pub fn build() -> String {
     format!("{version} {kind} {}-{}", std::env::consts::ARCH, std::env::consts::OS)
 }
 
+/// What a connection makes room for before it reads, and when: of less it would take a call of the
+/// system for each few small requests.
+const READ_BYTES: usize = 32 * 1024;
+const ROOM_BYTES_MIN: usize = 4 * 1024;
+
+/// Reads what has come, as far as there is room. Room is made once something has come, so that a
+/// connection that is idle needs none; of a long request, as much again as has come of it.
+///
+/// # Cancel safety
+///
+/// What was read stands in `read`; nothing is lost.
+pub(crate) async fn read_some(
+    stream: &mut OwnedReadHalf,
+    read: &mut BytesMut,
+) -> io::Result<usize> {
+    if read.capacity() - read.len() < ROOM_BYTES_MIN {
+        stream.readable().await?;
+        read.reserve(read.len().max(READ_BYTES));
+    }
+    stream.read_buf(read).await
+}
+
 /// Writes what the system takes now.
 ///
 /// # Cancel safety
@@ -271,4 +294,25 @@ where
     let missing = || Error::Internal("an answer is missing".into());
     let fill = |place: Result<(), Error>| place.and_then(|()| done.next().ok_or_else(missing));
     Ok(places.into_iter().map(fill).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncWriteExt;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn what_has_come_is_read_at_once() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (mut stream, _writer) = listener.accept().await.unwrap().0.into_split();
+        let mut read = BytesMut::new();
+        let many = [7; 4000];
+        client.write_all(&many).await.unwrap();
+        assert_eq!(read_some(&mut stream, &mut read).await.unwrap(), many.len());
+        client.write_all(&many).await.unwrap();
+        assert_eq!(read_some(&mut stream, &mut read).await.unwrap(), many.len());
+        assert_eq!(read, [7; 8000][..], "behind what was there");
+    }
 }

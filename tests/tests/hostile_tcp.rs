@@ -1,6 +1,7 @@
 //! Whatever a client sends to the binary port, it gets the documented answer or none, and nobody
 //! else notices.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use batonq_client::NewJob;
@@ -9,7 +10,7 @@ use batonq_protocol::{
     Envelope, ErrorCode, FRAME_BYTES_MAX, FRAME_BYTES_MAX_UNAUTHENTICATED, Message, PREFACE,
 };
 use batonq_tests::harness::{Server, Wire, frame, hello};
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use rand::RngExt;
 
 /// The server still serves.
@@ -134,6 +135,58 @@ async fn the_largest_frame_is_served_and_not_one_byte_more() {
         let Message::Pushed(pushed) = wire.ask(2, push(padding)).await else { panic!("refused") };
         assert!(pushed.results.iter().all(|result| result.error.is_none()));
     }
+}
+
+#[tokio::test]
+async fn frames_that_come_together_are_answered_each_by_itself() {
+    let server = Server::start();
+    let mut wire = Wire::greeted(server.tcp).await;
+    let job = |queue: &str, payload: &'static str| wire::NewJob {
+        queue: queue.into(),
+        payload: Bytes::from(payload),
+        ..wire::NewJob::default()
+    };
+    let push = |jobs| Message::Push(wire::Push { jobs });
+    let ack = |items| Message::Ack(wire::Ack { items });
+    let messages = [
+        push(vec![job("q", "1")]),
+        push(vec![]),
+        push(vec![job("q", "0"), job("batonq.own", "0")]),
+        push(vec![job("q", "2"), job("", "0"), job("q", "3")]),
+        ack(vec![]),
+        ack(vec![wire::AckItem::default()]),
+        push(vec![job("q", "4")]),
+    ];
+    let frames: Vec<BytesMut> =
+        messages.into_iter().zip(2..).map(|(it, id)| frame(id, it)).collect();
+    wire.send(&frames.concat()).await;
+    let mut answers = BTreeMap::new();
+    for _ in 0..frames.len() {
+        let heard = wire.hear().await.expect("an answer to each");
+        answers.insert(heard.request_id, heard.message.expect("a known message"));
+    }
+    let field = |error: &Option<wire::Error>| error.as_ref().map(|error| error.field.clone());
+    let told = |answer: &Message| match answer {
+        Message::Pushed(pushed) => pushed.results.iter().map(|it| field(&it.error)).collect(),
+        Message::Settled(settled) => settled.results.iter().map(|it| field(&it.error)).collect(),
+        Message::Error(error) => vec![Some(format!("all: {}", error.field))],
+        other => panic!("{other:?}"),
+    };
+    let wrong = |field: &str| Some(field.to_owned());
+    let expected = [
+        vec![None],
+        vec![wrong("all: jobs")],
+        vec![wrong("all: queue")],
+        vec![None, wrong("queue"), None],
+        vec![wrong("all: items")],
+        vec![wrong("lease")],
+        vec![None],
+    ];
+    assert_eq!(answers.values().map(told).collect::<Vec<_>>(), expected);
+    let pull = wire::Pull { queue: "q".into(), count: 9, ..wire::Pull::default() };
+    let Message::Pulled(pulled) = wire.ask(20, Message::Pull(pull)).await else { panic!("no") };
+    let payloads: Vec<&[u8]> = pulled.jobs.iter().map(|job| &job.payload[..]).collect();
+    assert_eq!(payloads, [b"1", b"2", b"3", b"4"], "in the order in which they came");
 }
 
 #[tokio::test]

@@ -27,17 +27,25 @@ impl Broker {
     /// [`Broker::push_flow`]'s. [`Error::Overloaded`], or those of the store. Then no job of this
     /// call was stored, unless it is [`Error::OutcomeUnknown`].
     pub async fn push(&self, mut jobs: Vec<NewJob>) -> Result<Vec<Result<Pushed, Error>>, Error> {
-        jobs.iter().try_for_each(|job| Self::check_public(&job.queue))?;
-        // Places mean nothing beside the jobs of others.
-        if jobs.iter().any(|job| !job.waits_for.is_empty()) {
-            return Err(Error::invalid("depends_on_items", "is for the jobs of a flow"));
-        }
+        jobs.iter().try_for_each(Self::check_pushed)?;
         let started = Instant::now();
         self.0.core.seal_jobs(&mut jobs).await?;
         let bytes = jobs.iter().map(|job| job.payload.bytes.len()).sum();
         let pushed = self.0.pushes.submit(jobs, bytes).await?;
         self.metrics().time(Timed::Push, started.elapsed());
         Ok(pushed.into_iter().map(accepted).collect())
+    }
+
+    /// # Errors
+    ///
+    /// [`Error::Invalid`] if a job's queue is internal, or it waits for others of its call.
+    pub fn check_pushed(job: &NewJob) -> Result<(), Error> {
+        Self::check_public(&job.queue)?;
+        // Places mean nothing beside the jobs of others.
+        match job.waits_for.is_empty() {
+            true => Ok(()),
+            false => Err(Error::invalid("depends_on_items", "is for the jobs of a flow")),
+        }
     }
 
     /// Stores jobs that wait for each other, in one transaction: all of them or, if one is

@@ -26,7 +26,7 @@ use super::subscriptions::{Subscription, Subscriptions};
 use super::{Answer, Client, Fields, Refused, fields};
 use crate::access::{Operation, Principal};
 use crate::broker::{Attendance, Notice};
-use crate::door::{Door, write_some};
+use crate::door::{Door, read_some, write_some};
 use crate::error::Error;
 use crate::job::WorkerName;
 use crate::limits;
@@ -199,7 +199,7 @@ impl Connection {
             Some(served) = self.free.next(), if has_room => self.answer(served),
             Some(served) = self.ordered.next(), if has_room => self.answer(served),
             notice = self.attendance.notice() => self.hear(notice)?,
-            read = self.reader.read_buf(&mut self.read), if reads => {
+            read = read_some(&mut self.reader, &mut self.read), if reads => {
                 if read? == 0 {
                     self.codec.end(&mut self.read);
                     self.hung_up.cancel();
@@ -248,6 +248,9 @@ impl Connection {
 
     fn check_up(&mut self) -> Result<(), End> {
         self.attendance.heard();
+        if self.read.is_empty() {
+            self.read = BytesMut::new();
+        }
         if !self.out.is_empty() && self.taken_at.elapsed() > limits::WRITE_TIMEOUT {
             return Err(End::Quiet("the client does not read"));
         }

@@ -14,7 +14,7 @@ use bytes::BytesMut;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use rustc_hash::FxHashMap as HashMap;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{Semaphore, mpsc};
@@ -25,12 +25,14 @@ use tracing::Instrument;
 use super::convert;
 use super::handshake::Guest;
 use super::request::{self, Answer, Asker};
+use super::together::{self, Together};
 use crate::access::Operation;
 use crate::broker::{Attendance, Broker, Delivery, Notice, Subscription};
-use crate::door::{Door, write_some};
+use crate::door::{Door, read_some, write_some};
 use crate::error::Error;
-use crate::job::{JobId, Lease, QueueName};
+use crate::job::{JobId, Lease, NewJob, QueueName};
 use crate::limits;
+use crate::store::Settlement;
 
 /// With so many bytes to be written, writing comes before anything else.
 const WRITE_FIRST_BYTES: usize = 256 * 1024;
@@ -47,7 +49,8 @@ const LOOKS_MAX: usize = 8;
 /// How often a connection looks whether its client reads.
 const TICK: Duration = Duration::from_secs(5);
 
-type Serving = Pin<Box<dyn Future<Output = (u64, Operation, Answer)> + Send>>;
+/// What was asked, and the answers by request.
+type Serving = Pin<Box<dyn Future<Output = (Operation, Vec<(u64, Answer)>)> + Send>>;
 
 pub(super) struct Connection {
     reader: OwnedReadHalf,
@@ -60,6 +63,11 @@ pub(super) struct Connection {
     asker: Arc<Asker>,
     attendance: Attendance,
     requests: FuturesUnordered<Serving>,
+    /// Requests that are to be answered by `requests`.
+    in_flight: usize,
+    /// Of what is being read.
+    pushes: Together<NewJob>,
+    ends: Together<Settlement>,
     waits: usize,
     looks: Arc<Semaphore>,
     deliveries: (mpsc::Sender<Delivery>, mpsc::Receiver<Delivery>),
@@ -106,6 +114,9 @@ impl Connection {
             asker: Arc::new(asker),
             attendance: guest.attendance,
             requests: FuturesUnordered::new(),
+            in_flight: 0,
+            pushes: Together::default(),
+            ends: Together::default(),
             waits: 0,
             looks: Arc::new(Semaphore::new(LOOKS_MAX)),
             deliveries: mpsc::channel(DELIVERIES_MAX),
@@ -152,13 +163,16 @@ impl Connection {
         }
         tokio::select! {
             biased;
-            Some((request_id, operation, answer)) = self.requests.next(), if has_room => {
-                self.answer(request_id, operation, answer);
+            Some((operation, answers)) = self.requests.next(), if has_room => {
+                self.in_flight -= answers.len();
+                for (request_id, answer) in answers {
+                    self.answer(request_id, operation, answer);
+                }
             }
             Some(delivery) = self.deliveries.1.recv(), if has_room => self.deliver(delivery),
             notice = self.attendance.notice() => self.pass_on(notice)?,
-            read = self.reader.read_buf(&mut self.read), if has_room
-                && self.requests.len() < limits::IN_FLIGHT_MAX =>
+            read = read_some(&mut self.reader, &mut self.read), if has_room
+                && self.in_flight < limits::IN_FLIGHT_MAX =>
             {
                 if read? == 0 {
                     return Err(End::Closed);
@@ -171,6 +185,9 @@ impl Connection {
                 self.taken_at = Instant::now();
             }
             _ = tick.tick() => {
+                if self.read.is_empty() {
+                    self.read = BytesMut::new();
+                }
                 if !self.out.is_empty() && self.taken_at.elapsed() > limits::WRITE_TIMEOUT {
                     return Err(End::Quiet("the client does not read"));
                 }
@@ -195,7 +212,11 @@ impl Connection {
         loop {
             match self.codec.decode(&mut self.read) {
                 Ok(Some(envelope)) => self.take(envelope)?,
-                Ok(None) => return Ok(()),
+                Ok(None) => {
+                    self.serve_pushes();
+                    self.serve_ends();
+                    return Ok(());
+                }
                 Err(FrameError::Io(_)) => return Err(End::Closed),
                 Err(error) => return Err(End::Say(Box::new(convert::framing_error(&error)))),
             }
@@ -224,9 +245,37 @@ impl Connection {
             Message::Subscribe(subscribe) => self.subscribe(request_id, &subscribe)?,
             Message::AddCredit(credit) => self.add_credit(request_id, &credit)?,
             Message::Unsubscribe(unsubscribe) => self.unsubscribe(request_id, &unsubscribe)?,
+            Message::Push(push) => {
+                self.pushes.add(request_id, together::pushed(push)?);
+                if self.pushes.is_full() {
+                    self.serve_pushes();
+                }
+            }
+            message @ (Message::Ack(_) | Message::Fail(_) | Message::Release(_)) => {
+                self.ends.add(request_id, together::ended(&self.asker.broker, message)?);
+                if self.ends.is_full() {
+                    self.serve_ends();
+                }
+            }
             message => self.serve_beside(request_id, operation, message)?,
         }
         Ok(())
+    }
+
+    fn serve_pushes(&mut self) {
+        let pushes = std::mem::take(&mut self.pushes);
+        let count = pushes.frames();
+        if count > 0 {
+            self.begin_serving(Operation::Push, count, Arc::clone(&self.asker).push(pushes));
+        }
+    }
+
+    fn serve_ends(&mut self) {
+        let ends = std::mem::take(&mut self.ends);
+        let count = ends.frames();
+        if count > 0 {
+            self.begin_serving(Operation::Settle, count, Arc::clone(&self.asker).settle(ends));
+        }
     }
 
     /// Serves a request while others are served.
@@ -238,6 +287,7 @@ impl Connection {
     ) -> Result<(), Error> {
         let answer = Arc::clone(&self.asker).answer(message);
         let looks = match operation {
+            // Flows, and what is said of leases that are kept.
             Operation::Push | Operation::Settle => None,
             Operation::Pull | Operation::WaitJob => {
                 if self.waits >= WAITS_MAX {
@@ -248,22 +298,37 @@ impl Connection {
             }
             _ => Some(Arc::clone(&self.looks)),
         };
-        let kind = operation.name();
-        let span = tracing::debug_span!("request", request_id, kind);
-        let serving = async move {
+        self.begin_serving(operation, 1, async move {
             let _look = match &looks {
                 // The semaphore is never closed.
                 Some(looks) => looks.acquire().await.ok(),
                 None => None,
             };
-            let answer = answer.await;
-            if let Message::Error(error) = &answer.message {
-                tracing::debug!(code = error.code().meaning().name, error.detail, "refused");
+            vec![(request_id, answer.await)]
+        });
+        Ok(())
+    }
+
+    fn begin_serving(
+        &mut self,
+        operation: Operation,
+        count: usize,
+        serving: impl Future<Output = Vec<(u64, Answer)>> + Send + 'static,
+    ) {
+        self.in_flight += count;
+        let kind = operation.name();
+        let span = tracing::debug_span!("requests", kind, count);
+        let serving = async move {
+            let answers = serving.await;
+            for (request_id, answer) in &answers {
+                if let Message::Error(error) = &answer.message {
+                    let code = error.code().meaning().name;
+                    tracing::debug!(request_id, code, error.detail, "refused");
+                }
             }
-            (request_id, operation, answer)
+            (operation, answers)
         };
         self.requests.push(Box::pin(serving.instrument(span)));
-        Ok(())
     }
 
     fn subscribe(&mut self, request_id: u64, subscribe: &Subscribe) -> Result<(), Error> {

@@ -13,6 +13,7 @@ mod connection;
 mod convert;
 mod handshake;
 mod request;
+mod together;
 
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::OwnedSemaphorePermit;

@@ -18,7 +18,7 @@ use crate::job::{
     JobId, Lease, QueueName, ScheduleName, WorkerName, check_grace, check_lease, check_wait, cut,
 };
 use crate::limits;
-use crate::store::{Extension, Hold, Pausing, Progress, Refused, SessionId, Settled, Settlement};
+use crate::store::{Extension, Hold, Pausing, Progress, SessionId};
 
 /// What an answer needs to know of its connection.
 #[derive(Clone)]
@@ -123,18 +123,13 @@ fn answered(answer: Result<Answer, Error>) -> Answer {
 impl Asker {
     /// Serves a request; what goes wrong is its answer.
     ///
-    /// A push does not carry the weight of everything else about: each kind is a future of its own.
+    /// A pull does not carry the weight of everything else about: it is a future of its own. Pushes and
+    /// ends of leases are not served here: see [`super::together`].
     pub(super) fn answer(
         self: Arc<Self>,
         message: Message,
     ) -> Pin<Box<dyn Future<Output = Answer> + Send>> {
         match message {
-            Message::Push(push) => {
-                Box::pin(async move { answered(self.push(push).await.map(Answer::from)) })
-            }
-            message @ (Message::Ack(_) | Message::Fail(_) | Message::Release(_)) => {
-                Box::pin(async move { answered(self.serve_end(message).await) })
-            }
             Message::Pull(pull) => {
                 Box::pin(async move { answered(self.pull(pull).await.map(Answer::from)) })
             }
@@ -144,30 +139,6 @@ impl Asker {
         }
     }
 
-    async fn serve_end(&self, message: Message) -> Result<Answer, Error> {
-        let items = match message {
-            Message::Ack(ack) => {
-                check_batch("items", ack.items.len())?;
-                let items = ack.items.into_iter();
-                items.map(|item| convert::ack(&self.broker, item)).collect()
-            }
-            Message::Fail(fail) => {
-                check_batch("items", fail.items.len())?;
-                let items = fail.items.into_iter();
-                items.map(|item| convert::fail(&self.broker, item)).collect()
-            }
-            Message::Release(release) => {
-                check_batch("leases", release.leases.len())?;
-                let leases = release.leases.iter();
-                let verdict = convert::release_verdict(release.delay_ms)?;
-                let release = |lease: &Bytes| convert::release(&self.broker, lease, &verdict);
-                leases.map(release).collect()
-            }
-            _ => return Err(Error::invalid("message", "ends no lease")),
-        };
-        self.settle(items).await
-    }
-
     async fn serve(&self, message: Message) -> Result<Message, Error> {
         match message {
             Message::PushFlow(flow) => self.push_flow(flow).await,
@@ -175,14 +146,6 @@ impl Asker {
             Message::Progress(progress) => self.progress(progress).await,
             message => self.serve_people(message).await,
         }
-    }
-
-    async fn push(&self, push: wire::Push) -> Result<Message, Error> {
-        check_batch("jobs", push.jobs.len())?;
-        let jobs = push.jobs.into_iter().map(convert::new_job).collect();
-        let pushed = each(jobs, |jobs| self.broker.push(jobs)).await?.into_iter();
-        let results = pushed.map(|pushed| convert::push_result(pushed.flatten())).collect();
-        Ok(Message::Pushed(wire::Pushed { results }))
     }
 
     async fn push_flow(&self, flow: wire::PushFlow) -> Result<Message, Error> {
@@ -212,21 +175,6 @@ impl Asker {
         let jobs = self.broker.pull(wish).await?.into_iter();
         let jobs = jobs.map(|job| convert::leased_job(&self.broker, job, &pull.queue)).collect();
         Ok(Message::Pulled(wire::Pulled { jobs }))
-    }
-
-    async fn settle(&self, items: Vec<Result<Settlement, Error>>) -> Result<Answer, Error> {
-        let good = || items.iter().filter_map(|item| item.as_ref().ok());
-        let leases: Vec<Lease> = good().map(|item| item.lease).collect();
-        let word = good().next().map_or("", |item| item.verdict.word());
-        let settled = each(items, |items| self.broker.settle(items)).await?;
-        let good = settled.iter().filter_map(|settled| settled.as_ref().ok());
-        let lost = leases.iter().zip(good).filter(|(_, settled)| **settled == Settled::LeaseLost);
-        let refused =
-            lost.map(|(lease, _)| Refused { lease: *lease, who: self.who.clone(), what: word });
-        self.broker.note_refused(refused.collect());
-        let jobs = leases.iter().map(|lease| lease.job).collect();
-        let results = settled.into_iter().map(convert::settle_result).collect();
-        Ok(Answer { message: Message::Settled(wire::Settled { results }), settled: jobs })
     }
 
     async fn extend(&self, extend: wire::Extend) -> Result<Message, Error> {
