@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use batonq_protocol::Message;
 use tokio::runtime;
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -134,10 +135,11 @@ impl Client {
     ) -> Result<Answer, Error> {
         let shared = &*self.shared;
         let deadline = Instant::now() + shared.call_timeout + wait.min(WAIT_MAX);
-        match timeout_at(deadline, shared.requests.send(request)).await {
-            Err(_) => return Err(Error::Timeout),
-            Ok(Err(_)) => return Err(self.over()),
-            Ok(Ok(())) => {}
+        // Mostly there is room: then there is no timer to be set and no future to be carried about.
+        if let Err(failed) = shared.requests.try_send(request) {
+            let TrySendError::Full(request) = failed else { return Err(self.over()) };
+            let handed_over = Box::pin(timeout_at(deadline, shared.requests.send(request))).await;
+            handed_over.map_err(|_| Error::Timeout)?.map_err(|_| self.over())?;
         }
         waiting.answer(deadline).await.unwrap_or_else(|| Err(self.over()))
     }
