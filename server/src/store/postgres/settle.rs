@@ -45,9 +45,8 @@ macro_rules! ack {
         USING (
             SELECT
                 unnest($3::bigint[]) AS first, unnest($4::bigint[]) AS last,
-                unnest($5::integer[]) AS lease_delivery, unnest($6::text[]) AS node,
-                unnest($7::text[]) AS worker, unnest($8::bigint[]) AS started_at,
-                unnest($9::bytea[]) AS result",
+                unnest($5::integer[]) AS lease_delivery, unnest($6::integer[]) AS giver,
+                unnest($7::bigint[]) AS started_at, unnest($8::bytea[]) AS result",
             $of_range,
             "
             LIMIT cardinality($3)
@@ -55,9 +54,9 @@ macro_rules! ack {
         WHERE job.id BETWEEN a.first AND a.last AND job.delivery = a.lease_delivery
         AND NOT job.is_watched
         RETURNING
-            a.node, a.worker, a.started_at, a.result, id, queue_id, priority, created_at,
-            max_attempts, attempts, delivery, crashes, expires_at, timeout_ms, replay_of,
-            replayed_as, content_type, backoff, unique_key, tags, options, payload",
+            a.giver, a.started_at, a.result, id, queue_id, priority, created_at, max_attempts,
+            attempts, delivery, crashes, expires_at, timeout_ms, replay_of, replayed_as,
+            content_type, backoff, unique_key, tags, options, payload",
             $of_job,
             "
     ),
@@ -69,9 +68,9 @@ macro_rules! ack {
         )
         SELECT
             id, queue_id, 'completed', priority, created_at, (SELECT now_ms()), max_attempts,
-            attempts, delivery, crashes, node, worker, started_at, expires_at, timeout_ms,
-            replay_of, replayed_as, content_type, backoff, unique_key, tags, options, payload,
-            result
+            attempts, delivery, crashes, ($9::text[])[giver], ($10::text[])[giver], started_at,
+            expires_at, timeout_ms, replay_of, replayed_as, content_type, backoff, unique_key,
+            tags, options, payload, result
         FROM gone",
             $kept,
             "
@@ -98,7 +97,7 @@ const ACK: &str = ack!("", "", "");
 /// All of them have rows of their own while events are recorded, which is done where rows appear. See
 /// `migrations/0012_runs.sql`.
 const ACK_IN_RUNS: &str = ack!(
-    ", unnest($10::boolean[]) AS is_run",
+    ", unnest($11::boolean[]) AS is_run",
     concat!(
         ",
             (
@@ -119,15 +118,15 @@ const ACK_IN_RUNS: &str = ack!(
             bucket, queue_id, finished_at, started_at, first, last, count, node, worker, jobs
         )
         SELECT
-            id >> 10, queue_id, (SELECT now_ms()), started_at, min(id), max(id), count(*), node,
-            worker,
+            id >> 10, queue_id, (SELECT now_ms()), started_at, min(id), max(id), count(*),
+            ($9::text[])[giver], ($10::text[])[giver],
             array_agg((
                 id, priority, created_at, max_attempts, expires_at, replay_of, content_type,
                 backoff, options, payload, result
             )::packed)
         FROM gone
         WHERE is_packed
-        GROUP BY id >> 10, queue_id, started_at, node, worker"
+        GROUP BY id >> 10, queue_id, started_at, giver"
 );
 
 /// Jobs of one bucket with this many numbers may be in one run.
@@ -824,18 +823,17 @@ impl PostgresStore {
             ranges.iter().map(|range| range.ack.lease.delivery.cast_signed()).collect();
         let rows = if is_kept {
             let given = || ranges.iter().map(|range| &range.ack.origin.given);
-            let node: Vec<&str> = given().map(|given| &*given.node).collect();
-            let worker: Vec<&str> = given().map(|given| given.worker.as_str()).collect();
+            let (giver, node, worker) = givers(given());
             let started: Vec<i64> = given().map(|given| given.started_at.0).collect();
             let result: Vec<Option<&[u8]>> = ranges.iter().map(|range| range.ack.result).collect();
             let is_run = in_runs(&ranges);
             let all = params([
-                &empty, &count, &first, &last, &delivery, &node, &worker, &started, &result,
-                &is_run,
+                &empty, &count, &first, &last, &delivery, &giver, &started, &result, &node,
+                &worker, &is_run,
             ]);
             let call = match is_run.contains(&true) {
                 true => (leaving_row(ACK_IN_RUNS), &all[..]),
-                false => (leaving_row(ACK), &all[..9]),
+                false => (leaving_row(ACK), &all[..10]),
             };
             self.settle_lane.once(call).await?
         } else {
@@ -999,6 +997,21 @@ fn ranges<'a, 'b>(acks: &[&'b Ack<'a>]) -> Vec<Range<'a, 'b>> {
         }
     }
     ranges
+}
+
+/// Who gave leases: for each the place, from 1 on, of its node and worker among those that are told
+/// apart. Rows and groups carry a number about instead of two texts.
+fn givers<'a>(given: impl Iterator<Item = &'a Given>) -> (Vec<i32>, Vec<&'a str>, Vec<&'a str>) {
+    let (mut places, mut nodes, mut workers) = (HashMap::default(), Vec::new(), Vec::new());
+    let place = |given: &'a Given| {
+        let giver = (&*given.node, given.worker.as_str());
+        *places.entry(giver).or_insert_with(|| {
+            nodes.push(giver.0);
+            workers.push(giver.1);
+            nodes.len() as i32
+        })
+    };
+    (given.map(place).collect(), nodes, workers)
 }
 
 /// Which of the ranges are to be in runs: those that come with enough others from the same lease
