@@ -1,8 +1,10 @@
 //! Several nodes, one queue: whatever node one asks, it is the same.
 
 use batonq_client::{NewJob, PullOptions};
+use batonq_protocol::messages as wire;
+use batonq_protocol::{Message, PREFACE};
 use batonq_tests::harness::cluster::{ack, pull, push};
-use batonq_tests::harness::{Cluster, Http, SOON, eventually};
+use batonq_tests::harness::{Cluster, Http, SOON, Server, Wire, eventually, hello};
 use serde_json::{Value, json};
 
 async fn job(cluster: &Cluster, place: usize, id: u64) -> Value {
@@ -56,6 +58,50 @@ async fn what_is_leased_over_tcp_is_acked_over_http_on_another_node() {
     let nodes = cluster.nodes_seen_by(1).await;
     assert_eq!(nodes["nodes"][0]["instances_claimed"], 1);
     assert_eq!(nodes["nodes"][1]["instances_claimed"], 0);
+}
+
+/// A connection that begins a session, or goes on with one; and which leases it has.
+async fn greet(node: &Server, session: u64) -> (Wire, wire::Welcome) {
+    let mut wire = node.wire().await;
+    wire.send(&PREFACE).await;
+    let hello = Message::Hello(Box::new(wire::Hello { session, ..hello("") }));
+    let Message::Welcome(welcome) = wire.ask(1, hello).await else { panic!("it is not welcome") };
+    (wire, *welcome)
+}
+
+#[tokio::test]
+async fn a_lease_outlives_one_given_with_it_that_was_settled_elsewhere_unheard() {
+    let cluster = Cluster::of(2).await;
+    let (mut first, welcome) = greet(&cluster.nodes[0], 0).await;
+    for payload in ["1", "2"] {
+        push(&cluster.http(0), "q", json!(payload)).await;
+    }
+    let pull = |queue: &str, count| {
+        let pull = wire::Pull { queue: queue.into(), count, wait_ms: 10_000, ..<_>::default() };
+        Message::Pull(pull)
+    };
+    let Message::Pulled(pulled) = first.ask(2, pull("q", 2)).await else { panic!("no jobs") };
+    let ack = |place: usize| {
+        let lease = pulled.jobs[place].lease.clone();
+        Message::Ack(wire::Ack { items: vec![wire::AckItem { lease, ..<_>::default() }] })
+    };
+    let done = |answer: &Message| match answer {
+        Message::Settled(settled) => settled.results[0].status() == wire::SettleStatus::Ok,
+        _ => false,
+    };
+    let (mut other, _) = greet(&cluster.nodes[1], 0).await;
+    assert!(done(&other.ask(2, ack(1)).await));
+    let (mut again, resumed) = greet(&cluster.nodes[0], welcome.session).await;
+    assert_eq!(resumed.leases, [pulled.jobs[0].lease.clone()]);
+    let heard = format!("SELECT pg_notify('batonq batonq', E'0\\ne {} 1')", pulled.jobs[1].id);
+    cluster.postgres.execute(&heard).await;
+    // What is told afterwards is heard afterwards.
+    again.say(3, pull("later", 1)).await;
+    cluster.postgres.execute("SELECT batonq.push('later', '3')").await;
+    assert!(matches!(again.answer().await, Message::Pulled(_)));
+    let rows = cluster.postgres.value("SELECT count(*) FROM batonq.lease").await;
+    assert_eq!(rows, "2", "that of the job that is left, and that of the later one");
+    assert!(done(&again.ask(4, ack(0)).await));
 }
 
 #[tokio::test]

@@ -547,7 +547,8 @@ impl PostgresStore {
         });
         let missing = told[3].iter().map(|row| lease(row, "id")).collect();
         let lost = self.leases.are_missing(missing);
-        self.forget_ended(lost.iter().map(|(_, lease)| *lease)).await;
+        let empty = self.leases.end(lost.iter().map(|(_, lease)| *lease));
+        self.delete_empty(&empty).await;
         let ready = named(ids, &found);
         Ok(News { ready, ended: ended.collect(), cancelled: cancelled.collect(), lost })
     }

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use rustc_hash::FxHashMap as HashMap;
+use rustc_hash::{FxHashMap as HashMap, FxHashSet as HashSet};
 use tokio::time::Instant;
 use tokio_postgres::Row;
 
@@ -47,7 +47,7 @@ const REMEMBERED_BEYOND: Duration = Duration::from_secs(5);
 /// How long a lease has been held of which it is asked whether it still is: most are settled sooner.
 const ASKED_AFTER: Duration = Duration::from_secs(1);
 
-/// Of so many leases it is asked at once; of more in turn.
+/// Of so many leases it is asked at once, about; of more in turn.
 const ASKED_AT_ONCE: usize = 5_000;
 
 /// What a row says beside its jobs.
@@ -70,7 +70,7 @@ struct Rows {
     /// Rows whose commit nobody answered.
     doubtful: Vec<LeaseId>,
     /// Leases that were not there when it was asked whether they are still held.
-    missing: Vec<Lease>,
+    missing: HashSet<Lease>,
     /// How often that was asked.
     asked: u64,
 }
@@ -107,7 +107,7 @@ pub(super) struct Known {
 }
 
 impl Memory {
-    /// Remembers a row; of each lease whether its job is plain.
+    /// Remembers a row that is not remembered; of each lease whether its job is plain.
     pub(super) fn insert(
         &self,
         id: LeaseId,
@@ -125,6 +125,14 @@ impl Memory {
         let (origin, given_at) = (Arc::new(origin), Instant::now());
         let until = given_at + lasts + REMEMBERED_BEYOND;
         rows.rows.insert(id, Remembered { origin, left: held.len(), given_at, until });
+    }
+
+    /// Forgets rows. One that is adopted once more may have lost jobs elsewhere that are remembered
+    /// here: when they are heard of they would count as some of those that are left.
+    fn forget(&self, rows: &HashSet<LeaseId>) {
+        let Rows { rows: remembered, jobs, .. } = &mut *self.0.lock();
+        remembered.retain(|id, _| !rows.contains(id));
+        jobs.retain(|_, held| !rows.contains(&held.row));
     }
 
     /// The lease, if it is remembered.
@@ -195,24 +203,20 @@ impl Memory {
     /// Leases that hang on sessions, to ask whether they are still held: all that were missing the
     /// last time, and a share of the others that have been held for a while.
     pub(super) fn to_ask(&self) -> Vec<Lease> {
-        let mut rows = self.0.lock();
-        rows.asked += 1;
+        let Rows { rows, jobs, missing, asked, .. } = &mut *self.0.lock();
+        *asked += 1;
+        let shares = (jobs.len() / ASKED_AT_ONCE) as u64 + 1;
+        let turn = *asked % shares;
         let now = Instant::now();
-        let is_old = |held: &&Held| {
-            rows.rows.get(&held.row).is_some_and(|row| {
+        let is_old = |held: &Held| {
+            rows.get(&held.row).is_some_and(|row| {
                 row.origin.given.session.is_some() && row.given_at + ASKED_AFTER <= now
             })
         };
-        let old: Vec<Lease> = rows
-            .jobs
-            .iter()
-            .filter(|(_, held)| is_old(held))
-            .map(|(job, held)| Lease { job: *job, delivery: held.delivery })
-            .collect();
-        let shares = (old.len() / ASKED_AT_ONCE) as u64 + 1;
-        let turn = rows.asked % shares;
-        let is_asked = |lease: &Lease| lease.job.0 % shares == turn || rows.missing.contains(lease);
-        old.into_iter().filter(is_asked).collect()
+        let in_turn = jobs.iter().filter(|(job, held)| job.0 % shares == turn && is_old(held));
+        let in_turn = in_turn.map(|(job, held)| Lease { job: *job, delivery: held.delivery });
+        let others = in_turn.filter(|lease| !missing.contains(lease));
+        others.chain(missing.iter().copied()).collect()
     }
 
     /// These leases of [`Memory::to_ask`] are not there. The answer: those that are lost, with their
@@ -221,10 +225,11 @@ impl Memory {
     pub(super) fn are_missing(&self, missing: Vec<Lease>) -> Vec<(SessionId, Lease)> {
         let rows = &mut *self.0.lock();
         let before = std::mem::take(&mut rows.missing);
-        let (again, first) = missing.into_iter().partition(|lease| before.contains(lease));
-        rows.missing = first;
+        let (again, first): (Vec<Lease>, Vec<Lease>) =
+            missing.into_iter().partition(|lease| before.contains(lease));
+        rows.missing.extend(first);
         let session = |lease: Lease| Some((rows.known(lease)?.origin.given.session?, lease));
-        Vec::into_iter(again).filter_map(session).collect()
+        again.into_iter().filter_map(session).collect()
     }
 
     /// Forgets rows that have ended elsewhere.
@@ -321,6 +326,23 @@ pub(super) const DELETE_IF_FREE: &str = "
     DELETE FROM lease
     WHERE ctid = ANY(ARRAY(
         SELECT ctid FROM lease WHERE id = ANY($1::bigint[]) FOR UPDATE SKIP LOCKED
+    ))";
+
+/// The same of rows that are believed to be empty by hearsay: those of which a job is still held stay.
+pub(super) const DELETE_IF_EMPTY: &str = "
+    DELETE FROM lease
+    WHERE ctid = ANY(ARRAY(
+        SELECT ctid FROM lease
+        WHERE id = ANY($1::bigint[])
+        AND (
+            SELECT true
+            FROM unnest(job_ids, deliveries) AS a (job_id, delivery)
+            WHERE (
+                SELECT true FROM job WHERE id = a.job_id AND job.delivery = a.delivery LIMIT 1
+            )
+            LIMIT 1
+        ) IS NULL
+        FOR UPDATE SKIP LOCKED
     ))";
 
 const INSERT: &str = "
@@ -482,6 +504,7 @@ pub(super) const HOT: &[super::Named] = &[
     ("leases::PROGRESS", PROGRESS),
     ("leases::DELETE", DELETE),
     ("leases::DELETE_IF_FREE", DELETE_IF_FREE),
+    ("leases::DELETE_IF_EMPTY", DELETE_IF_EMPTY),
 ];
 
 impl PostgresStore {
@@ -616,6 +639,7 @@ impl PostgresStore {
         let adopted = tx.query(ADOPT, &[&id, &lasts, &node.id, &node.incarnation]).await?;
         let rows = live(&mut tx, &ids(&adopted)).await?;
         tx.commit(&[]).await?;
+        self.leases.forget(&rows.iter().map(|row| row.id).collect());
         for row in &rows {
             let held: Vec<(Lease, bool)> = row.leases.iter().map(|it| (*it, false)).collect();
             if !held.is_empty() {

@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 use super::PostgresStore;
 use super::dsn::{Dsn, chain};
 use super::migrate::quoted;
-use super::wake::channel;
+use super::wake::{Heard, channel};
 use crate::clock::{Clock, DatabaseClock};
 use crate::cluster::{Card, Demand, Leave, NodeState, Requests};
 use crate::job::Timestamp;
@@ -311,11 +311,12 @@ impl Presence {
 
     /// True: something is asked of this node.
     async fn pass_on(&self, message: &str) -> bool {
-        let (signals, nodes) = self.store.hear(message).await;
+        let Heard { signals, nodes, empty } = self.store.hear(message).await;
         for signal in signals {
             // Nobody listens any more: the node is stopping.
             self.signals.send(signal).ok();
         }
+        self.store.delete_empty(&empty).await;
         nodes.contains(&self.card.id)
     }
 

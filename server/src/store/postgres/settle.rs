@@ -775,13 +775,16 @@ impl PostgresStore {
         let (kept, forgotten): (Vec<usize>, Vec<usize>) =
             order.into_iter().partition(|place| self.is_kept(&acks[*place]));
         let mut settled: Vec<Option<Settled>> = vec![None; acks.len()];
+        let mut empty = Vec::new();
         for (places, is_kept) in [(kept, true), (forgotten, false)] {
             if places.is_empty() {
                 continue;
             }
             let sorted: Vec<&Ack<'_>> = places.iter().map(|place| &acks[*place]).collect();
             let done = self.ack_sorted(&sorted, is_kept).await;
-            for at in done.map_err(|failure| in_part(failure, &settled))? {
+            let done = done.map_err(|failure| in_part(failure, &settled))?;
+            empty.extend(self.leases.end(done.iter().map(|at| sorted[*at].lease)));
+            for at in done {
                 let Ack { lease, origin, .. } = sorted[at];
                 let Some((id, queue)) = &origin.queue else { continue };
                 self.note_opened(*id);
@@ -790,8 +793,6 @@ impl PostgresStore {
                 settled[places[at]] = Some(Settled::Done(effect));
             }
         }
-        let done = settled.iter().zip(acks).filter(|(done, _)| done.is_some());
-        let empty = self.leases.end(done.map(|(_, ack)| ack.lease));
         if settled.iter().any(Option::is_none) {
             self.delete_empty(&empty).await;
         }
@@ -803,7 +804,7 @@ impl PostgresStore {
         if rows.is_empty() {
             return;
         }
-        if let Err(error) = self.keep_lane.once((leases::DELETE_IF_FREE, &[&rows])).await {
+        if let Err(error) = self.keep_lane.once((leases::DELETE_IF_EMPTY, &[&rows])).await {
             tracing::debug!(%error, "empty leases were left");
         }
     }

@@ -16,6 +16,7 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+use super::leases::LeaseId;
 use super::{PostgresStore, QueueId};
 use crate::job::{JobId, Lease, Timestamp};
 use crate::store::{SessionId, Signal};
@@ -225,6 +226,17 @@ pub(super) fn channel(schema: &str) -> String {
     format!("batonq {schema}")
 }
 
+/// What there is to be done about a message.
+#[derive(Debug)]
+pub(super) struct Heard {
+    /// What is of use to others.
+    pub(super) signals: Vec<Signal>,
+    /// The nodes that are asked something.
+    pub(super) nodes: Vec<String>,
+    /// Rows of leases that have ended: see [`PostgresStore::delete_empty`].
+    pub(super) empty: Vec<LeaseId>,
+}
+
 impl PostgresStore {
     /// Tells other nodes what has happened here, until it is dropped.
     pub(super) async fn tell(&self) {
@@ -242,10 +254,9 @@ impl PostgresStore {
         }
     }
 
-    /// What another node has told: notes it. The answer: what is of use to others, and the nodes
-    /// that are asked something.
-    pub(super) async fn hear(&self, message: &str) -> (Vec<Signal>, Vec<String>) {
-        let (mut signals, mut nodes) = (Vec::new(), Vec::new());
+    /// What another node has told: notes it.
+    pub(super) async fn hear(&self, message: &str) -> Heard {
+        let (mut signals, mut nodes, mut ended) = (Vec::new(), Vec::new(), Vec::new());
         for line in parse(message, self.node.incarnation) {
             match line {
                 Line::Ready { queue, priority, lowest, count } => {
@@ -258,27 +269,21 @@ impl PostgresStore {
                 }
                 Line::Due(at) => signals.push(Signal::Due(at)),
                 Line::Lost(session, lease) => {
-                    self.forget_ended(std::iter::once(lease)).await;
+                    ended.push(lease);
                     signals.push(Signal::Lost(session, lease));
                 }
                 Line::Cancelled(session, lease) => {
                     signals.push(Signal::Cancelled(session, lease));
                 }
                 Line::Ended(lease) => {
-                    self.forget_ended(std::iter::once(lease)).await;
+                    ended.push(lease);
                     signals.push(Signal::Ended(lease.job));
                 }
                 Line::Node(id) => nodes.push(id),
             }
         }
-        (signals, nodes)
-    }
-
-    /// Leases that this node may have given were ended behind its back. A row goes with the last of
-    /// its jobs.
-    pub(super) async fn forget_ended(&self, leases: impl Iterator<Item = Lease>) {
-        let empty = self.leases.end(leases);
-        self.delete_empty(&empty).await;
+        // Leases that this node may have given were ended behind its back.
+        Heard { signals, nodes, empty: self.leases.end(ended.into_iter()) }
     }
 }
 
