@@ -30,7 +30,7 @@ use crate::access::Operation;
 use crate::broker::{Attendance, Broker, Delivery, Notice, Subscription};
 use crate::door::{Door, read_some, write_some};
 use crate::error::Error;
-use crate::job::{JobId, Lease, NewJob, QueueName};
+use crate::job::{Lease, NewJob, QueueName};
 use crate::limits;
 use crate::store::Settlement;
 
@@ -73,7 +73,7 @@ pub(super) struct Connection {
     deliveries: (mpsc::Sender<Delivery>, mpsc::Receiver<Delivery>),
     subscriptions: HashMap<u64, Subscription>,
     /// Which subscription gets its credit back for which job.
-    held: HashMap<JobId, u64>,
+    held: HashMap<Lease, u64>,
     door: Door,
 }
 
@@ -168,6 +168,8 @@ impl Connection {
                 for (request_id, answer) in answers {
                     self.answer(request_id, operation, answer);
                 }
+                // Some may have been left for want of room.
+                self.take_frames()?;
             }
             Some(delivery) = self.deliveries.1.recv(), if has_room => self.deliver(delivery),
             notice = self.attendance.notice() => self.pass_on(notice)?,
@@ -179,15 +181,15 @@ impl Connection {
                 }
                 self.attendance.heard();
                 self.take_frames()?;
+                if self.read.is_empty() && self.requests.is_empty() {
+                    self.read = BytesMut::new();
+                }
             }
             written = write_some(&self.writer, &mut self.out), if !self.out.is_empty() => {
                 written?;
                 self.taken_at = Instant::now();
             }
             _ = tick.tick() => {
-                if self.read.is_empty() {
-                    self.read = BytesMut::new();
-                }
                 if !self.out.is_empty() && self.taken_at.elapsed() > limits::WRITE_TIMEOUT {
                     return Err(End::Quiet("the client does not read"));
                 }
@@ -207,20 +209,19 @@ impl Connection {
         self.asker.broker.take_back(undelivered);
     }
 
-    /// Begins what is asked in the frames that have been read.
+    /// Begins what is asked in the frames that have been read, as far as so much may be in flight.
     fn take_frames(&mut self) -> Result<(), End> {
-        loop {
+        while self.in_flight + self.pushes.frames() + self.ends.frames() < limits::IN_FLIGHT_MAX {
             match self.codec.decode(&mut self.read) {
                 Ok(Some(envelope)) => self.take(envelope)?,
-                Ok(None) => {
-                    self.serve_pushes();
-                    self.serve_ends();
-                    return Ok(());
-                }
+                Ok(None) => break,
                 Err(FrameError::Io(_)) => return Err(End::Closed),
                 Err(error) => return Err(End::Say(Box::new(convert::framing_error(&error)))),
             }
         }
+        self.serve_pushes();
+        self.serve_ends();
+        Ok(())
     }
 
     fn take(&mut self, Envelope { request_id, message }: Envelope) -> Result<(), End> {
@@ -376,14 +377,14 @@ impl Connection {
         if matches!(operation, Operation::Pull | Operation::WaitJob) {
             self.waits -= 1;
         }
-        for job in answer.settled {
-            self.return_credit(job);
+        for lease in answer.settled {
+            self.return_credit(lease);
         }
         self.say(request_id, answer.message);
     }
 
-    fn return_credit(&mut self, job: JobId) {
-        if let Some(number) = self.held.remove(&job)
+    fn return_credit(&mut self, lease: Lease) {
+        if let Some(number) = self.held.remove(&lease)
             && let Some(subscription) = self.subscriptions.get(&number)
         {
             subscription.add_credit(1);
@@ -396,7 +397,7 @@ impl Connection {
             let leases: Vec<Lease> = delivery.jobs.into_iter().map(|job| job.lease).collect();
             return self.asker.broker.take_back(leases);
         }
-        self.held.extend(delivery.jobs.iter().map(|job| (job.lease.job, number)));
+        self.held.extend(delivery.jobs.iter().map(|job| (job.lease, number)));
         let jobs = delivery.jobs.into_iter();
         let jobs = jobs.map(|job| convert::leased_job(&self.asker.broker, job, "")).collect();
         self.say(0, Message::Delivery(WireDelivery { subscription: number, jobs }));
@@ -405,7 +406,7 @@ impl Connection {
     fn pass_on(&mut self, notice: Notice) -> Result<(), End> {
         match notice {
             Notice::LeasesLost(leases) => {
-                leases.iter().for_each(|lease| self.return_credit(lease.job));
+                leases.iter().for_each(|lease| self.return_credit(*lease));
                 let leases = self.asker.tokens(leases);
                 self.say(0, Message::LeasesLost(LeasesLost { leases }));
             }

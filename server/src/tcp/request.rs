@@ -32,10 +32,10 @@ pub(super) struct Asker {
     pub(super) session: SessionId,
 }
 
-/// What goes back, and which jobs it settled.
+/// What goes back, and which leases it settled.
 pub(super) struct Answer {
     pub(super) message: Message,
-    pub(super) settled: Vec<JobId>,
+    pub(super) settled: Vec<Lease>,
 }
 
 impl From<Message> for Answer {

@@ -3,7 +3,8 @@
 //! that puts them into a batch. Each frame gets an answer of its own, for its own items.
 //!
 //! They share what a call shares: they are committed together, in the order in which they came, and an
-//! error of the store is the answer to all of them. What is wrong with one frame is found before.
+//! error of the store is the answer to all of them, as is a lack of room. What is wrong with one frame
+//! or one of its items is found before, or is the answer to that item.
 
 use std::sync::Arc;
 
@@ -15,7 +16,7 @@ use super::request::{Answer, Asker};
 use crate::broker::Broker;
 use crate::door::{check_batch, each};
 use crate::error::Error;
-use crate::job::{JobId, Lease, NewJob};
+use crate::job::{Lease, NewJob};
 use crate::store::{Refused, Settled, Settlement};
 
 /// A call takes no further frame once it has so many items: beyond this, larger is not faster.
@@ -135,13 +136,13 @@ impl Asker {
             settled
         });
         answers(ends.frames, settled, |settled| {
-            let (jobs, results): (Vec<Option<JobId>>, Vec<_>) = settled
+            let (leases, results): (Vec<Option<Lease>>, Vec<_>) = settled
                 .into_iter()
                 .map(|(asked, settled)| {
-                    (asked.map(|(lease, _)| lease.job), convert::settle_result(settled))
+                    (asked.map(|(lease, _)| lease), convert::settle_result(settled))
                 })
                 .unzip();
-            let settled = jobs.into_iter().flatten().collect();
+            let settled = leases.into_iter().flatten().collect();
             Answer { message: Message::Settled(wire::Settled { results }), settled }
         })
     }
