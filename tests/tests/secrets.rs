@@ -337,6 +337,11 @@ async fn a_node_without_the_key_leaves_encrypted_queues_to_others() {
     let refused = keyless.post("/v1/queues/hush/jobs", json!({ "payload": hush("no") })).await;
     assert_eq!(refused.problem(), unavailable);
     assert!(refused.text.contains("BATONQ_MASTER_KEY"), "{}", refused.text);
+    let jobs = ["open", "hush", "open"].map(|queue| NewJob::new(queue, "2"));
+    let pushed = subscriber.push_batch(jobs.to_vec()).await.unwrap();
+    let codes: Vec<Option<ErrorCode>> =
+        pushed.into_iter().map(|pushed| pushed.err().and_then(|error| error.code())).collect();
+    assert_eq!(codes, [None, Some(ErrorCode::Unavailable), None], "others are not to blame");
     let refused = keyless.post("/v1/queues/hush/pull", json!({})).await;
     assert_eq!(refused.problem(), unavailable);
     let refused = subscriber.subscribe("hush", 5).await.map(drop).unwrap_err();

@@ -29,11 +29,13 @@ impl Broker {
     pub async fn push(&self, mut jobs: Vec<NewJob>) -> Result<Vec<Result<Pushed, Error>>, Error> {
         jobs.iter().try_for_each(Self::check_pushed)?;
         let started = Instant::now();
-        self.0.core.seal_jobs(&mut jobs).await?;
+        let refused = self.0.core.seal_jobs(&mut jobs).await?;
         let bytes = jobs.iter().map(|job| job.payload.bytes.len()).sum();
         let pushed = self.0.pushes.submit(jobs, bytes).await?;
         self.metrics().time(Timed::Push, started.elapsed());
-        Ok(pushed.into_iter().map(accepted).collect())
+        let mut pushed: Vec<_> = pushed.into_iter().map(accepted).collect();
+        refused.into_iter().for_each(|(place, error)| pushed.insert(place, Err(error)));
+        Ok(pushed)
     }
 
     /// # Errors
@@ -62,7 +64,9 @@ impl Broker {
     pub async fn push_flow(&self, jobs: Vec<NewJob>) -> Result<Vec<Pushed>, Error> {
         jobs.iter().try_for_each(|job| Self::check_public(&job.queue))?;
         let (places, mut jobs) = sorted(jobs)?;
-        self.0.core.seal_jobs(&mut jobs).await?;
+        if let Some((_, error)) = self.0.core.seal_jobs(&mut jobs).await?.pop() {
+            return Err(error);
+        }
         let pushed = self.0.core.push(jobs).await?;
         let mut answers: Vec<(usize, Pushed)> = places.into_iter().zip(pushed).collect();
         answers.sort_unstable_by_key(|(place, _)| *place);

@@ -21,7 +21,7 @@ impl Broker {
         spec: ScheduleSpec,
     ) -> Result<bool, Error> {
         let mut spec = spec.check()?;
-        self.0.core.seal_jobs(std::slice::from_mut(&mut spec.job)).await?;
+        self.0.core.seal_job(&mut spec.job).await?;
         let put = self.store().put_schedule(name, spec).await?;
         self.alarms().of(Duty::Cron).set(Duration::ZERO);
         match put {

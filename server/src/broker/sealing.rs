@@ -286,17 +286,35 @@ impl Core {
         Ok(encrypted)
     }
 
-    /// Seals the payloads of jobs for encrypted queues.
+    /// Seals the payload of a job for an encrypted queue.
     ///
     /// # Errors
     ///
-    /// [`Error::Unavailable`] if one is to be sealed and there is no key.
-    pub(super) async fn seal_jobs(&self, jobs: &mut [NewJob]) -> Result<(), Error> {
+    /// [`Error::Unavailable`] if it is to be sealed and there is no key.
+    pub(super) async fn seal_job(&self, job: &mut NewJob) -> Result<(), Error> {
         let encrypted = self.encrypted().await?;
-        for job in jobs {
-            self.sealing.seal_payload(&encrypted, &job.queue, &mut job.payload)?;
-        }
-        Ok(())
+        self.sealing.seal_payload(&encrypted, &job.queue, &mut job.payload)
+    }
+
+    /// The same of many jobs. Those that can not be sealed are taken out: the answer has their places,
+    /// in order, and why.
+    ///
+    /// # Errors
+    ///
+    /// Those of the store.
+    pub(super) async fn seal_jobs(
+        &self,
+        jobs: &mut Vec<NewJob>,
+    ) -> Result<Vec<(usize, Error)>, Error> {
+        let encrypted = self.encrypted().await?;
+        let (mut place, mut refused) = (0, Vec::new());
+        jobs.retain_mut(|job| {
+            let sealed = self.sealing.seal_payload(&encrypted, &job.queue, &mut job.payload);
+            let sealed = sealed.map_err(|error| refused.push((place, error)));
+            place += 1;
+            sealed.is_ok()
+        });
+        Ok(refused)
     }
 
     /// Opens jobs of a queue that have just been leased. Those that can not be opened are put
@@ -330,7 +348,7 @@ impl Core {
     ///
     /// # Errors
     ///
-    /// As for [`Core::seal_jobs`].
+    /// As for [`Core::seal_job`].
     pub(super) async fn seal_results(&self, settlements: &mut [Settlement]) -> Result<(), Error> {
         let noted = self.sealing.take_noted(settlements);
         let with_result = settlements.iter().filter(|settlement| has_result(settlement));
@@ -360,7 +378,7 @@ impl Core {
     ///
     /// # Errors
     ///
-    /// As for [`Core::seal_jobs`].
+    /// As for [`Core::seal_job`].
     pub(super) async fn seal_line(&self, job: JobId, message: String) -> Result<Bytes, Error> {
         let encrypted = self.encrypted().await?;
         let queue = if encrypted.is_empty() { None } else { self.queue_of(job).await? };
