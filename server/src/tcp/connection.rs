@@ -20,7 +20,7 @@ use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::time::Instant;
 use tokio_util::codec::{Decoder, Encoder};
-use tracing::Instrument;
+use tracing::{Instrument, Span};
 
 use super::convert;
 use super::handshake::Guest;
@@ -267,7 +267,10 @@ impl Connection {
         let pushes = std::mem::take(&mut self.pushes);
         let count = pushes.frames();
         if count > 0 {
-            self.begin_serving(Operation::Push, count, Arc::clone(&self.asker).push(pushes));
+            let kind = Operation::Push;
+            let span =
+                tracing::debug_span!("request", request_id = ?pushes.ids(), kind = kind.name());
+            self.begin_serving(kind, count, span, Arc::clone(&self.asker).push(pushes));
         }
     }
 
@@ -275,7 +278,10 @@ impl Connection {
         let ends = std::mem::take(&mut self.ends);
         let count = ends.frames();
         if count > 0 {
-            self.begin_serving(Operation::Settle, count, Arc::clone(&self.asker).settle(ends));
+            let kind = Operation::Settle;
+            let span =
+                tracing::debug_span!("request", request_id = ?ends.ids(), kind = kind.name());
+            self.begin_serving(kind, count, span, Arc::clone(&self.asker).settle(ends));
         }
     }
 
@@ -299,7 +305,8 @@ impl Connection {
             }
             _ => Some(Arc::clone(&self.looks)),
         };
-        self.begin_serving(operation, 1, async move {
+        let span = tracing::debug_span!("request", request_id, kind = operation.name());
+        self.begin_serving(operation, 1, span, async move {
             let _look = match &looks {
                 // The semaphore is never closed.
                 Some(looks) => looks.acquire().await.ok(),
@@ -314,11 +321,10 @@ impl Connection {
         &mut self,
         operation: Operation,
         count: usize,
+        span: Span,
         serving: impl Future<Output = Vec<(u64, Answer)>> + Send + 'static,
     ) {
         self.in_flight += count;
-        let kind = operation.name();
-        let span = tracing::debug_span!("requests", kind, count);
         let serving = async move {
             let answers = serving.await;
             for (request_id, answer) in &answers {

@@ -50,6 +50,11 @@ impl<T> Together<T> {
         self.frames.len()
     }
 
+    /// Their numbers, for the log.
+    pub(super) fn ids(&self) -> Vec<u64> {
+        self.frames.iter().map(|(id, _)| *id).collect()
+    }
+
     pub(super) fn is_full(&self) -> bool {
         self.items.len() >= ITEMS_MAX
     }
