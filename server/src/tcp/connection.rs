@@ -198,6 +198,7 @@ impl Connection {
         }
         Ok(())
     }
+
     /// Jobs on their way to a client that has gone are given back unharmed.
     fn leave(mut self) {
         self.subscriptions.clear();
@@ -219,8 +220,7 @@ impl Connection {
                 Err(error) => return Err(End::Say(Box::new(convert::framing_error(&error)))),
             }
         }
-        self.serve_pushes();
-        self.serve_ends();
+        self.serve_together();
         Ok(())
     }
 
@@ -249,13 +249,13 @@ impl Connection {
             Message::Push(push) => {
                 self.pushes.add(request_id, together::pushed(push)?);
                 if self.pushes.is_full() {
-                    self.serve_pushes();
+                    self.serve_together();
                 }
             }
             message @ (Message::Ack(_) | Message::Fail(_) | Message::Release(_)) => {
                 self.ends.add(request_id, together::ended(&self.asker.broker, message)?);
                 if self.ends.is_full() {
-                    self.serve_ends();
+                    self.serve_together();
                 }
             }
             message => self.serve_beside(request_id, operation, message)?,
@@ -263,25 +263,26 @@ impl Connection {
         Ok(())
     }
 
-    fn serve_pushes(&mut self) {
-        let pushes = std::mem::take(&mut self.pushes);
-        let count = pushes.frames();
-        if count > 0 {
-            let kind = Operation::Push;
-            let span =
-                tracing::debug_span!("request", request_id = ?pushes.ids(), kind = kind.name());
-            self.begin_serving(kind, count, span, Arc::clone(&self.asker).push(pushes));
-        }
+    /// Serves what has been read together.
+    fn serve_together(&mut self) {
+        let (pushes, ends) = (std::mem::take(&mut self.pushes), std::mem::take(&mut self.ends));
+        self.serve_all(Operation::Push, pushes, Asker::push);
+        self.serve_all(Operation::Settle, ends, Asker::settle);
     }
 
-    fn serve_ends(&mut self) {
-        let ends = std::mem::take(&mut self.ends);
-        let count = ends.frames();
+    fn serve_all<T, F>(
+        &mut self,
+        operation: Operation,
+        requests: Together<T>,
+        serve: impl FnOnce(Arc<Asker>, Together<T>) -> F,
+    ) where
+        F: Future<Output = Vec<(u64, Answer)>> + Send + 'static,
+    {
+        let count = requests.frames();
         if count > 0 {
-            let kind = Operation::Settle;
-            let span =
-                tracing::debug_span!("request", request_id = ?ends.ids(), kind = kind.name());
-            self.begin_serving(kind, count, span, Arc::clone(&self.asker).settle(ends));
+            let kind = operation.name();
+            let span = tracing::debug_span!("request", request_id = ?requests.ids(), kind);
+            self.begin_serving(operation, count, span, serve(Arc::clone(&self.asker), requests));
         }
     }
 

@@ -100,9 +100,9 @@ const ENDED: &str = "
 
 /// Those that have ended: each change of a job's delivery ends the lease of the one before.
 const LOST: &str = "
-    SELECT u.id, u.delivery
-    FROM unnest($1::bigint[], $2::integer[]) AS u (id, delivery)
-    WHERE (SELECT true FROM job WHERE id = u.id AND delivery = u.delivery LIMIT 1) IS NULL";
+    SELECT u.job_id, u.delivery
+    FROM unnest($1::bigint[], $2::integer[]) AS u (job_id, delivery)
+    WHERE (SELECT true FROM job WHERE id = u.job_id AND delivery = u.delivery LIMIT 1) IS NULL";
 
 /// What stands first in each line goes to its claims, in their order, as far as it reaches: line
 /// `l` gives out `count` jobs at most, of the first `rows` rows, and its job number n goes to claim
@@ -541,11 +541,11 @@ impl PostgresStore {
         found.retain(|row| get(row, "is_ready"));
         let ended = told[0].iter().map(|row| job_id(row, "id"));
         let lease =
-            |row: &Row, id| Lease { job: job_id(row, id), delivery: count(row, "delivery") };
-        let cancelled = told[1].iter().map(|row| {
-            (SessionId(get::<i64>(row, "session").cast_unsigned()), lease(row, "job_id"))
-        });
-        let missing = told[3].iter().map(|row| lease(row, "id")).collect();
+            |row: &Row| Lease { job: job_id(row, "job_id"), delivery: count(row, "delivery") };
+        let cancelled = told[1]
+            .iter()
+            .map(|row| (SessionId(get::<i64>(row, "session").cast_unsigned()), lease(row)));
+        let missing = told[3].iter().map(lease).collect();
         let lost = self.leases.are_missing(missing);
         let empty = self.leases.end(lost.iter().map(|(_, lease)| *lease));
         self.delete_empty(&empty).await;
