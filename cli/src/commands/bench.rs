@@ -101,6 +101,11 @@ pub(crate) struct Bench {
     #[arg(long, value_name = "DSN")]
     database_url: Option<String>,
 
+    /// Threads that make the load; default: as many as there are cores. With small requests one is
+    /// cheaper: nothing is passed between cores
+    #[arg(long, value_name = "T", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    threads: Option<u16>,
+
     /// The node's process on this machine: say what its memory and CPU are (mode idle)
     #[arg(long)]
     pid: Option<u32>,
@@ -154,6 +159,11 @@ impl Mode {
 }
 
 impl Bench {
+    /// How many threads it is to run on, if that is told.
+    pub(crate) fn threads(&self) -> Option<usize> {
+        self.threads.map(usize::from)
+    }
+
     pub(crate) async fn run(mut self, shared: &Shared) -> Result<ExitCode, Failure> {
         self.check()?;
         if !self.mode.has_batches() {

@@ -103,6 +103,14 @@ pub(crate) enum Command {
 }
 
 impl Command {
+    /// How many threads it is to run on, if not one for each core.
+    pub(crate) fn threads(&self) -> Option<usize> {
+        match self {
+            Self::Bench(bench) => bench.threads(),
+            _ => None,
+        }
+    }
+
     pub(crate) async fn run(self, shared: &Shared) -> Result<ExitCode, Failure> {
         match self {
             Self::Serve(serve) => serve.run().await,
