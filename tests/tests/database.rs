@@ -289,7 +289,7 @@ async fn a_promotion_loses_nothing_that_was_acknowledged_if_replication_is_synch
 #[tokio::test]
 async fn a_node_keeps_to_its_budget_of_connections() {
     let postgres = Arc::new(Postgres::start());
-    let cluster = Cluster::on(postgres, 1, &[("BATONQ_DATABASE_CONNECTIONS", "14")]).await;
+    let cluster = Cluster::on(postgres, 1, &[("BATONQ_DATABASE_CONNECTIONS", "15")]).await;
     let mut looks = tokio::task::JoinSet::new();
     for number in 0..60 {
         let http = cluster.http(0);
@@ -448,8 +448,33 @@ async fn the_leader_keeps_the_hot_tables_small() {
         let jobs = client.pull(PullOptions::new("q").count(1000)).await.unwrap();
         client.ack_batch(jobs.iter().map(Ack::from)).await.unwrap();
     }
-    let vacuums = "SELECT vacuum_count FROM pg_stat_all_tables
-                   WHERE schemaname = 'batonq' AND relname = 'job'";
-    eventually("a vacuum", async || (cluster.postgres.value(vacuums).await != "0").then_some(()))
-        .await;
+    vacuumed(&cluster, "job").await;
+}
+
+#[tokio::test]
+async fn somebody_at_work_on_one_hot_table_does_not_keep_the_leader_from_the_others() {
+    let cluster = Cluster::of(1).await;
+    let other = cluster.postgres.client().await;
+    let lock = "BEGIN; LOCK TABLE batonq.lease IN SHARE UPDATE EXCLUSIVE MODE";
+    other.batch_execute(lock).await.unwrap();
+    // What is rolled back is dead.
+    let dead = "BEGIN;
+        INSERT INTO batonq.lease
+        SELECT n, 'none', 0, '', NULL, 0, 0, '{}', '{}' FROM generate_series(1, 60000) AS n;
+        INSERT INTO batonq.ready (queue_id, place, job_id, priority, delivery, bytes, ready_at)
+        SELECT 0, n, n, 0, 1, 0, 0 FROM generate_series(1, 30000) AS n;
+        ROLLBACK";
+    cluster.postgres.client().await.batch_execute(dead).await.unwrap();
+    vacuumed(&cluster, "ready").await;
+    other.batch_execute("ROLLBACK").await.unwrap();
+    vacuumed(&cluster, "lease").await;
+}
+
+async fn vacuumed(cluster: &Cluster, table: &str) {
+    let vacuums = format!(
+        "SELECT vacuum_count FROM pg_stat_all_tables
+         WHERE schemaname = 'batonq' AND relname = '{table}'"
+    );
+    let is_vacuumed = async || (cluster.postgres.value(&vacuums).await != "0").then_some(());
+    eventually(&format!("a vacuum of {table}"), is_vacuumed).await;
 }

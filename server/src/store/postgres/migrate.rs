@@ -112,6 +112,12 @@ pub const MIGRATIONS: &[Migration] = &[
         serves_from: 13,
         sql: include_str!("migrations/0013_blocks.sql"),
     },
+    Migration {
+        version: 14,
+        name: "vacuum",
+        serves_from: 13,
+        sql: include_str!("migrations/0014_vacuum.sql"),
+    },
 ];
 
 /// The version that this program works with.

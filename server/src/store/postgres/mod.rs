@@ -78,6 +78,7 @@ use self::lane::{Connector, Lane, Pool};
 use self::leases::Memory;
 use self::queues::Queues;
 use self::special::Special;
+use self::vacuum::Vacuum;
 use self::wake::Outbox;
 use super::{
     Attempt, Cancelled, Changed, Claim, Claimed, Decision, Destination, Discarded, Duty,
@@ -145,8 +146,8 @@ pub struct Options {
 }
 
 /// Connections for one purpose each: push, claim, gate, settle, keep, look, time, duty, notify;
-/// presence, election; and, of the leader now and then, vacuum.
-const DEDICATED: u32 = 12;
+/// presence, election; and, of the leader now and then, two that vacuum.
+const DEDICATED: u32 = 13;
 
 /// Statements by name.
 pub type Named = (&'static str, &'static str);
@@ -208,7 +209,7 @@ pub struct PostgresStore {
     outbox: Outbox,
     tail: Mutex<Tail>,
     /// Held while tables are vacuumed.
-    vacuum: Arc<tokio::sync::Mutex<vacuum::Pause>>,
+    vacuum: Vacuum,
     /// Finished jobs that are too many, by queue, as far as they have been counted.
     excess: Mutex<duties::Excess>,
     /// The last line of a log, by job and number, that the sweep has looked at: a hint.
@@ -251,7 +252,7 @@ impl PostgresStore {
             leases: Memory::default(),
             outbox: Outbox::default(),
             tail: Mutex::default(),
-            vacuum: Arc::default(),
+            vacuum: Vacuum::default(),
             excess: Mutex::default(),
             swept: Mutex::default(),
         })
