@@ -65,3 +65,34 @@ async fn a_job_that_somebody_holds_keeps_no_other_from_coming_at_its_time() {
     let again = pull(&http, "q", 1, 20_000).await;
     assert_eq!(again[0]["id"], late["id"]);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_comes_by_time_comes_behind_all_that_a_snapshot_keeps() {
+    let cluster = Cluster::of(2).await;
+    let (http, other) = (cluster.http(0), cluster.http(1));
+    let _held = hold(&cluster, "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ; SELECT 1").await;
+    // As minutes of many delayed jobs and short leases leave it: dead, and not to be removed.
+    let dead = "BEGIN;
+        INSERT INTO batonq.scheduled (run_at, job_id, queue_id)
+        SELECT n, n, 0 FROM generate_series(1, 300000) AS n;
+        INSERT INTO batonq.lease
+        SELECT n, 'none', 0, '', NULL, 0, n, '{}', '{}' FROM generate_series(1, 300000) AS n;
+        DELETE FROM batonq.scheduled;
+        DELETE FROM batonq.lease;
+        COMMIT";
+    cluster.postgres.execute(dead).await;
+    let pull = async || {
+        let body = json!({ "wait_ms": 20_000, "lease_ms": 1000 });
+        let reply = http.post("/v1/queues/q/pull", body).await.json();
+        reply["jobs"][0].clone()
+    };
+    for number in 0..5 {
+        let later = json!({ "payload": number, "delay_ms": 300 });
+        assert_eq!(http.post("/v1/queues/q/jobs", later).await.status, 201);
+        let first = pull().await;
+        assert_eq!(first["payload"], number, "it was due");
+        let again = pull().await;
+        assert_eq!(again["id"], first["id"], "its lease has run out");
+        assert_eq!(ack(&other, &again).await, 200, "the other node finds the lease");
+    }
+}

@@ -10,9 +10,10 @@ use batonq_tests::harness::Postgres;
 use tokio_postgres::{Client, SimpleQueryMessage};
 
 /// Tables that grow with the jobs, or may have thousands of rows. `lease` has a row for each claim that
-/// is being worked on.
-const LARGE: [&str; 19] = [
+/// is being worked on, and behind them those that a snapshot keeps.
+const LARGE: [&str; 20] = [
     "job",
+    "lease",
     "queue",
     "ready",
     "scheduled",
@@ -149,6 +150,9 @@ fn fill(count: u32) -> String {
          SELECT id, 0, 'due', 1, '', '' FROM job;
          INSERT INTO job_log (job_id, at, level, message) SELECT id, 0, 'info', '' FROM job;
          INSERT INTO kv SELECT 'k' || id, '1', nullif(id % 2, 0) FROM job ON CONFLICT DO NOTHING;
+         INSERT INTO lease
+         SELECT id, 'n', 1, '', nullif(id % 2, 0), 0, 0, ARRAY[id], ARRAY[1] FROM job
+         ON CONFLICT DO NOTHING;
          INSERT INTO cancel SELECT id, 1, 0, 0 FROM job ON CONFLICT DO NOTHING;
          INSERT INTO ttl SELECT 1, id FROM job ON CONFLICT DO NOTHING;
          INSERT INTO deadline SELECT 1, id, 1 FROM job ON CONFLICT DO NOTHING;

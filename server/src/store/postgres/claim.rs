@@ -15,7 +15,7 @@ use tokio_postgres::types::ToSql;
 
 use super::cursors::{Cursor, Cursors, Depth, Looks};
 use super::lane::{Call, Failure, Tx};
-use super::leases::{Given, LeaseId, Origin, new_id};
+use super::leases::{Given, LeaseId, Origin, lately, new_id};
 use super::needs::needs;
 use super::row::{at, count, get, job_id};
 use super::{PostgresStore, QueueId, retrying};
@@ -82,15 +82,19 @@ const HORIZON: &str = "
         pg_snapshot_xmax(pg_current_snapshot())::text::bigint AS xmax";
 
 /// Leases of this node's sessions whose end is asked for.
-const CANCELLED: &str = "
+const CANCELLED: &str = concat!(
+    "
     SELECT c.job_id, c.delivery, l.session
     FROM cancel c
     CROSS JOIN LATERAL (
         SELECT session FROM lease
-        WHERE node = $1 AND incarnation = $2 AND session IS NOT NULL
-        AND job_ids @> ARRAY[c.job_id]
-        OFFSET 0
-    ) l";
+        WHERE node = $1 AND incarnation = $2 AND coalesce(session, 0) <> 0
+        AND job_ids @> ARRAY[c.job_id] AND ",
+    lately!(),
+    "
+        ORDER BY expires_at
+    ) l"
+);
 
 /// Those that are not live any more.
 const ENDED: &str = "

@@ -12,6 +12,7 @@ use tokio::time::Instant;
 use tokio_postgres::Row;
 
 use super::blocks::split_blocks_of;
+use super::heads::Head;
 use super::kv::forget_values;
 use super::lane::{Failure, Tx};
 use super::leases::{self, LiveRow};
@@ -60,7 +61,7 @@ macro_rules! make_ready {
             "
     WITH clock AS MATERIALIZED (SELECT now_ms() AS now),
     due AS MATERIALIZED (
-        SELECT ctid AS tid, job_id
+        SELECT ctid AS tid, job_id, run_at
         FROM scheduled ",
             $which,
             "
@@ -70,17 +71,23 @@ macro_rules! make_ready {
         DELETE FROM scheduled
         WHERE ctid = ANY(ARRAY(SELECT tid FROM due))
     ),
-    placed AS MATERIALIZED (
-        SELECT d.job_id, j.*, nextval('number') AS new_place
-        FROM due d
-        CROSS JOIN LATERAL (
-            SELECT
-                queue_id, priority, delivery, length(payload) AS bytes,
-                expires_at, timeout_ms, coalesce(gate, '') AS gate
-            FROM job
-            WHERE id = d.job_id
-            OFFSET 0
-        ) j
+    sorted AS MATERIALIZED (
+        SELECT
+            array_agg(job_id ORDER BY job_id) AS ids,
+            array_agg(new_place ORDER BY job_id) AS places
+        FROM (SELECT job_id, nextval('number') AS new_place FROM due) d
+    ),
+    moved AS (
+        -- By id: a row that somebody has changed meanwhile stands elsewhere now. Not joined: the
+        -- planner would compare each with each.
+        UPDATE job
+        SET run_at = NULL,
+            place = (SELECT places FROM sorted)[width_bucket(id, (SELECT ids FROM sorted))]
+        WHERE id = ANY((SELECT ids FROM sorted)::bigint[])
+        RETURNING
+            id AS job_id, place AS new_place,
+            queue_id, priority, delivery, length(payload) AS bytes, expires_at, timeout_ms,
+            coalesce(gate, '') AS gate
     ),
     line AS (
         INSERT INTO ready (
@@ -90,26 +97,13 @@ macro_rules! make_ready {
         SELECT
             queue_id, gate, priority, new_place, job_id, delivery, bytes, (SELECT now FROM clock),
             expires_at, timeout_ms
-        FROM placed
-    ),
-    sorted AS MATERIALIZED (
-        SELECT
-            array_agg(job_id ORDER BY job_id) AS ids,
-            array_agg(new_place ORDER BY job_id) AS places
-        FROM placed
-    ),
-    moved AS (
-        -- By id: a row that somebody has changed meanwhile stands elsewhere now. Not joined: the
-        -- planner would compare each with each.
-        UPDATE job
-        SET run_at = NULL,
-            place = (SELECT places FROM sorted)[width_bucket(id, (SELECT ids FROM sorted))]
-        WHERE id = ANY((SELECT ids FROM sorted)::bigint[])
+        FROM moved
+        ORDER BY new_place
     )",
             $noted,
             "
-    SELECT job_id, queue_id, priority, new_place
-    FROM placed
+    SELECT job_id, queue_id, priority, new_place, (SELECT max(run_at) FROM due) AS run_at
+    FROM moved
     ORDER BY new_place"
         )
     };
@@ -119,7 +113,7 @@ macro_rules! make_ready {
 /// given out so often that there may be too many.
 const DUE: &str = make_ready!(
     "
-        WHERE run_at <= (SELECT now FROM clock)
+        WHERE run_at <= (SELECT now FROM clock) AND run_at >= $4
         ORDER BY run_at, job_id
         LIMIT $1",
     ",
@@ -127,17 +121,17 @@ const DUE: &str = make_ready!(
         DELETE FROM job_note
         WHERE ctid = ANY(ARRAY(
             SELECT n.ctid
-            FROM placed p
+            FROM moved m
             CROSS JOIN LATERAL (
-                SELECT ctid FROM job_note WHERE job_id = p.job_id ORDER BY number DESC OFFSET $2
+                SELECT ctid FROM job_note WHERE job_id = m.job_id ORDER BY number DESC OFFSET $2
             ) n
-            WHERE p.delivery > $2
+            WHERE m.delivery > $2
         ))
     ),
     noted AS (
         INSERT INTO job_note (job_id, at, kind, delivery, who, detail)
         SELECT job_id, (SELECT now FROM clock), $3, delivery, '', ''
-        FROM placed
+        FROM moved
         ORDER BY new_place
     )"
 );
@@ -149,9 +143,9 @@ const PROMOTE: &str = make_ready!(
 );
 
 const RUN_OUT: &str = "
-    SELECT id
+    SELECT id, expires_at
     FROM lease
-    WHERE expires_at <= $1
+    WHERE expires_at <= $1 AND expires_at >= $3
     ORDER BY expires_at, id
     LIMIT $2
     FOR UPDATE SKIP LOCKED";
@@ -159,7 +153,7 @@ const RUN_OUT: &str = "
 const OVERDUE: &str = "
     SELECT at, job_id, delivery
     FROM deadline
-    WHERE at <= $1
+    WHERE at <= $1 AND at >= $3
     ORDER BY at, job_id
     LIMIT $2";
 
@@ -212,7 +206,7 @@ const DELETE_DEADLINES: &str = "
 const EXPIRED: &str = "
     SELECT expires_at, job_id
     FROM ttl
-    WHERE expires_at <= $1
+    WHERE expires_at <= $1 AND expires_at >= $3
     ORDER BY expires_at, job_id
     LIMIT $2";
 
@@ -529,16 +523,34 @@ const AUDIT: &str = "
     INSERT INTO audit (at, epoch, token, node, duty, count)
     VALUES ($1, $2, $3::text::uuid, $4, $5, $6)";
 
-/// How long until there is something to do, by duty.
+/// When there is something to do next, by duty: from a time on, and so many milliseconds ahead.
 const OUTLOOK: &str = "
     WITH clock AS MATERIALIZED (SELECT now_ms() AS now)
     SELECT (SELECT now FROM clock) AS now, duty, at
     FROM (
-        (SELECT 'due' AS duty, run_at AS at FROM scheduled ORDER BY run_at, job_id LIMIT 1)
+        (
+            SELECT 'due' AS duty, run_at AS at FROM scheduled
+            WHERE run_at >= $1 AND run_at <= (SELECT now FROM clock) + $2
+            ORDER BY run_at, job_id LIMIT 1
+        )
         UNION ALL
-        (SELECT 'expiry', expires_at FROM lease ORDER BY expires_at LIMIT 1)
+        (
+            SELECT 'expiry', expires_at FROM lease
+            WHERE expires_at >= $1 AND expires_at <= (SELECT now FROM clock) + $2
+            ORDER BY expires_at LIMIT 1
+        )
         UNION ALL
-        (SELECT 'timeouts', at FROM deadline ORDER BY at, job_id LIMIT 1)
+        (
+            SELECT 'timeouts', at FROM deadline
+            WHERE at >= $1 AND at <= (SELECT now FROM clock) + $2
+            ORDER BY at, job_id LIMIT 1
+        )
+        UNION ALL
+        (
+            SELECT 'ttl', expires_at FROM ttl
+            WHERE expires_at >= $1 AND expires_at <= (SELECT now FROM clock) + $2
+            ORDER BY expires_at, job_id LIMIT 1
+        )
         UNION ALL
         (
             SELECT 'cron', next_at FROM cron
@@ -547,9 +559,39 @@ const OUTLOOK: &str = "
         )
         UNION ALL
         (SELECT 'cancels', force_at FROM cancel ORDER BY force_at, job_id LIMIT 1)
-        UNION ALL
-        (SELECT 'ttl', expires_at FROM ttl ORDER BY expires_at, job_id LIMIT 1)
     ) next";
+
+/// The duties whose heads are looked for, each from where it has got.
+const BY_TIME: [Duty; 4] = [Duty::Due, Duty::Expiry, Duty::Timeouts, Duty::Ttl];
+
+/// What comes first from one time up to another.
+const FIRST_DUE: &str = "
+    SELECT run_at AS at FROM scheduled
+    WHERE run_at >= $1 AND run_at <= $2
+    ORDER BY run_at, job_id LIMIT 1";
+
+const FIRST_EXPIRY: &str = "
+    SELECT expires_at AS at FROM lease
+    WHERE expires_at >= $1 AND expires_at <= $2
+    ORDER BY expires_at LIMIT 1";
+
+const FIRST_TIMEOUT: &str = "
+    SELECT at FROM deadline
+    WHERE at >= $1 AND at <= $2
+    ORDER BY at, job_id LIMIT 1";
+
+const FIRST_TTL: &str = "
+    SELECT expires_at AS at FROM ttl
+    WHERE expires_at >= $1 AND expires_at <= $2
+    ORDER BY expires_at, job_id LIMIT 1";
+
+const FIRST_CANCEL: &str = "
+    SELECT force_at AS at FROM cancel
+    WHERE force_at >= $1 AND force_at <= $2
+    ORDER BY force_at, job_id LIMIT 1";
+
+/// When duties were last done, the one that was done longest ago.
+const LAST_DONE: &str = "SELECT min(succeeded_at) AS at FROM duty WHERE name = ANY($1::text[])";
 
 /// Finished jobs that are too many, as of when that was asked for.
 #[derive(Debug, Default)]
@@ -623,6 +665,24 @@ struct Part {
     notes: Vec<super::settle::Note>,
     /// Leases that have ended.
     ended: Vec<Lease>,
+    /// Up to here all is done that happens by time.
+    reached: Option<Timestamp>,
+}
+
+impl Part {
+    /// Nothing is due.
+    fn idle(first: First, now: Timestamp) -> Self {
+        let next = first.at.map(|at| at.since(now));
+        let report = DutyReport { next, ..DutyReport::default() };
+        Self { report, reached: Some(now), ..Self::default() }
+    }
+}
+
+/// What comes first by time.
+struct First {
+    at: Option<Timestamp>,
+    /// It was looked for up to here.
+    until: i64,
 }
 
 fn rows_max() -> i64 {
@@ -640,6 +700,11 @@ pub(super) const HOT: &[super::Named] = &[
     ("duties::OPEN_GATES", OPEN_GATES),
     ("duties::DELETE_DEADLINES", DELETE_DEADLINES),
     ("duties::EXPIRED", EXPIRED),
+    ("duties::OUTLOOK", OUTLOOK),
+    ("duties::FIRST_DUE", FIRST_DUE),
+    ("duties::FIRST_EXPIRY", FIRST_EXPIRY),
+    ("duties::FIRST_TIMEOUT", FIRST_TIMEOUT),
+    ("duties::FIRST_TTL", FIRST_TTL),
     ("duties::LEAVE_PLACES", LEAVE_PLACES),
     ("duties::OLD_KEPT", OLD_KEPT),
     ("duties::OLD_DEAD", OLD_DEAD),
@@ -686,7 +751,7 @@ impl PostgresStore {
                 report: fired.report,
                 count: fired.count,
                 notes: fired.notes,
-                ended: Vec::new(),
+                ..Part::default()
             }),
             Duty::Ttl => self.ttl(&mut tx, now).await,
             Duty::Retention => self.retention(&mut tx, now).await,
@@ -695,19 +760,62 @@ impl PostgresStore {
         part.report.effects.extend(more);
         part.notes.extend(opened);
         self.finish_part(tx, term, duty.name(), part.count, now).await?;
+        if let Some(at) = part.reached {
+            self.heads[&duty].reach(at);
+        }
         self.leases.end(part.ended.into_iter());
         self.note_all(part.notes);
         Ok(part.report)
     }
 
     pub(super) async fn look_ahead(&self) -> Result<Vec<(Duty, Duration)>, Failure> {
-        let rows = self.duty_lane.once((OUTLOOK, &[])).await?;
+        let look = self.outlook.look();
+        let rows = self.duty_lane.once((OUTLOOK, &[&look.from, &look.ahead])).await;
+        drop(look);
+        if let Err(Failure::TooLong(_)) = rows {
+            self.reach_last_done(&self.outlook, &BY_TIME).await?;
+        }
+        let rows = rows?;
+        let at = |row: &Row| Timestamp(get(row, "at"));
+        // Nothing was found before the first of them, and nothing new is due before now.
+        if let Some(first) = rows.iter().map(|row| at(row).min(now(row))).min() {
+            self.outlook.reach(first);
+        }
         let ahead = |row: &Row| {
             let name: &str = get(row, "duty");
             let duty = Duty::ALL.into_iter().find(|duty| duty.name() == name)?;
-            Some((duty, Timestamp(get(row, "at")).since(now(row))))
+            Some((duty, at(row).since(now(row))))
         };
         Ok(rows.iter().filter_map(ahead).collect())
+    }
+
+    async fn first(
+        &self,
+        tx: &mut Tx<'_>,
+        (duty, sql): (Duty, &'static str),
+        now: Timestamp,
+    ) -> Result<First, Failure> {
+        let head = &self.heads[&duty];
+        let look = head.look();
+        let until = now.0.saturating_add(look.ahead);
+        let at = earliest(tx, sql, (Timestamp(look.from), until)).await;
+        drop(look);
+        if let Err(Failure::TooLong(_)) = at {
+            self.reach_last_done(head, &[duty]).await?;
+        }
+        Ok(First { at: at?, until })
+    }
+
+    /// Where a new leader can not look in full, it goes on where the one before has been.
+    async fn reach_last_done(&self, head: &Head, duties: &[Duty]) -> Result<(), Failure> {
+        if !head.has_reached() {
+            let names: Vec<&str> = duties.iter().map(|duty| duty.name()).collect();
+            let rows = self.pool.read((LAST_DONE, &[&names])).await?;
+            if let Some(at) = rows.first().and_then(|row| get::<Option<i64>>(row, "at")) {
+                head.reach(Timestamp(at));
+            }
+        }
+        Ok(())
     }
 
     /// Notes what was done, and commits.
@@ -747,14 +855,20 @@ impl PostgresStore {
     async fn due(&self, tx: &mut Tx<'_>, now: Timestamp) -> Result<Part, Failure> {
         let soon = "run_at <= (SELECT now FROM clock) + 3600000";
         let sql = altered(Mutant::DueTooEarly, DUE, "run_at <= (SELECT now FROM clock)", soon);
-        let rows = tx.query(sql, &[&rows_max(), &notes::room(), &NoteKind::Due.name()]).await?;
+        let first = self.first(tx, (Duty::Due, FIRST_DUE), now).await?;
+        let is_early = mutants::is(Mutant::DueTooEarly);
+        let Some(from) = first.at.filter(|at| *at <= now || is_early) else {
+            return Ok(Part::idle(first, now));
+        };
+        let due = NoteKind::Due.name();
+        let rows = tx.query(sql, &[&rows_max(), &notes::room(), &due, &from.0]).await?;
         let mut notes = Vec::new();
         let effects = self.effects(&rows, &mut notes).await?;
-        let sql = "SELECT run_at AS next FROM scheduled ORDER BY run_at, job_id LIMIT 1";
-        let next = next(effects.len(), earliest(tx, sql).await?, now);
+        let reached = reached(&rows, "run_at", now);
+        let next = next(tx, FIRST_DUE, effects.len(), (reached, first.until), now).await?;
         let count = effects.len();
         let report = DutyReport { effects, lost: Vec::new(), next };
-        Ok(Part { report, count, notes, ended: Vec::new() })
+        Ok(Part { report, count, notes, ended: Vec::new(), reached: Some(reached) })
     }
 
     /// A scheduled job becomes ready, behind those that are. `None`: it is not scheduled.
@@ -770,7 +884,13 @@ impl PostgresStore {
 
     async fn expiry(&self, tx: &mut Tx<'_>, now: Timestamp) -> Result<Part, Failure> {
         let now = if mutants::is(Mutant::EarlyRecovery) { now + mutants::EARLY } else { now };
-        let run_out = tx.query(RUN_OUT, &[&now.0, &rows_max()]).await?;
+        let first = self.first(tx, (Duty::Expiry, FIRST_EXPIRY), now).await?;
+        let Some(from) = first.at.filter(|at| *at <= now) else {
+            let mut part = Part::idle(first, now);
+            part.report.next = mutants::sooner(Mutant::EarlyRecovery, part.report.next);
+            return Ok(part);
+        };
+        let run_out = tx.query(RUN_OUT, &[&now.0, &rows_max(), &from.0]).await?;
         let ids: Vec<leases::LeaseId> = run_out.iter().map(|row| get(row, "id")).collect();
         let mut jobs = 0;
         let mut rows = leases::live(tx, &ids).await?;
@@ -782,9 +902,12 @@ impl PostgresStore {
         let mut part = self.take_rows(tx, &rows).await?;
         let gone: Vec<leases::LeaseId> = rows.iter().map(|row| row.id).collect();
         tx.query(leases::DELETE, &[&gone]).await?;
-        let sql = "SELECT expires_at AS next FROM lease ORDER BY expires_at LIMIT 1";
-        let next_at = earliest(tx, sql).await?;
-        let next = next(part.report.effects.len(), next_at, now);
+        let is_left = |row: &&Row| !gone.contains(&get(row, "id"));
+        let left = run_out.iter().filter(is_left).map(|row| get(row, "expires_at")).min();
+        let reached = left.map_or_else(|| reached(&run_out, "expires_at", now), Timestamp);
+        let done = part.report.effects.len();
+        let next = next(tx, FIRST_EXPIRY, done, (reached, first.until), now).await?;
+        part.reached = Some(reached);
         part.report.next = mutants::sooner(Mutant::EarlyRecovery, next);
         Ok(part)
     }
@@ -803,12 +926,16 @@ impl PostgresStore {
         let (effects, notes) = end_badly(self, tx, &ended).await?;
         let report = DutyReport { effects, lost, next: None };
         let ended = ended.iter().map(|ended| ended.lease).collect();
-        Ok(Part { count: report.effects.len(), report, notes, ended })
+        Ok(Part { count: report.effects.len(), report, notes, ended, reached: None })
     }
 
     async fn timeouts(&self, tx: &mut Tx<'_>, now: Timestamp) -> Result<Part, Failure> {
         // Not locked: who settles such a job has its row first and this one then.
-        let overdue = tx.query(OVERDUE, &[&now.0, &rows_max()]).await?;
+        let first = self.first(tx, (Duty::Timeouts, FIRST_TIMEOUT), now).await?;
+        let Some(from) = first.at.filter(|at| *at <= now) else {
+            return Ok(Part::idle(first, now));
+        };
+        let overdue = tx.query(OVERDUE, &[&now.0, &rows_max(), &from.0]).await?;
         let held: Vec<Lease> = overdue
             .iter()
             .map(|row| Lease { job: job_id(row, "job_id"), delivery: count(row, "delivery") })
@@ -817,8 +944,10 @@ impl PostgresStore {
         let at: Vec<i64> = overdue.iter().map(|row| get(row, "at")).collect();
         let jobs: Vec<i64> = overdue.iter().map(|row| get(row, "job_id")).collect();
         tx.query(DELETE_DEADLINES, &[&at, &jobs]).await?;
-        let sql = "SELECT at AS next FROM deadline ORDER BY at, job_id LIMIT 1";
-        part.report.next = next(overdue.len(), earliest(tx, sql).await?, now);
+        let reached = reached(&overdue, "at", now);
+        let until = (reached, first.until);
+        part.report.next = next(tx, FIRST_TIMEOUT, overdue.len(), until, now).await?;
+        part.reached = Some(reached);
         Ok(part)
     }
 
@@ -831,8 +960,8 @@ impl PostgresStore {
         let mut part = self.take_leases(tx, &held, Ending::Cancelled).await?;
         let jobs: Vec<i64> = forced.iter().map(|row| get(row, "job_id")).collect();
         tx.query(DELETE_CANCELS, &[&jobs]).await?;
-        let sql = "SELECT force_at AS next FROM cancel ORDER BY force_at, job_id LIMIT 1";
-        part.report.next = next(forced.len(), earliest(tx, sql).await?, now);
+        let all = (Timestamp(i64::MIN), i64::MAX);
+        part.report.next = next(tx, FIRST_CANCEL, forced.len(), all, now).await?;
         Ok(part)
     }
 
@@ -855,21 +984,26 @@ impl PostgresStore {
         leases::leave(tx, &rows, |lease| held.contains(lease)).await?;
         let count = effects.len();
         let ended = ended.iter().map(|ended| ended.lease).collect();
-        Ok(Part { report: DutyReport { effects, lost, next: None }, count, notes, ended })
+        let report = DutyReport { effects, lost, next: None };
+        Ok(Part { report, count, notes, ended, reached: None })
     }
 
     async fn ttl(&self, tx: &mut Tx<'_>, now: Timestamp) -> Result<Part, Failure> {
-        let over = tx.query(EXPIRED, &[&now.0, &rows_max()]).await?;
+        let first = self.first(tx, (Duty::Ttl, FIRST_TTL), now).await?;
+        let Some(from) = first.at.filter(|at| *at <= now) else {
+            return Ok(Part::idle(first, now));
+        };
+        let over = tx.query(EXPIRED, &[&now.0, &rows_max(), &from.0]).await?;
         let mortal: Vec<JobId> = over.iter().map(|row| job_id(row, "job_id")).collect();
         let left = leave_places(tx, &mortal).await?;
         let jobs: Vec<JobId> = mortal.into_iter().filter(|job| left.contains(job)).collect();
         let expired = Some(Reason::Expired);
         let effects = finish_waiting(self, tx, &jobs, State::Dead, expired, now).await?;
-        let sql = "SELECT expires_at AS next FROM ttl ORDER BY expires_at, job_id LIMIT 1";
-        let next = next(effects.len(), earliest(tx, sql).await?, now);
+        let reached = reached(&over, "expires_at", now);
+        let next = next(tx, FIRST_TTL, effects.len(), (reached, first.until), now).await?;
         let count = effects.len();
         let report = DutyReport { effects, lost: Vec::new(), next };
-        Ok(Part { report, count, ..Part::default() })
+        Ok(Part { report, count, reached: Some(reached), ..Part::default() })
     }
 
     /// Queues whose last job with a limit has ended are plain again.
@@ -1118,15 +1252,35 @@ pub(super) fn ranges(mut ids: Vec<i64>) -> (Vec<i64>, Vec<i64>) {
     ids.chunk_by(|one, next| one + 1 == *next).map(|all| (all[0], all[all.len() - 1])).unzip()
 }
 
-async fn earliest(tx: &mut Tx<'_>, sql: &'static str) -> Result<Option<Timestamp>, Failure> {
-    let rows = tx.query(sql, &[]).await?;
-    Ok(rows.first().map(|row| Timestamp(get(row, "next"))))
+/// The first time from one up to another, by this statement.
+async fn earliest(
+    tx: &mut Tx<'_>,
+    sql: &'static str,
+    (from, until): (Timestamp, i64),
+) -> Result<Option<Timestamp>, Failure> {
+    let rows = tx.query(sql, &[&from.0, &until]).await?;
+    Ok(rows.first().map(|row| Timestamp(get(row, "at"))))
 }
 
-/// When to come back, if `done` rows were done now and the rest is next due at `next`.
-fn next(done: usize, next: Option<Timestamp>, now: Timestamp) -> Option<Duration> {
-    match done >= DUTY_ROWS_MAX {
-        true => Some(Duration::ZERO),
-        false => next.map(|at| at.since(now)),
+/// Up to when all is done, if these rows were found and done, by their times.
+fn reached(rows: &[Row], column: &str, now: Timestamp) -> Timestamp {
+    match rows.last() {
+        Some(row) if rows.len() >= DUTY_ROWS_MAX => Timestamp(get(row, column)),
+        _ => now,
     }
+}
+
+/// When to come back, if `done` rows were done now and what comes first of the rest is between these
+/// times.
+async fn next(
+    tx: &mut Tx<'_>,
+    sql: &'static str,
+    done: usize,
+    between: (Timestamp, i64),
+    now: Timestamp,
+) -> Result<Option<Duration>, Failure> {
+    if done >= DUTY_ROWS_MAX {
+        return Ok(Some(Duration::ZERO));
+    }
+    Ok(earliest(tx, sql, between).await?.map(|at| at.since(now)))
 }

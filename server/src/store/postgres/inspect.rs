@@ -123,9 +123,14 @@ const LEASES: &str = leases!(
      CROSS JOIN LATERAL (SELECT * FROM lease WHERE id = r.lease_id OFFSET 0)"
 );
 
-/// Of other nodes. Without an index: there is one row for each claim that is being worked on.
-const LEASES_ELSEWHERE: &str =
-    leases!("(SELECT * FROM lease WHERE job_ids && $1::bigint[] OFFSET 0)");
+/// Of other nodes. Without an index of jobs: there is one row for each claim that is being worked on.
+const LEASES_ELSEWHERE: &str = leases!(
+    "(
+         SELECT * FROM lease
+         WHERE job_ids && $1::bigint[] AND expires_at >= (SELECT now_ms() - 60000)
+         ORDER BY expires_at
+     )"
+);
 
 /// Jobs that are live and stand nowhere else are leased.
 const LEASES_OF: &str = "

@@ -304,8 +304,27 @@ const LIVE: &str = "
         ) j
     ) p ON true";
 
-/// The rows that jobs stand in, without an index: there is one row for each claim that is being
+/// Those leases that have not run out, or within the last minute: behind all that a snapshot keeps of
+/// those that have ended before. As good as all leases, as long as somebody leads.
+macro_rules! lately {
+    () => {
+        "expires_at >= (SELECT now_ms() - 60000)"
+    };
+}
+pub(super) use lately;
+
+/// The rows that jobs stand in, without an index of jobs: there is one row for each claim that is being
 /// worked on, and only leases of other nodes are looked for.
+const FIND_LATELY: &str = concat!(
+    "
+    SELECT id
+    FROM lease
+    WHERE job_ids && $1::bigint[] AND ",
+    lately!(),
+    "
+    ORDER BY expires_at"
+);
+
 const FIND: &str = "
     SELECT id
     FROM lease
@@ -354,25 +373,59 @@ const INSERT: &str = "
 
 const REWRITE: &str = "UPDATE lease SET job_ids = $2, deliveries = $3 WHERE id = $1";
 
+/// Found by what has not run out, not by session: see [`lately!`].
+const RENEW_LATELY: &str = concat!(
+    "
+    UPDATE lease
+    SET expires_at = now_ms() + $2
+    WHERE id = ANY(ARRAY(
+        SELECT id
+        FROM lease
+        WHERE id = ANY(ARRAY(
+            SELECT id
+            FROM lease
+            WHERE coalesce(session, 0) = ANY($1::bigint[]) AND ",
+    lately!(),
+    "
+            ORDER BY expires_at
+        ))
+        ORDER BY id
+        FOR UPDATE
+    ))
+    RETURNING id"
+);
+
 const RENEW: &str = "
     UPDATE lease
     SET expires_at = now_ms() + $2
     WHERE id = ANY(ARRAY(
-        SELECT id FROM lease WHERE session = ANY($1::bigint[]) ORDER BY id FOR UPDATE
+        SELECT id
+        FROM lease
+        -- Twice, so that the planner does not go along the order whatever it believes of the table.
+        WHERE id = ANY(ARRAY(SELECT id FROM lease WHERE session = ANY($1::bigint[])))
+        ORDER BY id
+        FOR UPDATE
     ))
     RETURNING id";
 
 const ADOPT: &str = "
     UPDATE lease
     SET expires_at = now_ms() + $2, node = $3, incarnation = $4
-    WHERE id = ANY(ARRAY(SELECT id FROM lease WHERE session = $1 ORDER BY id FOR UPDATE))
+    WHERE id = ANY(ARRAY(
+        SELECT id
+        FROM lease
+        WHERE id = ANY(ARRAY(SELECT id FROM lease WHERE session = $1))
+        ORDER BY id
+        FOR UPDATE
+    ))
     RETURNING id";
 
 /// Not those that another node has adopted.
 const LOCK_OURS: &str = "
     SELECT id
     FROM lease
-    WHERE session = $1 AND node = $2 AND incarnation = $3
+    WHERE id = ANY(ARRAY(SELECT id FROM lease WHERE session = $1))
+    AND node = $2 AND incarnation = $3
     ORDER BY id
     FOR UPDATE";
 
@@ -446,24 +499,28 @@ fn ids(rows: &[Row]) -> Vec<LeaseId> {
     rows.iter().map(|row| get(row, "id")).collect()
 }
 
-/// How often rows are looked for. A lease can move to another row between the look and the lock.
-const FIND_TRIES: usize = 2;
+/// How rows are looked for, one after the other. A lease can move to another row between the look and
+/// the lock.
+const FINDS: [&str; 3] = [FIND_LATELY, FIND, FIND];
 
 /// The rows that these leases stand in, locked. A lease that is in none of them is lost.
 pub(super) async fn find(tx: &mut Tx<'_>, leases: &[Lease]) -> Result<Vec<LiveRow>, Failure> {
     let mut rows: Vec<LiveRow> = Vec::new();
-    for _ in 0..FIND_TRIES {
+    for sql in FINDS {
         let is_missing = |lease: &&Lease| !rows.iter().any(|row| row.leases.contains(lease));
         let missing: Vec<i64> =
             leases.iter().filter(is_missing).map(|lease| sql_id(lease.job)).collect();
         if missing.is_empty() {
             break;
         }
-        let found = ids(&tx.query(FIND, &[&missing]).await?);
+        let found = ids(&tx.query(sql, &[&missing]).await?);
         let new = |id: &LeaseId| !rows.iter().any(|row| row.id == *id);
         let found: Vec<LeaseId> = found.into_iter().filter(new).collect();
         if found.is_empty() {
-            break;
+            if sql == FIND {
+                break;
+            }
+            continue;
         }
         let locked = ids(&tx.query(LOCK, &[&found]).await?);
         rows.extend(live(tx, &locked).await?);
@@ -498,6 +555,8 @@ pub(super) async fn leave(
 /// See [`super::hot_statements`].
 pub(super) const HOT: &[super::Named] = &[
     ("leases::LIVE", LIVE),
+    ("leases::FIND_LATELY", FIND_LATELY),
+    ("leases::RENEW_LATELY", RENEW_LATELY),
     ("leases::RENEW", RENEW),
     ("leases::ADOPT", ADOPT),
     ("leases::LOCK_OURS", LOCK_OURS),
@@ -618,7 +677,11 @@ impl PostgresStore {
 
     pub(super) async fn renew_sessions(&self, sessions: &[SessionId]) -> Result<(), Failure> {
         let sessions: Vec<i64> = sessions.iter().map(|session| session.0.cast_signed()).collect();
-        let rows = self.keep_lane.once((RENEW, &[&sessions, &sql_millis(SESSION_LEASE)])).await?;
+        // What was renewed then has not run out for long now.
+        let was_renewed = self.renewed.lock().is_some_and(|at| at.elapsed() < SESSION_LEASE);
+        let sql = if was_renewed { RENEW_LATELY } else { RENEW };
+        let rows = self.keep_lane.once((sql, &[&sessions, &sql_millis(SESSION_LEASE)])).await?;
+        *self.renewed.lock() = Some(Instant::now());
         self.leases.renew(&ids(&rows));
         Ok(())
     }

@@ -30,6 +30,7 @@ mod election;
 mod events;
 mod flow;
 mod guards;
+mod heads;
 mod inspect;
 mod keys;
 mod kv;
@@ -63,7 +64,7 @@ pub use election::Election;
 pub use prepare::{Database, Migrate, Refusal, connect};
 pub use presence::Presence;
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -71,9 +72,11 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use self::cursors::{Cursors, Horizon};
 use self::events::Tail;
+use self::heads::Head;
 use self::lane::{Connector, Lane, Pool};
 use self::leases::Memory;
 use self::queues::Queues;
@@ -170,7 +173,7 @@ pub fn hot_statements() -> (&'static str, Vec<Named>) {
         inspect::HOT,
     ];
     let all = [&parts.concat(), standing::HOT, notes::HOT, queues::HOT, events::HOT].concat();
-    let all = [&all, kv::HOT, logs::HOT, runs::HOT].concat();
+    let all = [&all, kv::HOT, logs::HOT, runs::HOT, nodes::HOT].concat();
     (lane::SETTINGS, all)
 }
 
@@ -212,6 +215,12 @@ pub struct PostgresStore {
     vacuum: Vacuum,
     /// Finished jobs that are too many, by queue, as far as they have been counted.
     excess: Mutex<duties::Excess>,
+    /// Where looks at what is to happen begin, by duty.
+    heads: HashMap<Duty, Head>,
+    /// The same of the look at all of them.
+    outlook: Head,
+    /// When this node last renewed the leases of its sessions.
+    renewed: Mutex<Option<Instant>>,
     /// The last line of a log, by job and number, that the sweep has looked at: a hint.
     swept: Mutex<(i64, i64)>,
 }
@@ -254,6 +263,9 @@ impl PostgresStore {
             tail: Mutex::default(),
             vacuum: Vacuum::default(),
             excess: Mutex::default(),
+            heads: Duty::ALL.map(|duty| (duty, Head::default())).into(),
+            outlook: Head::default(),
+            renewed: Mutex::default(),
             swept: Mutex::default(),
         })
     }

@@ -9,6 +9,7 @@ use tokio_postgres::Row;
 
 use super::duties::fence;
 use super::lane::Failure;
+use super::leases::lately;
 use super::migrate::SCHEMA_VERSION;
 use super::row::{self, get};
 use super::{PostgresStore, retrying};
@@ -23,22 +24,29 @@ use crate::store::columns::sql_millis;
 /// A node is forgotten after so many times the silence that makes it stale.
 const FORGOTTEN_AFTER: i64 = 10;
 
-const NODES: &str = "
+const NODES: &str = concat!(
+    "
     SELECT
         n.*,
         n.id = (SELECT node FROM leader) AS is_leader,
         n.last_heartbeat < now_ms() - $1 AS is_stale,
         (
             SELECT count(*)
-            FROM lease l
+            FROM (
+                SELECT job_ids, deliveries FROM lease
+                WHERE node = n.id AND ",
+    lately!(),
+    "
+                ORDER BY expires_at
+            ) l
             CROSS JOIN LATERAL unnest(l.job_ids, l.deliveries) AS u (job_id, delivery)
             CROSS JOIN LATERAL (
                 SELECT 1 FROM job WHERE id = u.job_id AND delivery = u.delivery OFFSET 0
             ) j
-            WHERE l.node = n.id
         ) AS leased
     FROM node n
-    ORDER BY n.id";
+    ORDER BY n.id"
+);
 
 const SIGHTS: &str = "
     SELECT id, state, demand, last_heartbeat < now_ms() - $1 AS is_stale
@@ -46,7 +54,8 @@ const SIGHTS: &str = "
     ORDER BY id";
 
 /// Those whose session no longer holds its lock: they stopped without saying so. Their sessions'
-/// leases, and those of nodes that have left, end soon unless another node adopts them.
+/// leases, and those of nodes that have left, end soon unless another node adopts them. Read along the
+/// index by time, where what is dead of them is left behind within half a minute.
 const ORPHANS: &str = "
     WITH living AS MATERIALIZED (
         SELECT n.id, n.incarnation
@@ -63,12 +72,12 @@ const ORPHANS: &str = "
     orphaned AS (
         SELECT l.id
         FROM lease l
-        WHERE l.session IS NOT NULL
+        WHERE coalesce(l.session, 0) <> 0
         AND l.expires_at > $1
         AND NOT EXISTS (
             SELECT 1 FROM living WHERE id = l.node AND incarnation = l.incarnation
         )
-        ORDER BY l.id
+        ORDER BY l.expires_at
         FOR UPDATE SKIP LOCKED
     )
     UPDATE lease
@@ -80,6 +89,9 @@ const FORGET: &str = "
     DELETE FROM node
     WHERE last_heartbeat < $1
     RETURNING id";
+
+/// See [`super::hot_statements`].
+pub(super) const HOT: &[super::Named] = &[("nodes::NODES", NODES), ("nodes::ORPHANS", ORPHANS)];
 
 impl PostgresStore {
     async fn list_nodes(&self) -> Result<Vec<Node>, Failure> {

@@ -1,0 +1,124 @@
+//! Where a look at what comes first by time begins.
+//!
+//! What is due, has run out or is overdue stands first in an index by time. While somebody holds an
+//! old snapshot all that has ever stood there stays, dead, and a look from the very beginning wades
+//! through it, through more each second. So once such a *full* look has been slow, the next one waits
+//! for thirty times as long as it took, and *near* ones are made instead: they begin shortly before the
+//! time up to which everything was done.
+//!
+//! What comes before that, since it is past when it is written, the next full look finds: a job with a
+//! delay that a transaction of SQL was long in committing, or one that is edited to be due since long. So
+//! it does what somebody else had locked for longer.
+
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::time::Instant;
+
+use crate::job::Timestamp;
+use crate::store::columns::sql_millis;
+
+/// Full looks that take longer are not made each time.
+const SLOW: Duration = Duration::from_millis(20);
+
+/// After a slow one there is none for so many times its own duration.
+const PAUSE: u32 = 30;
+
+/// So long may a time be past that a transaction of a node writes, when others see it: none takes longer.
+const IN_FLIGHT: Duration = Duration::from_secs(10);
+
+/// So far ahead near looks see: beyond it there may be as much that is dead, and no duty sleeps longer.
+const AHEAD: Duration = Duration::from_secs(30);
+
+/// So far others do, in milliseconds: a few thousand years.
+const EVER: i64 = 1 << 47;
+
+/// The beginning of one index.
+#[derive(Debug, Default)]
+pub(super) struct Head(Mutex<State>);
+
+#[derive(Debug, Default)]
+struct State {
+    /// Up to here all was done.
+    reached: Option<Timestamp>,
+    /// No full look before.
+    full_from: Option<Instant>,
+}
+
+/// A look that is being made, until it is dropped.
+#[derive(Debug)]
+pub(super) struct Look<'a> {
+    head: &'a Head,
+    /// It begins here, in milliseconds.
+    pub(super) from: i64,
+    /// It ends so far from now, in milliseconds.
+    pub(super) ahead: i64,
+    started: Instant,
+}
+
+impl Head {
+    pub(super) fn look(&self) -> Look<'_> {
+        let state = self.0.lock();
+        let started = Instant::now();
+        let is_near = state.full_from.is_some_and(|from| started < from);
+        let near = state.reached.filter(|_| is_near);
+        let (from, ahead) = match near {
+            Some(reached) => (reached.0.saturating_sub(sql_millis(IN_FLIGHT)), sql_millis(AHEAD)),
+            None => (i64::MIN, EVER),
+        };
+        Look { head: self, from, ahead, started }
+    }
+
+    pub(super) fn has_reached(&self) -> bool {
+        self.0.lock().reached.is_some()
+    }
+
+    /// All is done up to this time, durably.
+    pub(super) fn reach(&self, at: Timestamp) {
+        self.0.lock().reached = Some(at);
+    }
+}
+
+impl Drop for Look<'_> {
+    fn drop(&mut self) {
+        if self.from == i64::MIN {
+            let took = self.started.elapsed();
+            let full_from = (took > SLOW).then(|| Instant::now() + took * PAUSE);
+            self.head.0.lock().full_from = full_from;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: Timestamp = Timestamp(1_000_000);
+
+    async fn look(head: &Head, took: Duration) -> i64 {
+        let look = head.look();
+        tokio::time::advance(took).await;
+        look.from
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn looks_are_full_as_long_as_they_are_fast() {
+        let head = Head::default();
+        for _ in 0..3 {
+            assert_eq!(look(&head, SLOW).await, i64::MIN);
+            head.reach(NOW);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn after_a_slow_one_they_begin_shortly_before_what_was_reached_for_a_while() {
+        let head = Head::default();
+        let took = Duration::from_millis(100);
+        look(&head, took).await;
+        assert_eq!(look(&head, took).await, i64::MIN, "nothing was reached");
+        head.reach(NOW);
+        assert_eq!(look(&head, took * PAUSE).await, NOW.0 - 10_000);
+        assert_eq!(look(&head, Duration::ZERO).await, i64::MIN, "the pause is over");
+        assert_eq!(look(&head, Duration::ZERO).await, i64::MIN, "it was fast again");
+    }
+}
