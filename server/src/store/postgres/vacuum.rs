@@ -8,21 +8,20 @@
 //! lock that a statement waits for, and does not cut tables short, which would.
 //!
 //! While somebody holds an old snapshot a vacuum reads everything and removes nothing. So after one that
-//! left most of what it found in a table there is none of it until the oldest snapshot is another, and
-//! then for a twentieth of the time at most. Autovacuum does not know that, and is there only for nodes whose user
-//! does not own the tables:
-//! `migrations/0014_vacuum.sql` has it begin late and go slowly. One that is at work gives way:
-//! Postgres ends it when somebody has waited a second for its table.
+//! left most of what it found in a table, while the oldest snapshot was the same from its beginning to
+//! its end, there is none of it until the oldest is another. Autovacuum does not know that, and is there
+//! only for nodes whose user does not own the tables: `migrations/0014_vacuum.sql` has it begin late and
+//! go slowly. One that is at work gives way: Postgres ends it when somebody has waited a second for its
+//! table.
 //!
 //! It has a connection of its own, since it must not be under the time limits of statements, and
 //! goes on by itself: who asks for it does not wait.
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio::sync::Mutex;
-use tokio::time::Instant;
+use tokio_postgres::Row;
 
 use super::PostgresStore;
 use super::lane::{Conn, Connector, Failure, PATIENCE};
@@ -37,10 +36,6 @@ const LIVE: Tables =
 
 /// Those of finished jobs, which take longer. A row of `completed_run` has some hundred jobs.
 const FINISHED: Tables = &[("finished", 100_000), ("completed_run", 20_000)];
-
-/// After a vacuum that could not remove most of what is dead, none begins for so many times as long
-/// as it took.
-const IN_VAIN_PAUSE: u32 = 20;
 
 const DEAD: &str = "
     SELECT s.relname::text AS name, s.n_dead_tup AS dead
@@ -74,26 +69,13 @@ const SETTINGS: &str = "SET statement_timeout = 0; SET lock_timeout = '3s';";
 /// What is known of the tables.
 #[derive(Debug, Default)]
 pub(super) struct Vacuum {
-    live: Arc<Mutex<Pauses>>,
-    finished: Arc<Mutex<Pauses>>,
+    live: Arc<Mutex<InVain>>,
+    finished: Arc<Mutex<InVain>>,
 }
 
-/// Held while tables are vacuumed: those whose last vacuum was in vain.
-type Pauses = HashMap<String, InVain>;
-
-#[derive(Debug, PartialEq, Eq)]
-struct InVain {
-    /// No other before.
-    until: Instant,
-    /// Nor as long as this is the oldest snapshot, if that is known.
-    oldest: Option<String>,
-}
-
-impl InVain {
-    fn is_over(&self, oldest: Option<&String>) -> bool {
-        Instant::now() >= self.until && (self.oldest.is_none() || self.oldest.as_ref() != oldest)
-    }
-}
+/// Held while tables are vacuumed: those whose last vacuum was in vain, and the snapshot that was the
+/// oldest meanwhile.
+type InVain = HashMap<String, String>;
 
 impl PostgresStore {
     /// Begins to vacuum what needs it, unless that is under way.
@@ -105,22 +87,22 @@ impl PostgresStore {
     async fn begin_vacuum_of(
         &self,
         tables: Tables,
-        pauses: &Arc<Mutex<Pauses>>,
+        in_vain: &Arc<Mutex<InVain>>,
     ) -> Result<(), Failure> {
-        let Ok(mut pauses) = Arc::clone(pauses).try_lock_owned() else { return Ok(()) };
+        let Ok(mut in_vain) = Arc::clone(in_vain).try_lock_owned() else { return Ok(()) };
         let (names, worth): (Vec<&str>, Vec<i64>) = tables.iter().copied().unzip();
         let rows = self.pool.read((DEAD, &[&self.connector.schema, &names, &worth])).await?;
         if rows.is_empty() {
             return Ok(());
         }
-        let oldest = self.pool.read((OLDEST, &[])).await?;
-        let oldest: Option<String> = oldest.first().map(|row| get(row, "oldest"));
-        let is_due = |name: &String| pauses.get(name).is_none_or(|it| it.is_over(oldest.as_ref()));
+        let oldest = read_oldest(&self.pool.read((OLDEST, &[])).await?);
+        let is_due =
+            |name: &String| in_vain.get(name).is_none_or(|held| Some(held) != oldest.as_ref());
         let due: Vec<String> = rows.iter().map(|row| get(row, "name")).filter(is_due).collect();
         if !due.is_empty() {
             let connector = Arc::clone(&self.connector);
             tokio::spawn(async move {
-                if let Err(error) = run(&connector, &due, oldest.as_ref(), &mut pauses).await {
+                if let Err(error) = run(&connector, &due, &mut in_vain).await {
                     tracing::debug!(%error, "vacuum failed");
                 }
             });
@@ -132,61 +114,57 @@ impl PostgresStore {
 async fn run(
     connector: &Connector,
     tables: &[String],
-    oldest: Option<&String>,
-    pauses: &mut Pauses,
+    in_vain: &mut InVain,
 ) -> Result<(), Failure> {
     let mut conn: Conn = connector.connect("vacuum", SETTINGS).await?;
     for table in tables {
-        let before = dead(&mut conn, connector, table).await?;
-        let started = Instant::now();
+        let before = sight(&mut conn, connector, table).await?;
         // It may be somebody else who is at work on it.
         if let Err(error) = conn.execute(&format!("VACUUM (TRUNCATE off) {table}")).await {
             tracing::debug!(%error, table, "not vacuumed");
             continue;
         }
-        let after = dead(&mut conn, connector, table).await?;
-        match pause(before, after, started.elapsed(), oldest.cloned()) {
-            Some(in_vain) => pauses.insert(table.clone(), in_vain),
-            None => pauses.remove(table),
+        let after = sight(&mut conn, connector, table).await?;
+        match held_throughout(&before, after) {
+            Some(oldest) => in_vain.insert(table.clone(), oldest),
+            None => in_vain.remove(table),
         };
     }
     Ok(())
 }
 
-async fn dead(conn: &mut Conn, connector: &Connector, table: &str) -> Result<i64, Failure> {
+/// Before or after a vacuum: how many rows of its table are dead, and the oldest snapshot.
+type Sight = (i64, Option<String>);
+
+async fn sight(conn: &mut Conn, connector: &Connector, table: &str) -> Result<Sight, Failure> {
     let (names, worth) = (vec![table], vec![0i64]);
     let rows = conn.once((DEAD, &[&connector.schema, &names, &worth]), PATIENCE).await?;
-    Ok(rows.first().map_or(0, |row| get(row, "dead")))
+    let dead = rows.first().map_or(0, |row| get(row, "dead"));
+    Ok((dead, read_oldest(&conn.once((OLDEST, &[]), PATIENCE).await?)))
 }
 
-/// What so many dead rows that became so many say of the next vacuum.
-fn pause(before: i64, after: i64, took: Duration, oldest: Option<String>) -> Option<InVain> {
-    let until = || Instant::now() + took * IN_VAIN_PAUSE;
-    (after > before / 2).then(|| InVain { until: until(), oldest })
+fn read_oldest(rows: &[Row]) -> Option<String> {
+    rows.first().map(|row| get(row, "oldest"))
+}
+
+/// The snapshot that has kept most of what was dead, if it is one that was the oldest from before to
+/// after. Where many jobs end meanwhile, as many may be dead after a vacuum that was not in vain.
+fn held_throughout(before: &Sight, after: Sight) -> Option<String> {
+    let is_in_vain = after.0 > before.0 / 2 && after.1 == before.1;
+    after.1.filter(|_| is_in_vain)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const TOOK: Duration = Duration::from_secs(3);
-
-    #[tokio::test(start_paused = true)]
-    async fn a_vacuum_in_vain_is_not_repeated_as_long_as_the_same_snapshot_is_held() {
-        let (one, other) = (Some("7".to_owned()), Some("8".to_owned()));
-        assert_eq!(pause(1_000_000, 90_000, TOOK, one.clone()), None);
-        let in_vain = pause(1_000_000, 999_000, TOOK, one.clone()).unwrap();
-        assert!(!in_vain.is_over(other.as_ref()), "so soon");
-        tokio::time::advance(TOOK * IN_VAIN_PAUSE).await;
-        assert!(!in_vain.is_over(one.as_ref()));
-        assert!(in_vain.is_over(other.as_ref()) && in_vain.is_over(None));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn where_snapshots_can_not_be_seen_it_is_repeated_after_a_while() {
-        let in_vain = pause(1_000_000, 999_000, TOOK, None).unwrap();
-        assert!(!in_vain.is_over(None));
-        tokio::time::advance(TOOK * IN_VAIN_PAUSE).await;
-        assert!(in_vain.is_over(None));
+    #[test]
+    fn a_vacuum_is_in_vain_if_one_snapshot_has_kept_most_of_what_was_dead() {
+        let sight = |dead, oldest: &str| (dead, Some(oldest.to_owned()));
+        let before = sight(1_000_000, "7");
+        assert_eq!(held_throughout(&before, sight(999_000, "7")).as_deref(), Some("7"));
+        assert_eq!(held_throughout(&before, sight(90_000, "7")), None);
+        assert_eq!(held_throughout(&before, sight(999_000, "8")), None, "they have died meanwhile");
+        assert_eq!(held_throughout(&(1, None), (1, None)), None);
     }
 }
