@@ -81,17 +81,17 @@ async fn what_comes_by_time_comes_behind_all_that_a_snapshot_keeps() {
         DELETE FROM batonq.lease;
         COMMIT";
     cluster.postgres.execute(dead).await;
-    let pull = async || {
-        let body = json!({ "wait_ms": 20_000, "lease_ms": 1000 });
+    let pull = async |lease_ms: u64| {
+        let body = json!({ "wait_ms": 20_000, "lease_ms": lease_ms });
         let reply = http.post("/v1/queues/q/pull", body).await.json();
         reply["jobs"][0].clone()
     };
     for number in 0..5 {
         let later = json!({ "payload": number, "delay_ms": 300 });
         assert_eq!(http.post("/v1/queues/q/jobs", later).await.status, 201);
-        let first = pull().await;
+        let first = pull(1000).await;
         assert_eq!(first["payload"], number, "it was due");
-        let again = pull().await;
+        let again = pull(20_000).await;
         assert_eq!(again["id"], first["id"], "its lease has run out");
         assert_eq!(ack(&other, &again).await, 200, "the other node finds the lease");
     }

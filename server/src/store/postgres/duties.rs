@@ -514,10 +514,11 @@ const FORGET_AUDIT: &str = "
     WHERE id = ANY(ARRAY(SELECT id FROM audit WHERE at < $1 ORDER BY id LIMIT $2))";
 
 const DONE: &str = "
-    INSERT INTO duty (name, epoch, node, succeeded_at)
-    VALUES ($1, $2, $3, $4)
+    INSERT INTO duty (name, epoch, node, succeeded_at, reached)
+    VALUES ($1, $2, $3, $4, $5)
     ON CONFLICT (name) DO UPDATE
-    SET epoch = excluded.epoch, node = excluded.node, succeeded_at = excluded.succeeded_at";
+    SET epoch = excluded.epoch, node = excluded.node, succeeded_at = excluded.succeeded_at,
+        reached = excluded.reached";
 
 const AUDIT: &str = "
     INSERT INTO audit (at, epoch, token, node, duty, count)
@@ -559,6 +560,8 @@ const OUTLOOK: &str = "
         )
         UNION ALL
         (SELECT 'cancels', force_at FROM cancel ORDER BY force_at, job_id LIMIT 1)
+        UNION ALL
+        (SELECT 'now', (SELECT now FROM clock))
     ) next";
 
 /// The duties whose heads are looked for, each from where it has got.
@@ -590,8 +593,9 @@ const FIRST_CANCEL: &str = "
     WHERE force_at >= $1 AND force_at <= $2
     ORDER BY force_at, job_id LIMIT 1";
 
-/// When duties were last done, the one that was done longest ago.
-const LAST_DONE: &str = "SELECT min(succeeded_at) AS at FROM duty WHERE name = ANY($1::text[])";
+/// Up to when duties are done, of the one that is furthest behind.
+const DONE_UP_TO: &str = "
+    SELECT min(coalesce(reached, succeeded_at)) AS at FROM duty WHERE name = ANY($1::text[])";
 
 /// Finished jobs that are too many, as of when that was asked for.
 #[derive(Debug, Default)]
@@ -759,7 +763,8 @@ impl PostgresStore {
         let (more, opened) = release_dependents(self, &mut tx, part.report.effects.iter()).await?;
         part.report.effects.extend(more);
         part.notes.extend(opened);
-        self.finish_part(tx, term, duty.name(), part.count, now).await?;
+        let (count, at) = (part.count, (now, part.reached));
+        self.finish_part(tx, term, duty.name(), count, at).await?;
         if let Some(at) = part.reached {
             self.heads[&duty].reach(at);
         }
@@ -773,12 +778,12 @@ impl PostgresStore {
         let rows = self.duty_lane.once((OUTLOOK, &[&look.from, &look.ahead])).await;
         drop(look);
         if let Err(Failure::TooLong(_)) = rows {
-            self.reach_last_done(&self.outlook, &BY_TIME).await?;
+            self.reach_as_noted(&self.outlook, &BY_TIME).await?;
         }
         let rows = rows?;
         let at = |row: &Row| Timestamp(get(row, "at"));
         // Nothing was found before the first of them, and nothing new is due before now.
-        if let Some(first) = rows.iter().map(|row| at(row).min(now(row))).min() {
+        if let Some(first) = rows.iter().map(at).min() {
             self.outlook.reach(first);
         }
         let ahead = |row: &Row| {
@@ -801,36 +806,36 @@ impl PostgresStore {
         let at = earliest(tx, sql, (Timestamp(look.from), until)).await;
         drop(look);
         if let Err(Failure::TooLong(_)) = at {
-            self.reach_last_done(head, &[duty]).await?;
+            self.reach_as_noted(head, &[duty]).await?;
         }
         Ok(First { at: at?, until })
     }
 
     /// Where a new leader can not look in full, it goes on where the one before has been.
-    async fn reach_last_done(&self, head: &Head, duties: &[Duty]) -> Result<(), Failure> {
-        if !head.has_reached() {
-            let names: Vec<&str> = duties.iter().map(|duty| duty.name()).collect();
-            let rows = self.pool.read((LAST_DONE, &[&names])).await?;
-            if let Some(at) = rows.first().and_then(|row| get::<Option<i64>>(row, "at")) {
-                head.reach(Timestamp(at));
-            }
+    async fn reach_as_noted(&self, head: &Head, duties: &[Duty]) -> Result<(), Failure> {
+        let names: Vec<&str> = duties.iter().map(|duty| duty.name()).collect();
+        let rows = self.pool.read((DONE_UP_TO, &[&names])).await?;
+        if let Some(at) = rows.first().and_then(|row| get::<Option<i64>>(row, "at")) {
+            head.reach_at_least(Timestamp(at));
         }
         Ok(())
     }
 
-    /// Notes what was done, and commits.
+    /// Notes what was done, and when and up to when, and commits.
     pub(super) async fn finish_part(
         &self,
         tx: Tx<'_>,
         term: &Term,
         duty: &'static str,
         count: usize,
-        now: Timestamp,
+        (now, reached): (Timestamp, Option<Timestamp>),
     ) -> Result<(), Failure> {
         let epoch = i64::try_from(term.epoch).unwrap_or(i64::MAX);
         let (node, token) = (&self.node.id, term.token_text());
         let rows = i32::try_from(count).unwrap_or(i32::MAX);
-        let done: [&(dyn tokio_postgres::types::ToSql + Sync); 4] = [&duty, &epoch, node, &now.0];
+        let reached = reached.map(|at| at.0);
+        let done: [&(dyn tokio_postgres::types::ToSql + Sync); 5] =
+            [&duty, &epoch, node, &now.0, &reached];
         let audit: [&(dyn tokio_postgres::types::ToSql + Sync); 6] =
             [&now.0, &epoch, &token, node, &duty, &rows];
         let calls = [(DONE, &done[..]), (AUDIT, &audit[..])];

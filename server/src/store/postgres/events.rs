@@ -52,13 +52,6 @@ const IF_NOBODY_ELSE: &str = "
         hashtextextended('batonq watch ' || current_schema(), 0)
     ) AS is_ours";
 
-/// Tables that are being vacuumed can not be had: who waits for one for more than a second, while
-/// others write, has an autovacuum give way.
-const NOT_VACUUMED: [&str; 2] = [
-    "SET LOCAL lock_timeout = '2s'",
-    "LOCK TABLE job, lease, attempt_log, finished IN SHARE UPDATE EXCLUSIVE MODE",
-];
-
 /// A new watch has a number that nobody has seen: what happened before it may not be recorded.
 const WATCH: &str = "
     INSERT INTO watch (owner, queue, since, expires_at)
@@ -242,15 +235,8 @@ pub(super) async fn watch_as(
     for queue in queues {
         tx.query(WATCH, &[&owner, queue, &hold]).await?;
     }
-    let is_telling = tx.query("SELECT is_telling() AS is_on", &[]).await?;
-    if get(&is_telling[0], "is_on") {
-        return Ok(());
-    }
-    for sql in NOT_VACUUMED {
-        tx.query(sql, &[]).await?;
-    }
-    let has_begun = tx.query("SELECT begin_telling() AS is_on", &[]).await?;
-    match get(&has_begun[0], "is_on") {
+    let is_telling = tx.query("SELECT is_telling() OR begin_telling() AS is_on", &[]).await?;
+    match get::<bool>(&is_telling[0], "is_on") {
         true => Ok(()),
         false => Err(Failure::Conflict("the tables are in use".into())),
     }

@@ -21,11 +21,12 @@ use crate::store::columns::sql_millis;
 /// Full looks that take longer are not made each time.
 const SLOW: Duration = Duration::from_millis(20);
 
-/// After a slow one there is none for so many times its own duration.
+/// After a slow one there is none for so many times its own duration, and for each second of it as much
+/// again.
 const PAUSE: u32 = 30;
 
 /// So long may a time be past that a transaction of a node writes, when others see it: none takes longer.
-const IN_FLIGHT: Duration = Duration::from_secs(10);
+const IN_FLIGHT: Duration = Duration::from_secs(60);
 
 /// So far ahead near looks see: beyond it there may be as much that is dead, and no duty sleeps longer.
 const AHEAD: Duration = Duration::from_secs(30);
@@ -69,13 +70,15 @@ impl Head {
         Look { head: self, from, ahead, started }
     }
 
-    pub(super) fn has_reached(&self) -> bool {
-        self.0.lock().reached.is_some()
-    }
-
     /// All is done up to this time, durably.
     pub(super) fn reach(&self, at: Timestamp) {
         self.0.lock().reached = Some(at);
+    }
+
+    /// The same, as somebody else has noted it.
+    pub(super) fn reach_at_least(&self, at: Timestamp) {
+        let reached = &mut self.0.lock().reached;
+        *reached = (*reached).max(Some(at));
     }
 }
 
@@ -83,8 +86,8 @@ impl Drop for Look<'_> {
     fn drop(&mut self) {
         if self.from == i64::MIN {
             let took = self.started.elapsed();
-            let full_from = (took > SLOW).then(|| Instant::now() + took * PAUSE);
-            self.head.0.lock().full_from = full_from;
+            let pause = took * PAUSE * (1 + u32::try_from(took.as_secs()).unwrap_or(u32::MAX - 1));
+            self.head.0.lock().full_from = (took > SLOW).then(|| Instant::now() + pause);
         }
     }
 }
@@ -117,7 +120,7 @@ mod tests {
         look(&head, took).await;
         assert_eq!(look(&head, took).await, i64::MIN, "nothing was reached");
         head.reach(NOW);
-        assert_eq!(look(&head, took * PAUSE).await, NOW.0 - 10_000);
+        assert_eq!(look(&head, took * PAUSE).await, NOW.0 - 60_000);
         assert_eq!(look(&head, Duration::ZERO).await, i64::MIN, "the pause is over");
         assert_eq!(look(&head, Duration::ZERO).await, i64::MIN, "it was fast again");
     }

@@ -132,6 +132,9 @@ const LEASES_ELSEWHERE: &str = leases!(
      )"
 );
 
+/// The same of those that ran out long ago and nobody has taken back.
+const LEASES_LEFT: &str = leases!("(SELECT * FROM lease WHERE job_ids && $1::bigint[] OFFSET 0)");
+
 /// Jobs that are live and stand nowhere else are leased.
 const LEASES_OF: &str = "
     SELECT u.id, j.delivery
@@ -321,9 +324,12 @@ async fn add_leases(
             add_lease(&row, jobs)?;
         }
     }
-    let left = missing(jobs);
-    if !left.is_empty() {
-        for row in tx.query(LEASES_ELSEWHERE, &[&ids_of(&left)]).await? {
+    for sql in [LEASES_ELSEWHERE, LEASES_LEFT] {
+        let left = missing(jobs);
+        if left.is_empty() {
+            break;
+        }
+        for row in tx.query(sql, &[&ids_of(&left)]).await? {
             add_lease(&row, jobs)?;
         }
     }

@@ -331,6 +331,12 @@ const FIND: &str = "
     WHERE job_ids && $1::bigint[]
     ORDER BY id";
 
+/// Those that may be held still.
+const NOT_LOST: &str = "
+    SELECT u.job_id
+    FROM unnest($1::bigint[], $2::integer[]) AS u (job_id, delivery)
+    WHERE (SELECT true FROM job WHERE id = u.job_id AND delivery = u.delivery LIMIT 1)";
+
 const LOCK: &str = "
     SELECT id
     FROM lease
@@ -373,40 +379,48 @@ const INSERT: &str = "
 
 const REWRITE: &str = "UPDATE lease SET job_ids = $2, deliveries = $3 WHERE id = $1";
 
-/// Found by what has not run out, not by session: see [`lately!`].
-const RENEW_LATELY: &str = concat!(
-    "
-    UPDATE lease
-    SET expires_at = now_ms() + $2
-    WHERE id = ANY(ARRAY(
-        SELECT id
-        FROM lease
+/// The rows are looked for twice, so that the planner does not go along the order of the locks whatever
+/// it believes of the table.
+macro_rules! renew {
+    ($which:literal) => {
+        concat!(
+            "
+    WITH clock AS MATERIALIZED (SELECT now_ms() AS now),
+    renewed AS (
+        UPDATE lease
+        SET expires_at = (SELECT now FROM clock) + $2
         WHERE id = ANY(ARRAY(
             SELECT id
             FROM lease
-            WHERE coalesce(session, 0) = ANY($1::bigint[]) AND ",
-    lately!(),
-    "
-            ORDER BY expires_at
+            WHERE id = ANY(ARRAY(",
+            $which,
+            "
+            ))
+            ORDER BY id
+            FOR UPDATE
         ))
-        ORDER BY id
-        FOR UPDATE
-    ))
-    RETURNING id"
+        RETURNING id
+    )
+    SELECT (SELECT now FROM clock) AS now, ARRAY(SELECT id FROM renewed) AS ids"
+        )
+    };
+}
+
+const RENEW: &str = renew!(
+    "
+                SELECT id FROM lease WHERE session = ANY($1::bigint[])"
 );
 
-const RENEW: &str = "
-    UPDATE lease
-    SET expires_at = now_ms() + $2
-    WHERE id = ANY(ARRAY(
-        SELECT id
-        FROM lease
-        -- Twice, so that the planner does not go along the order whatever it believes of the table.
-        WHERE id = ANY(ARRAY(SELECT id FROM lease WHERE session = ANY($1::bigint[])))
-        ORDER BY id
-        FOR UPDATE
-    ))
-    RETURNING id";
+/// Those of sessions that were all renewed at a time: none of theirs runs out before it. Found by that,
+/// not by session: behind all that a snapshot keeps of those that have ended.
+const RENEW_SINCE: &str = renew!(
+    "
+                SELECT id
+                FROM lease
+                WHERE coalesce(session, 0) = ANY($1::bigint[])
+                AND expires_at >= least($3, (SELECT now FROM clock))
+                ORDER BY expires_at"
+);
 
 const ADOPT: &str = "
     UPDATE lease
@@ -508,8 +522,16 @@ pub(super) async fn find(tx: &mut Tx<'_>, leases: &[Lease]) -> Result<Vec<LiveRo
     let mut rows: Vec<LiveRow> = Vec::new();
     for sql in FINDS {
         let is_missing = |lease: &&Lease| !rows.iter().any(|row| row.leases.contains(lease));
-        let missing: Vec<i64> =
-            leases.iter().filter(is_missing).map(|lease| sql_id(lease.job)).collect();
+        let (mut missing, deliveries): (Vec<i64>, Vec<i32>) = leases
+            .iter()
+            .filter(is_missing)
+            .map(|lease| (sql_id(lease.job), lease.delivery.cast_signed()))
+            .unzip();
+        if sql == FIND && !missing.is_empty() {
+            // Nobody is to walk through all for what is known to be lost.
+            let left = tx.query(NOT_LOST, &[&missing, &deliveries]).await?;
+            missing = left.iter().map(|row| get(row, "job_id")).collect();
+        }
         if missing.is_empty() {
             break;
         }
@@ -556,8 +578,9 @@ pub(super) async fn leave(
 pub(super) const HOT: &[super::Named] = &[
     ("leases::LIVE", LIVE),
     ("leases::FIND_LATELY", FIND_LATELY),
-    ("leases::RENEW_LATELY", RENEW_LATELY),
+    ("leases::NOT_LOST", NOT_LOST),
     ("leases::RENEW", RENEW),
+    ("leases::RENEW_SINCE", RENEW_SINCE),
     ("leases::ADOPT", ADOPT),
     ("leases::LOCK_OURS", LOCK_OURS),
     ("leases::PROGRESS", PROGRESS),
@@ -565,6 +588,13 @@ pub(super) const HOT: &[super::Named] = &[
     ("leases::DELETE_IF_FREE", DELETE_IF_FREE),
     ("leases::DELETE_IF_EMPTY", DELETE_IF_EMPTY),
 ];
+
+/// When the leases of which sessions were last renewed, by the database's clock.
+#[derive(Debug, Default)]
+pub(super) struct Renewed {
+    at: Option<Timestamp>,
+    sessions: HashSet<i64>,
+}
 
 impl PostgresStore {
     pub(super) async fn extend_leases(
@@ -677,12 +707,20 @@ impl PostgresStore {
 
     pub(super) async fn renew_sessions(&self, sessions: &[SessionId]) -> Result<(), Failure> {
         let sessions: Vec<i64> = sessions.iter().map(|session| session.0.cast_signed()).collect();
-        // What was renewed then has not run out for long now.
-        let was_renewed = self.renewed.lock().is_some_and(|at| at.elapsed() < SESSION_LEASE);
-        let sql = if was_renewed { RENEW_LATELY } else { RENEW };
-        let rows = self.keep_lane.once((sql, &[&sessions, &sql_millis(SESSION_LEASE)])).await?;
-        *self.renewed.lock() = Some(Instant::now());
-        self.leases.renew(&ids(&rows));
+        let lasts = sql_millis(SESSION_LEASE);
+        let since = {
+            let renewed = self.renewed.lock();
+            let is_known = |id: &i64| renewed.sessions.contains(id);
+            renewed.at.filter(|_| sessions.iter().all(is_known))
+        };
+        let rows = match since {
+            Some(at) => self.keep_lane.once((RENEW_SINCE, &[&sessions, &lasts, &at.0])).await?,
+            None => self.keep_lane.once((RENEW, &[&sessions, &lasts])).await?,
+        };
+        let row = rows.first().ok_or_else(|| Failure::NotDone("no answer to a renewal".into()))?;
+        self.leases.renew(&get::<Vec<LeaseId>>(row, "ids"));
+        let at = Some(Timestamp(get(row, "now")));
+        *self.renewed.lock() = Renewed { at, sessions: sessions.into_iter().collect() };
         Ok(())
     }
 

@@ -72,7 +72,6 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::watch;
-use tokio::time::Instant;
 
 use self::cursors::{Cursors, Horizon};
 use self::events::Tail;
@@ -219,8 +218,7 @@ pub struct PostgresStore {
     heads: HashMap<Duty, Head>,
     /// The same of the look at all of them.
     outlook: Head,
-    /// When this node last renewed the leases of its sessions.
-    renewed: Mutex<Option<Instant>>,
+    renewed: Mutex<leases::Renewed>,
     /// The last line of a log, by job and number, that the sweep has looked at: a hint.
     swept: Mutex<(i64, i64)>,
 }

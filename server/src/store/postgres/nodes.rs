@@ -146,7 +146,7 @@ impl PostgresStore {
         let orphans = tx.query(ORPHANS, &[&until]).await?.len();
         let forgotten = now.0 - FORGOTTEN_AFTER * sql_millis(self.stale_after);
         let forgotten = tx.query(FORGET, &[&forgotten]).await?.len();
-        self.finish_part(tx, term, "nodes", orphans + forgotten, now).await?;
+        self.finish_part(tx, term, "nodes", orphans + forgotten, (now, None)).await?;
         Ok(orphans)
     }
 }

@@ -1,10 +1,9 @@
 //! Keeping the hot tables small.
 //!
-//! A job leaves dead rows in `job`, `ready`, `scheduled` and `lease`, and in the tables of finished jobs
-//! once it is forgotten. Autovacuum looks at a database once a minute; at a hundred thousand jobs a
-//! second that is gigabytes, which then have to be walked through. So the leader vacuums them when there
-//! is something to it, every ten seconds at most; those of finished jobs, which take longer, beside the
-//! others. Nothing depends on it, and no order of elections can make it wrong: a plain vacuum takes no
+//! A job leaves dead rows in `job`, `ready`, `scheduled` and `lease`, and in `completed_run` once it is
+//! forgotten. Autovacuum looks at a database once a minute; at a hundred thousand jobs a second that is
+//! gigabytes, which then have to be walked through. So the leader vacuums them when there is something to
+//! it, every ten seconds at most; `completed_run`, which takes longer, beside the others. Nothing depends on it, and no order of elections can make it wrong: a plain vacuum takes no
 //! lock that a statement waits for, and does not cut tables short, which would.
 //!
 //! While somebody holds an old snapshot a vacuum reads everything and removes nothing. So after one that
@@ -34,8 +33,9 @@ type Tables = &'static [(&'static str, i64)];
 const LIVE: Tables =
     &[("job", 20_000), ("ready", 20_000), ("lease", 20_000), ("scheduled", 20_000)];
 
-/// Those of finished jobs, which take longer. A row of `completed_run` has some hundred jobs.
-const FINISHED: Tables = &[("finished", 100_000), ("completed_run", 20_000)];
+/// Those of completed jobs, which take longer; a row has some hundred jobs. `finished` is not among them:
+/// who begins to watch events needs it for a moment.
+const COMPLETED: Tables = &[("completed_run", 20_000)];
 
 const DEAD: &str = "
     SELECT s.relname::text AS name, s.n_dead_tup AS dead
@@ -70,7 +70,7 @@ const SETTINGS: &str = "SET statement_timeout = 0; SET lock_timeout = '3s';";
 #[derive(Debug, Default)]
 pub(super) struct Vacuum {
     live: Arc<Mutex<InVain>>,
-    finished: Arc<Mutex<InVain>>,
+    completed: Arc<Mutex<InVain>>,
 }
 
 /// Held while tables are vacuumed: those whose last vacuum was in vain, and the snapshot that was the
@@ -81,7 +81,7 @@ impl PostgresStore {
     /// Begins to vacuum what needs it, unless that is under way.
     pub(super) async fn begin_vacuum(&self) -> Result<(), Failure> {
         self.begin_vacuum_of(LIVE, &self.vacuum.live).await?;
-        self.begin_vacuum_of(FINISHED, &self.vacuum.finished).await
+        self.begin_vacuum_of(COMPLETED, &self.vacuum.completed).await
     }
 
     async fn begin_vacuum_of(
