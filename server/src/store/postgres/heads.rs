@@ -2,7 +2,7 @@
 //!
 //! What is due, has run out or is overdue stands first in an index by time. While somebody holds an
 //! old snapshot all that has ever stood there stays, dead, and a look from the very beginning wades
-//! through it, through more each second. So once such a *full* look has been slow, the next one waits
+//! through it, through more each second. So once such *full* looks are slow, the next one waits
 //! for thirty times as long as it took, and *near* ones are made instead: they begin shortly before the
 //! time up to which everything was done.
 //!
@@ -18,8 +18,13 @@ use tokio::time::Instant;
 use crate::job::Timestamp;
 use crate::store::columns::sql_millis;
 
-/// Full looks that take longer are not made each time.
+/// Where so many full looks in a row take longer, they are not made each time: one may be slow because
+/// the machine is busy, and near ones see less.
 const SLOW: Duration = Duration::from_millis(20);
+const SLOW_LOOKS: u32 = 3;
+
+/// One that takes so long is enough.
+const VERY_SLOW: Duration = Duration::from_secs(1);
 
 /// After a slow one there is none for so many times its own duration, and for each second of it as much
 /// again.
@@ -42,6 +47,8 @@ pub(super) struct Head(Mutex<State>);
 struct State {
     /// Up to here all was done.
     reached: Option<Timestamp>,
+    /// How many full looks in a row were slow.
+    slow: u32,
     /// No full look before.
     full_from: Option<Instant>,
 }
@@ -87,7 +94,10 @@ impl Drop for Look<'_> {
         if self.from == i64::MIN {
             let took = self.started.elapsed();
             let pause = took * PAUSE * (1 + u32::try_from(took.as_secs()).unwrap_or(u32::MAX - 1));
-            self.head.0.lock().full_from = (took > SLOW).then(|| Instant::now() + pause);
+            let mut state = self.head.0.lock();
+            state.slow = if took > SLOW { state.slow.saturating_add(1) } else { 0 };
+            let waits = took > VERY_SLOW || state.slow >= SLOW_LOOKS;
+            state.full_from = waits.then(|| Instant::now() + pause);
         }
     }
 }
@@ -117,11 +127,23 @@ mod tests {
     async fn after_a_slow_one_they_begin_shortly_before_what_was_reached_for_a_while() {
         let head = Head::default();
         let took = Duration::from_millis(100);
-        look(&head, took).await;
+        for _ in 0..SLOW_LOOKS {
+            look(&head, took).await;
+        }
         assert_eq!(look(&head, took).await, i64::MIN, "nothing was reached");
         head.reach(NOW);
         assert_eq!(look(&head, took * PAUSE).await, NOW.0 - 60_000);
         assert_eq!(look(&head, Duration::ZERO).await, i64::MIN, "the pause is over");
         assert_eq!(look(&head, Duration::ZERO).await, i64::MIN, "it was fast again");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_look_that_is_slow_now_and_then_changes_nothing_and_one_of_seconds_does() {
+        let head = Head::default();
+        head.reach(NOW);
+        for took in [SLOW * 2, SLOW * 2, Duration::ZERO, SLOW * 2, VERY_SLOW * 2] {
+            assert_eq!(look(&head, took).await, i64::MIN);
+        }
+        assert_eq!(look(&head, Duration::ZERO).await, NOW.0 - 60_000);
     }
 }
