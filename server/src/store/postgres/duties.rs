@@ -567,31 +567,34 @@ const OUTLOOK: &str = "
 /// The duties whose heads are looked for, each from where it has got.
 const BY_TIME: [Duty; 4] = [Duty::Due, Duty::Expiry, Duty::Timeouts, Duty::Ttl];
 
-/// What comes first from one time up to another.
-const FIRST_DUE: &str = "
-    SELECT run_at AS at FROM scheduled
-    WHERE run_at >= $1 AND run_at <= $2
-    ORDER BY run_at, job_id LIMIT 1";
+/// What comes first in a table from one time up to another.
+macro_rules! first {
+    ($at:literal, $table:literal, $order:literal) => {
+        concat!(
+            "SELECT ",
+            $at,
+            " AS at FROM ",
+            $table,
+            " WHERE ",
+            $at,
+            " >= $1 AND ",
+            $at,
+            " <= $2 ORDER BY ",
+            $order,
+            " LIMIT 1"
+        )
+    };
+}
 
-const FIRST_EXPIRY: &str = "
-    SELECT expires_at AS at FROM lease
-    WHERE expires_at >= $1 AND expires_at <= $2
-    ORDER BY expires_at LIMIT 1";
+const FIRST_DUE: &str = first!("run_at", "scheduled", "run_at, job_id");
 
-const FIRST_TIMEOUT: &str = "
-    SELECT at FROM deadline
-    WHERE at >= $1 AND at <= $2
-    ORDER BY at, job_id LIMIT 1";
+const FIRST_EXPIRY: &str = first!("expires_at", "lease", "expires_at");
 
-const FIRST_TTL: &str = "
-    SELECT expires_at AS at FROM ttl
-    WHERE expires_at >= $1 AND expires_at <= $2
-    ORDER BY expires_at, job_id LIMIT 1";
+const FIRST_TIMEOUT: &str = first!("at", "deadline", "at, job_id");
 
-const FIRST_CANCEL: &str = "
-    SELECT force_at AS at FROM cancel
-    WHERE force_at >= $1 AND force_at <= $2
-    ORDER BY force_at, job_id LIMIT 1";
+const FIRST_TTL: &str = first!("expires_at", "ttl", "expires_at, job_id");
+
+const FIRST_CANCEL: &str = first!("force_at", "cancel", "force_at, job_id");
 
 /// Up to when duties are done, of the one that is furthest behind.
 const DONE_UP_TO: &str = "

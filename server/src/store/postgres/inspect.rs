@@ -6,6 +6,7 @@ use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 
 use super::lane::{Failure, Tx};
+use super::leases::lately;
 use super::row::{self, count, get, job_id, maybe_job_id, parsed, time};
 use super::{PostgresStore, QueueId};
 use crate::job::{
@@ -91,7 +92,7 @@ const JOBS: &str = concat!(
 /// Where leased jobs stand, and how far their workers are. A job may stand in rows that are no longer
 /// its own, with earlier deliveries.
 macro_rules! leases {
-    ($rows:literal) => {
+    ($rows:expr) => {
         concat!(
             "SELECT h.*, p.percent, p.message, c.requested_at, c.force_at
              FROM (
@@ -124,13 +125,15 @@ const LEASES: &str = leases!(
 );
 
 /// Of other nodes. Without an index of jobs: there is one row for each claim that is being worked on.
-const LEASES_ELSEWHERE: &str = leases!(
+const LEASES_ELSEWHERE: &str = leases!(concat!(
     "(
          SELECT * FROM lease
-         WHERE job_ids && $1::bigint[] AND expires_at >= (SELECT now_ms() - 60000)
+         WHERE job_ids && $1::bigint[] AND ",
+    lately!(),
+    "
          ORDER BY expires_at
      )"
-);
+));
 
 /// The same of those that ran out long ago and nobody has taken back.
 const LEASES_LEFT: &str = leases!("(SELECT * FROM lease WHERE job_ids && $1::bigint[] OFFSET 0)");
