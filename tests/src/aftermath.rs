@@ -57,16 +57,17 @@ pub(crate) async fn work_off(store: &dyn Store, term: &Term, pass: impl Fn(Durat
         if left.is_empty() {
             return;
         }
-        if left.iter().all(waits_on) {
+        let is_stuck = left.iter().all(|job| job.state == State::Blocked);
+        if let Some(job) = left.iter().find(|job| is_stuck && waits_on(job)) {
             // What it waits for has ended badly, and nobody sends that round again.
-            store.cancel(left[0].id, Duration::ZERO).await.unwrap();
+            store.cancel(job.id, Duration::ZERO).await.unwrap();
         }
     }
     panic!("never to be had: {:#?}", store.jobs(live).await.unwrap().jobs);
 }
 
 fn waits_on(job: &Job) -> bool {
-    job.state == State::Blocked && job.options.depends.on_failure == OnFailure::Wait
+    job.options.depends.on_failure == OnFailure::Wait
 }
 
 async fn ack_what_is_there(store: &dyn Store) {
