@@ -24,6 +24,15 @@ async fn keep_none<M: Maker>(given: &Given<M>) {
 }
 
 rules! {
+    async fn one_whose_end_was_asked_for_is_forgotten_as_well(given: Given<M>) {
+        keep_none(&given).await;
+        let id = given.push(job()).await;
+        let lease = given.lease().await;
+        given.cancel(id).await;
+        given.end(lease, ack()).await;
+        assert_eq!(given.store.job(id).await.unwrap(), None);
+    }
+
     async fn an_acked_job_is_forgotten_at_once(given: Given<M>) {
         for settings in none_kept() {
             given.store.set_settings(queue(), settings).await.unwrap();

@@ -359,6 +359,14 @@ const GO_ON: &str = "
     FROM going g
     WHERE job.ctid = g.tid";
 
+/// Those of these jobs that others wait for. Nobody else begins to while the job is locked.
+const AWAITED: &str = "
+    SELECT DISTINCT d.needs_id
+    FROM unnest($1::bigint[]) AS u (id)
+    CROSS JOIN LATERAL (
+        SELECT needs_id FROM dependency WHERE needs_id = u.id LIMIT 1
+    ) d";
+
 /// How leases ended whose jobs are not leased any more.
 const BEFORE: &str = "
     WITH packed AS MATERIALIZED (
@@ -705,6 +713,7 @@ pub(super) const HOT: &[super::Named] = &[
     ("settle::END_ATTEMPTS", END_ATTEMPTS),
     ("settle::LOG", LOG),
     ("settle::GO_ON", GO_ON),
+    ("settle::AWAITED", AWAITED),
     ("settle::BEFORE", BEFORE),
     ("settle::DELETE_TTLS_OF", DELETE_TTLS_OF),
     ("settle::DELETE_NEEDS_OF", DELETE_NEEDS_OF),
@@ -956,10 +965,12 @@ impl PostgresStore {
         let mut finish = Finish::default();
         let mut effects = Vec::with_capacity(acks.len());
         let (mut ids, mut started, mut forgotten) = (Vec::new(), Vec::new(), Vec::new());
+        let mut watched = Vec::new();
         for (lease, result, given) in acks {
             let Some(standing) = found.get(lease) else { continue };
-            if !standing.is_watched && !self.keeps_completed(standing.queue) {
-                forgotten.push(sql_id(lease.job));
+            if !self.keeps_completed(standing.queue) {
+                let of = if standing.is_watched { &mut watched } else { &mut forgotten };
+                of.push(sql_id(lease.job));
             }
             finish.complete(*lease, given, result);
             notes.extend(standing.is_gated.then(|| opened(standing.queue)));
@@ -971,6 +982,11 @@ impl PostgresStore {
         }
         tx.query(END_ATTEMPTS, &[&ids, &started]).await?;
         finish.carry_out(tx, now).await?;
+        if !watched.is_empty() {
+            let awaited = tx.query(AWAITED, &[&watched]).await?;
+            let awaited: HashSet<i64> = awaited.iter().map(|row| get(row, "needs_id")).collect();
+            forgotten.extend(watched.into_iter().filter(|job| !awaited.contains(job)));
+        }
         if !forgotten.is_empty() {
             let (first, last) = duties::ranges(forgotten);
             tx.query(FORGET, &[&first, &last]).await?;
