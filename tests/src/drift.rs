@@ -175,7 +175,7 @@ prop_compose! {
 
 /// A few, and now and then so many that a store may keep them together.
 fn how_many() -> impl Strategy<Value = usize> {
-    prop_oneof![3 => 1..7_usize, 1 => 16..40_usize]
+    prop_oneof![6 => 1..7_usize, 1 => 16..40_usize, 2 => 64..90_usize]
 }
 
 /// Jobs with nothing but a payload, which differ in little.

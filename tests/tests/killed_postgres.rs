@@ -98,7 +98,7 @@ async fn check(postgres: &Postgres, told: &Shared) {
         let rows = postgres.client().await.query(sql, &[]).await.expect("it answers");
         rows.iter().map(|row| row.get::<_, i64>(0).cast_unsigned()).collect::<HashSet<u64>>()
     };
-    let live = ids("SELECT id FROM batonq.job").await;
+    let live = ids("SELECT id FROM batonq.live_job").await;
     let sql = "SELECT id FROM batonq.finished WHERE state = 'completed'
                UNION ALL SELECT id FROM batonq.completed_job";
     let completed = ids(sql).await;

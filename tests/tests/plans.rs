@@ -18,7 +18,7 @@ const LARGE: [&str; 20] = [
     "ready",
     "scheduled",
     "finished",
-    "completed_run",
+    "run",
     "attempt_log",
     "unique_key",
     "ttl",
@@ -134,10 +134,16 @@ fn fill(count: u32) -> String {
              finished_at, attempts, deliveries, crashes, payload)
          SELECT nextval('number'), 1, 'completed', 0, 25, 0, 0, 0, 1, 0, '1'
          FROM generate_series(1, {count});
-         INSERT INTO completed_run (bucket, queue_id, finished_at, started_at, first, last, count,
+         INSERT INTO run (id, bucket, queue_id, finished_at, started_at, first, last, count,
              node, worker, jobs)
-         SELECT id >> 10, 1, 0, 0, min(id), max(id), count(*), '', '',
+         SELECT min(id), id >> 10, 1, 1, 0, min(id), max(id), count(*), '', '',
              array_agg((id, 0, 0, 25, NULL, NULL, NULL, NULL, NULL, '1', NULL)::packed)
+         FROM (SELECT nextval('number') AS id FROM generate_series(1, {count})) n
+         GROUP BY id >> 10;
+         INSERT INTO run (id, bucket, queue_id, first, last, count, place, priority, created_at,
+             max_attempts, ids, payloads)
+         SELECT min(id), id >> 10, 1, min(id), max(id), count(*), min(id), 0, 0, 25, array_agg(id),
+             array_agg('1'::bytea)
          FROM (SELECT nextval('number') AS id FROM generate_series(1, {count})) n
          GROUP BY id >> 10;
          INSERT INTO unique_key (queue_id, key, job_id)

@@ -30,7 +30,7 @@ const HELD: &str = "
     SELECT l.worker, j.crashes
     FROM batonq.lease l
     CROSS JOIN LATERAL unnest(l.job_ids, l.deliveries) AS u (job_id, delivery)
-    JOIN batonq.job j ON j.id = u.job_id AND j.delivery = u.delivery";
+    JOIN batonq.live_job j ON j.id = u.job_id AND j.delivery = u.delivery";
 
 /// Looks at the live leases in a tight loop. How many there were at once at most, and how often
 /// it has looked.

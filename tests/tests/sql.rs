@@ -418,7 +418,7 @@ async fn jobs_that_are_one_row_are_known_one_by_one() {
     let acks: Vec<Value> =
         jobs.iter().map(|job| json!({"id": job["id"], "lease": job["lease"]})).collect();
     assert_eq!(http.post("/v1/ack", json!({ "acks": acks })).await.status, 200);
-    let rows = "SELECT (SELECT count(*) FROM batonq.completed_run) || ' ' || \
+    let rows = "SELECT (SELECT count(*) FROM batonq.run) || ' ' || \
                 (SELECT count(*) FROM batonq.finished)";
     assert_eq!(value(&client, rows).await, "1 0");
 
@@ -437,6 +437,54 @@ async fn jobs_that_are_one_row_are_known_one_by_one() {
     assert_eq!(value(&client, &format!("SELECT batonq.cancel({id})")).await, "not_found");
     assert_eq!(value(&client, &format!("SELECT batonq.cancel({other})")).await, "completed");
     assert_eq!(refusal(&client, &ack_sql(&jobs[4])).await.0, "QB002");
+}
+
+#[tokio::test]
+async fn jobs_that_were_pushed_together_are_known_one_by_one() {
+    let cluster = Cluster::of(1).await;
+    let (http, client) = (cluster.http(0), cluster.postgres.client().await);
+    let jobs = vec![json!({"payload": 1}); 100];
+    let pushed = http.post("/v1/queues/q/jobs/batch", json!({ "jobs": jobs })).await.json();
+    let ids: Vec<u64> = pushed["results"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|job| job["id"].as_u64().unwrap())
+        .collect();
+    let rows = "SELECT (SELECT sum(count) FROM batonq.run) || ' ' || \
+                (SELECT count(*) FROM batonq.job)";
+    assert_eq!(value(&client, rows).await, "100 0");
+
+    // One that waits: with others, for whom it is not to be in the way before the commit.
+    let cancel = |id: u64| format!("SELECT batonq.cancel({id}, 0)");
+    run(&client, "BEGIN").await;
+    assert_eq!(value(&client, &cancel(ids[3])).await, "requested");
+    assert_eq!(pull(&http, "q", 2, 20_000).await.len(), 2);
+    run(&client, "COMMIT").await;
+    assert_eq!(state(&http, ids[3]).await, "cancelled");
+    let child = push_with(&client, &json!({"depends_on": [ids[7]]})).await;
+    assert_eq!(state(&http, child).await, "blocked");
+
+    let held = pull(&http, "q", 97, 20_000).await;
+    assert_eq!(held.len(), 97);
+    let of = |id: u64| held.iter().find(|job| job["id"] == id).unwrap();
+    run(&client, &ack_sql(of(ids[7]))).await;
+    assert_eq!(state(&http, child).await, "ready");
+    assert_eq!(refusal(&client, &ack_sql(of(ids[7]))).await.0, "QB002");
+    assert_eq!(value(&client, &cancel(ids[9])).await, "requested");
+    assert_eq!(state(&http, ids[8]).await, "leased");
+    let acks: Vec<Value> = held
+        .iter()
+        .filter(|job| job["id"] != ids[7])
+        .map(|job| json!({"id": job["id"], "lease": job["lease"]}))
+        .collect();
+    assert_eq!(http.post("/v1/ack", json!({ "acks": acks })).await.status, 200);
+    let states = "SELECT string_agg(state || ' ' || count, ', ' ORDER BY state) FROM (
+        SELECT state, count(*) FROM (
+            SELECT state FROM batonq.finished UNION ALL SELECT state FROM batonq.completed_job
+        ) f GROUP BY state) c";
+    assert_eq!(value(&client, states).await, "cancelled 1, completed 97");
+    assert_eq!(value(&client, "SELECT count(*) FROM batonq.live_job").await, "3");
 }
 
 #[tokio::test]

@@ -29,7 +29,7 @@ const QUEUES: &str = "SELECT id, name FROM queue WHERE name = ANY($1)";
 const IS_DRAINED: &str = "
     SELECT NOT EXISTS (SELECT 1 FROM ready WHERE queue_id = ANY($1))
     AND NOT EXISTS (SELECT 1 FROM scheduled WHERE queue_id = ANY($1))
-    AND NOT EXISTS (SELECT 1 FROM job WHERE queue_id = ANY($1))";
+    AND NOT EXISTS (SELECT 1 FROM live_job WHERE queue_id = ANY($1))";
 
 /// All jobs, whether they have ended or not.
 const JOBS: &str = "
@@ -56,7 +56,7 @@ const JOBS: &str = "
                 ) THEN 'ready'
                 ELSE 'leased'
             END AS state
-        FROM job j
+        FROM live_job j
         WHERE j.queue_id = ANY($1)
     ) l
     ORDER BY id";
@@ -71,7 +71,7 @@ const LEASES: &str = "
         WHERE job_id IN (
             SELECT id FROM finished WHERE queue_id = ANY($1)
             UNION ALL
-            SELECT id FROM job WHERE queue_id = ANY($1)
+            SELECT id FROM live_job WHERE queue_id = ANY($1)
         )
         UNION ALL
         SELECT
@@ -82,7 +82,7 @@ const LEASES: &str = "
         SELECT u.job_id, u.delivery, j.attempts + 1, l.started_at, 0, ''
         FROM lease l
         CROSS JOIN LATERAL unnest(l.job_ids, l.deliveries) AS u (job_id, delivery)
-        JOIN job j ON j.id = u.job_id AND j.delivery = u.delivery
+        JOIN live_job j ON j.id = u.job_id AND j.delivery = u.delivery
         WHERE j.queue_id = ANY($1)
     ) a
     ORDER BY job_id, delivery";

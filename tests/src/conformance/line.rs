@@ -83,39 +83,39 @@ rules! {
     }
 
     async fn one_of_them_leaves_the_line_and_the_others_stay(given: Given<M>) {
-        for leaving in [0, 2, 39] {
-            let ids = together(&given, 40).await;
+        for leaving in [0, 2, 99] {
+            let ids = together(&given, 100).await;
             given.cancel(ids[leaving]).await;
-            assert_eq!(given.counts().await.ready, 39);
+            assert_eq!(given.counts().await.ready, 99);
             let left: Vec<JobId> = ids.iter().copied().filter(|id| *id != ids[leaving]).collect();
             for id in &left {
                 assert_eq!(given.state(*id).await, State::Ready);
             }
             assert_eq!(given.state(ids[leaving]).await, State::Cancelled);
-            assert_eq!(given.claim(99).await.jobs(), left);
+            assert_eq!(given.claim(999).await.jobs(), left);
         }
     }
 
     async fn one_of_them_may_be_moved_forward(given: Given<M>) {
-        let ids = together(&given, 40).await;
+        let ids = together(&given, 100).await;
         let edit = Edit { priority: Some(5), ..Edit::default() };
         given.store.edit(ids[2], edit).await.unwrap();
         let expected = [&ids[2..3], &ids[..2], &ids[3..]].concat();
-        assert_eq!(given.claim(99).await.jobs(), expected);
+        assert_eq!(given.claim(999).await.jobs(), expected);
     }
 
     async fn one_that_is_given_back_has_its_place_again(given: Given<M>) {
-        let ids = together(&given, 40).await;
+        let ids = together(&given, 100).await;
         let held = given.claim(4).await;
         for place in [2, 0] {
             assert_eq!(given.end(held[place].lease, Verdict::Release).await, Destination::Ready);
         }
         let expected = [&[ids[0], ids[2]], &ids[4..]].concat();
-        assert_eq!(given.claim(99).await.jobs(), expected);
+        assert_eq!(given.claim(999).await.jobs(), expected);
     }
 
     async fn those_that_are_held_are_not_taken_for_one_that_is_given_back(given: Given<M>) {
-        let ids = together(&given, 40).await;
+        let ids = together(&given, 100).await;
         let held = given.claim(30).await;
         given.end(held[0].lease, Verdict::Release).await;
         for (place, id) in ids.iter().enumerate() {
@@ -133,7 +133,7 @@ rules! {
             let changed = given.store.edit(ids[3], edit).await.unwrap();
             assert_eq!(changed, Changed::WrongState(held));
         }
-        assert_eq!(given.claim(99).await.jobs(), [&ids[..1], &ids[30..]].concat());
+        assert_eq!(given.claim(999).await.jobs(), [&ids[..1], &ids[30..]].concat());
     }
 
     async fn several_hundred_keep_their_order_whatever_becomes_of_some(given: Given<M>) {
@@ -156,11 +156,11 @@ rules! {
     }
 
     async fn each_is_told_how_many_stand_before_it(given: Given<M>) {
-        let first = together(&given, 20).await;
-        let second = together(&given, 20).await;
+        let first = together(&given, 80).await;
+        let second = together(&given, 80).await;
         let high = given.push(NewJob { priority: 1, ..plain() }).await;
         given.cancel(first[1]).await;
-        for (id, ahead) in [(first[0], 0), (first[2], 1), (second[0], 19), (second[2], 21)] {
+        for (id, ahead) in [(first[0], 0), (first[2], 1), (second[0], 79), (second[2], 81)] {
             let line = given.standing(id).await.line.unwrap();
             assert_eq!((line.higher, line.ahead), (1, ahead), "{id}");
         }
@@ -170,12 +170,12 @@ rules! {
     async fn a_limit_serves_them_one_by_one(given: Given<M>) {
         let settings = Settings { concurrency: Some(2), ..Settings::default() };
         given.store.set_settings(queue(), settings).await.unwrap();
-        let ids = together(&given, 40).await;
+        let ids = together(&given, 100).await;
         let held = given.claim(9).await;
         assert_eq!(held.jobs(), ids[..2]);
         given.end(held[1].lease, ack()).await;
         assert_eq!(given.claim(9).await.jobs(), ids[2..3]);
-        assert_eq!(given.counts().await.ready, 37);
+        assert_eq!(given.counts().await.ready, 97);
     }
 
     async fn a_limit_that_comes_after_them_serves_them_one_by_one(given: Given<M>) {
@@ -183,11 +183,11 @@ rules! {
         let held = given.claim(10).await;
         let settings = Settings { concurrency: Some(12), ..Settings::default() };
         given.store.set_settings(queue(), settings).await.unwrap();
-        assert_eq!(given.claim(99).await.jobs(), ids[10..12]);
+        assert_eq!(given.claim(999).await.jobs(), ids[10..12]);
         for job in held {
             given.end(job.lease, ack()).await;
         }
-        assert_eq!(given.claim(99).await.jobs(), ids[12..22]);
+        assert_eq!(given.claim(999).await.jobs(), ids[12..22]);
         given.store.set_settings(queue(), Settings::default()).await.unwrap();
         given.duty(Duty::Retention).await;
         assert_eq!(given.claim(1000).await.jobs(), ids[22..]);
@@ -195,26 +195,26 @@ rules! {
 
     async fn those_that_grow_old_stand_between_them(given: Given<M>) {
         let mortal = NewJob { ttl: Some(SECOND), ..plain() };
-        let first = together(&given, 20).await;
+        let first = together(&given, 80).await;
         let live = given.push(mortal.clone()).await;
-        let second = together(&given, 20).await;
-        assert_eq!(given.claim(30).await.jobs(), [&first[..], &[live], &second[..9]].concat());
+        let second = together(&given, 80).await;
+        assert_eq!(given.claim(90).await.jobs(), [&first[..], &[live], &second[..9]].concat());
         let old = given.push(mortal).await;
-        let third = together(&given, 20).await;
+        let third = together(&given, 80).await;
         given.pass(2 * SECOND);
-        assert_eq!(given.claim(99).await.jobs(), [&second[9..], &third[..]].concat());
+        assert_eq!(given.claim(999).await.jobs(), [&second[9..], &third[..]].concat());
         assert_eq!(given.state(old).await, State::Dead);
     }
 
     async fn what_one_answer_can_not_hold_is_left_for_the_next(given: Given<M>) {
-        let ids = together(&given, 40).await;
-        let claim = |bytes_max| Claim { bytes_max, ..given::claim(99, Hold::Time(SECOND)) };
+        let ids = together(&given, 100).await;
+        let claim = |bytes_max| Claim { bytes_max, ..given::claim(999, Hold::Time(SECOND)) };
         let mut claimed = Vec::new();
         for bytes_max in [6, 9, 1000] {
             let answer = given.store.claim(vec![claim(bytes_max)]).await.unwrap();
             claimed.push(answer.jobs[0].jobs());
         }
-        assert_eq!(claimed.iter().map(Vec::len).collect::<Vec<_>>(), [3, 4, 33]);
+        assert_eq!(claimed.iter().map(Vec::len).collect::<Vec<_>>(), [3, 4, 93]);
         assert_eq!(claimed.concat(), ids);
     }
 
@@ -227,16 +227,16 @@ rules! {
     }
 
     async fn one_of_them_may_be_moved_to_another_queue(given: Given<M>) {
-        let ids = together(&given, 40).await;
+        let ids = together(&given, 100).await;
         let edit = Edit { queue: Some(named("other")), ..Edit::default() };
         given.store.edit(ids[7], edit).await.unwrap();
-        assert_eq!(given.counts().await.ready, 39);
+        assert_eq!(given.counts().await.ready, 99);
         let expected = [&ids[..7], &ids[8..]].concat();
-        assert_eq!(given.claim(99).await.jobs(), expected);
+        assert_eq!(given.claim(999).await.jobs(), expected);
     }
 
     async fn one_of_them_that_fails_comes_back_alone(given: Given<M>) {
-        let ids = together(&given, 40).await;
+        let ids = together(&given, 100).await;
         let held = given.claim(20).await;
         given.end(held[3].lease, fail_with(Retry::After(SECOND))).await;
         let low = given.push(NewJob { priority: -1, ..plain() }).await;
@@ -244,15 +244,15 @@ rules! {
         given.pass(2 * SECOND);
         given.duty(Duty::Due).await;
         let expected = [&ids[20..], &[ids[3], low]].concat();
-        assert_eq!(given.claim(99).await.jobs(), expected);
+        assert_eq!(given.claim(999).await.jobs(), expected);
     }
 
     async fn a_guard_counts_each_of_them(given: Given<M>) {
-        together(&given, 40).await;
+        together(&given, 100).await;
         given.claim(10).await;
         for settings in [
-            Settings { depth_max: Some(31), ..Settings::default() },
-            Settings { waiting_bytes_max: Some(63), ..Settings::default() },
+            Settings { depth_max: Some(91), ..Settings::default() },
+            Settings { waiting_bytes_max: Some(183), ..Settings::default() },
         ] {
             given.store.set_settings(queue(), settings).await.unwrap();
             let one = given.push(plain()).await;
@@ -263,11 +263,11 @@ rules! {
     }
 
     async fn they_stand_in_line_after_a_restart(given: Given<M>) {
-        let ids = together(&given, 40).await;
+        let ids = together(&given, 100).await;
         given.claim(2).await;
         let given = given.reopened().await;
-        assert_eq!((given.counts().await.ready, given.counts().await.leased), (38, 2));
-        assert_eq!(given.claim(99).await.jobs(), ids[2..]);
+        assert_eq!((given.counts().await.ready, given.counts().await.leased), (98, 2));
+        assert_eq!(given.claim(999).await.jobs(), ids[2..]);
     }
 
     async fn acks_of_one_call_complete_each_of_them(given: Given<M>) {
@@ -293,6 +293,38 @@ rules! {
         }));
         let (job, attempts) = given.store.timeline(ids[4]).await.unwrap().unwrap();
         assert_eq!((job.deliveries, attempts.len()), (1, 1));
+    }
+
+    async fn parts_of_them_end_one_after_the_other_in_different_ways(given: Given<M>) {
+        let ids = together(&given, 240).await;
+        let held = given.claim(240).await;
+        let lease = |place: usize| held[place].lease;
+        let result = |place: usize| Some(Bytes::from(place.to_string()));
+        let settle = async |places: std::ops::Range<usize>| {
+            let settle = |place| {
+                let result = result(place).filter(|_| place % 3 == 0);
+                Settlement { lease: lease(place), verdict: Verdict::Ack { result } }
+            };
+            let settled = given.store.settle(places.map(settle).collect()).await.unwrap().settled;
+            settled.into_iter().map(|settled| matches!(settled, Settled::Done(_))).collect::<Vec<_>>()
+        };
+        assert_eq!(settle(0..50).await, [true; 50]);
+        given.end(lease(60), fail_with(Retry::After(SECOND))).await;
+        assert_eq!(settle(61..150).await, [true; 89]);
+        given.end(lease(155), Verdict::Release).await;
+        assert_eq!(settle(50..51).await, [true]);
+        assert!(matches!(given.cancel(ids[200]).await, Cancelled::Requested { .. }));
+        let again = settle(148..240).await;
+        let is_done = |place: &usize| *place > 149 && *place != 155;
+        assert_eq!(again, (148..240).map(|place| is_done(&place)).collect::<Vec<_>>());
+        assert_eq!(settle(51..61).await, [[true; 9].as_slice(), &[false]].concat());
+        for place in [0, 3, 49, 50, 51, 57, 61, 63, 150, 200, 237, 239] {
+            let job = given.job(ids[place]).await;
+            let expected = (State::Completed, result(place).filter(|_| place % 3 == 0));
+            assert_eq!((job.state, job.result), expected, "{place}");
+        }
+        let counts = Counts { scheduled: 1, ready: 1, completed: 238, ..Counts::default() };
+        assert_eq!(given.counts().await, counts);
     }
 
     async fn jobs_that_ended_at_once_are_forgotten_oldest_first(given: Given<M>) {

@@ -14,7 +14,7 @@ use super::rules;
 use crate::stores::{Maker, NODE};
 
 /// Enough to be kept as one.
-const MANY: usize = 40;
+const MANY: usize = 80;
 
 fn payload(number: usize) -> Payload {
     Payload::new(Bytes::from(number.to_string())).expect("it is small")
@@ -366,7 +366,7 @@ rules! {
 
     async fn their_payloads_may_go_before_them(given: Given<M>) {
         given.completed(1).await;
-        let keep = Settings { keep_completed_max: Some(100), ..Settings::default() };
+        let keep = Settings { keep_completed_max: Some(2 * MANY as u64), ..Settings::default() };
         given.keep(Settings { keep_payload: Some(5 * SECOND), ..keep }).await;
         let old = given.complete((0..MANY).map(numbered).collect()).await;
         given.pass(2 * SECOND);

@@ -5,10 +5,10 @@ WITH held AS MATERIALIZED (
     SELECT u.job_id, u.delivery
     FROM lease l
     CROSS JOIN LATERAL unnest(l.job_ids, l.deliveries) AS u (job_id, delivery)
-    JOIN job j ON j.id = u.job_id AND j.delivery = u.delivery
+    JOIN live_job j ON j.id = u.job_id AND j.delivery = u.delivery
 ),
 places AS (
-    SELECT id AS job_id, 'blocked' AS place FROM job WHERE is_blocked
+    SELECT id AS job_id, 'blocked' AS place FROM live_job WHERE is_blocked
     UNION ALL
     SELECT job_id, 'scheduled' FROM scheduled
     UNION ALL
@@ -31,7 +31,7 @@ WHERE count > 1
 
 UNION ALL
 SELECT 'stands nowhere', id
-FROM job
+FROM live_job
 WHERE id NOT IN (SELECT job_id FROM stands)
 
 UNION ALL
@@ -41,31 +41,46 @@ FROM (
     UNION ALL
     SELECT job_id FROM scheduled
 ) waiting
-WHERE job_id NOT IN (SELECT id FROM job)
+WHERE job_id NOT IN (SELECT id FROM live_job)
+
+UNION ALL
+SELECT 'is in a run and has a row', id
+FROM live_in_run
+WHERE id IN (SELECT id FROM job)
 
 UNION ALL
 SELECT 'is finished and has a body', id
 FROM (SELECT id FROM finished UNION ALL SELECT id FROM completed_job) ended
-WHERE id IN (SELECT id FROM job)
+WHERE id IN (SELECT id FROM live_job)
 
 UNION ALL
 -- By the run's lowest number.
 SELECT 'is in a run that says otherwise', r.first
-FROM completed_run r
+FROM run r
 CROSS JOIN LATERAL (
     SELECT
         count(*) AS count, min(id) AS first, max(id) AS last, min(id >> 10) AS bucket,
         max(id >> 10) AS last_bucket
-    FROM unnest(r.jobs)
+    FROM (SELECT id FROM unnest(r.jobs) UNION ALL SELECT unnest(r.ids)) u
 ) j
 WHERE (r.count, r.first, r.last, r.bucket, r.bucket)
     IS DISTINCT FROM
     (j.count, j.first, j.last, j.bucket, j.last_bucket)
 
 UNION ALL
+SELECT 'is in a run that is put together wrongly', r.first
+FROM run r
+WHERE (r.jobs IS NULL) = (r.ids IS NULL)
+OR r.ids <> ARRAY(SELECT u.id FROM unnest(r.ids) AS u (id) ORDER BY u.id)
+OR cardinality(r.payloads) <> r.count
+OR cardinality(r.results) <> r.count
+OR r.id <> r.first AND r.ids IS NOT NULL
+OR r.finished_at IS NULL AND (r.place IS NULL OR r.place > r.first OR r.payloads IS NULL)
+
+UNION ALL
 -- Nobody would look for it when its run is forgotten.
 SELECT 'is in a run and has more than that', id
-FROM completed_job
+FROM (SELECT id FROM completed_job UNION ALL SELECT id FROM live_in_run) j
 WHERE id IN (SELECT job_id FROM attempt_log)
 OR id IN (SELECT job_id FROM job_tag)
 OR id IN (SELECT job_id FROM custom_id)
@@ -73,7 +88,7 @@ OR id IN (SELECT job_id FROM custom_id)
 UNION ALL
 SELECT 'is ready otherwise than its body says', r.job_id
 FROM ready r
-JOIN job j ON j.id = r.job_id
+JOIN live_job j ON j.id = r.job_id
 WHERE r.block IS NULL
 AND (
     (r.queue_id, r.priority, r.place, r.delivery, r.gate, r.bytes, r.count)
@@ -85,7 +100,7 @@ AND (
 UNION ALL
 SELECT 'is ready in a block otherwise than its body says', j.id
 FROM ready r
-JOIN job j ON j.id = ANY(r.job_ids)
+JOIN live_job j ON j.id = ANY(r.job_ids)
 WHERE (r.queue_id, r.priority, r.block, 1, r.gate, r.timeout_ms)
     IS DISTINCT FROM
     (j.queue_id, j.priority, j.place, j.delivery, coalesce(j.gate, ''), j.timeout_ms)
@@ -108,18 +123,18 @@ AND (
 UNION ALL
 SELECT 'is scheduled otherwise than its body says', s.job_id
 FROM scheduled s
-JOIN job j ON j.id = s.job_id
+JOIN live_job j ON j.id = s.job_id
 WHERE (s.run_at, s.queue_id) IS DISTINCT FROM (j.run_at, j.queue_id)
 
 UNION ALL
 SELECT 'is blocked and waits for nothing', id
-FROM job
+FROM live_job
 WHERE is_blocked AND id NOT IN (SELECT job_id FROM dependency)
 
 UNION ALL
 SELECT 'waits for others and is not blocked', d.job_id
 FROM dependency d
-LEFT JOIN job j ON j.id = d.job_id
+LEFT JOIN live_job j ON j.id = d.job_id
 WHERE j.is_blocked IS NOT TRUE
 
 UNION ALL
@@ -133,7 +148,7 @@ WHERE f.state = 'completed'
 UNION ALL
 SELECT 'has a key for life and has ended', job_id
 FROM unique_key
-WHERE expires_at IS NULL AND job_id NOT IN (SELECT id FROM job)
+WHERE expires_at IS NULL AND job_id NOT IN (SELECT id FROM live_job)
 
 UNION ALL
 SELECT 'has a custom id and is not found by it', k.job_id
@@ -143,7 +158,7 @@ WHERE k.kind = 4 AND (k.queue_id <> 0 OR c.job_id IS NULL OR c.job_id <> k.job_i
 
 UNION ALL
 SELECT 'has more than was allowed', id
-FROM job
+FROM live_job
 WHERE attempts > max_attempts OR delivery < 1
 
 UNION ALL
@@ -154,6 +169,6 @@ WHERE state NOT IN ('completed', 'dead', 'cancelled') OR (state = 'dead') <> (re
 UNION ALL
 SELECT 'has tags and is forgotten', job_id
 FROM job_tag
-WHERE job_id NOT IN (SELECT id FROM job) AND job_id NOT IN (SELECT id FROM finished)
+WHERE job_id NOT IN (SELECT id FROM live_job) AND job_id NOT IN (SELECT id FROM finished)
 
 ORDER BY job_id, rule

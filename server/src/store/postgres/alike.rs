@@ -13,6 +13,7 @@ use tokio_postgres::types::ToSql;
 use super::blocks::{BLOCK_MAX, PAYLOAD_MAX};
 use super::claim::hold;
 use super::leases::{LeaseId, new_id};
+use super::live_runs::{InRun, LINE_RUN_MIN, RUN_MIN, bucket_of};
 use super::row::get;
 use super::{PostgresStore, QueueId};
 use crate::job::{JobId, NewJob, QueueName, State, Timestamp, When};
@@ -40,6 +41,8 @@ pub(super) struct Alike<'a> {
     first: Vec<i32>,
     last: Vec<i32>,
     bytes: Vec<i32>,
+    /// Whether each kind may be a run: see [`live_runs`](super::live_runs).
+    is_run: Vec<bool>,
     delay: Vec<Option<i64>>,
     at: Vec<Option<i64>>,
     pub(super) is_offered: Vec<bool>,
@@ -51,12 +54,15 @@ pub(super) struct Stored {
     pub(super) ids: Vec<i64>,
     /// Of each kind: when it is due, if it is not ready. Empty: all are.
     run_at: Vec<Option<i64>>,
+    /// Kinds that may be runs are.
+    is_packed: bool,
 }
 
 impl Stored {
     pub(super) fn of(row: &Row) -> Self {
         let run_at: Option<Vec<Option<i64>>> = get(row, "run_at");
-        Self { ids: get(row, "ids"), run_at: run_at.unwrap_or_default() }
+        let (ids, is_packed) = (get(row, "ids"), get(row, "is_packed"));
+        Self { ids, run_at: run_at.unwrap_or_default(), is_packed }
     }
 
     fn run_at(&self, kind: usize) -> Option<Timestamp> {
@@ -102,6 +108,7 @@ impl<'a> Alike<'a> {
             content_type: jobs_of().map(|job| job.payload.content_type.as_deref()).collect(),
             first: first.collect(),
             bytes: all.iter().map(|kind| sql_count(kind.bytes)).collect(),
+            is_run: all.iter().map(Kind::is_run).collect(),
             is_offered: all.iter().map(|kind| kind.owner.is_some()).collect(),
             last,
             order,
@@ -129,6 +136,22 @@ impl<'a> Alike<'a> {
         }
     }
 
+    /// The runs that the jobs are in, in the order of the columns.
+    pub(super) fn runs(&self, stored: &Stored) -> Vec<Option<InRun>> {
+        let mut runs = vec![None; stored.ids.len()];
+        let kinds = self.first.iter().zip(&self.last).zip(&self.is_run);
+        for ((first, last), _) in kinds.filter(|(_, is_run)| **is_run && stored.is_packed) {
+            let mut from = count_of(*first) - 1;
+            let ids = &stored.ids[from..count_of(*last)];
+            for run in ids.chunk_by(|one, other| bucket_of(*one) == bucket_of(*other)) {
+                let to = from + run.len();
+                runs[from..to].fill(Some(InRun { id: run[0], count: sql_count(run.len()) }));
+                from = to;
+            }
+        }
+        runs
+    }
+
     /// What became of the jobs, in their own order.
     pub(super) fn pushed(&self, stored: &Stored) -> Vec<Pushed> {
         let mut pushed = vec![None; self.order.len()];
@@ -151,7 +174,7 @@ impl<'a> Alike<'a> {
         &'b self,
         between: &[&'b (dyn ToSql + Sync)],
     ) -> Vec<&'b (dyn ToSql + Sync)> {
-        let first: [&(dyn ToSql + Sync); 11] = [
+        let first: [&(dyn ToSql + Sync); 12] = [
             &self.kinds,
             &self.payload,
             &self.queue,
@@ -163,6 +186,7 @@ impl<'a> Alike<'a> {
             &self.first,
             &self.last,
             &self.bytes,
+            &self.is_run,
         ];
         let times: [&(dyn ToSql + Sync); 2] = [&self.delay, &self.at];
         let times = if self.has_delays() { &times[..] } else { &[] };
@@ -236,6 +260,14 @@ impl Kind<'_> {
             && self.first.queue == job.queue
             && self.first.priority == job.priority
             && is_delayed(self.first) == is_delayed(job)
+    }
+
+    /// Whether its jobs may be one row as long as nothing becomes of them but what most become. Those that
+    /// go to one claim mostly come back together.
+    fn is_run(&self) -> bool {
+        let NewJob { when, timeout, .. } = self.first;
+        let least = if self.owner.is_some() { RUN_MIN } else { LINE_RUN_MIN };
+        self.count >= least && *when == When::Now && timeout.is_none()
     }
 
     /// Whether a job of the line is of this kind, and there is room for it.

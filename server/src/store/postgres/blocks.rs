@@ -13,7 +13,8 @@ use std::collections::BTreeSet;
 
 use tokio_postgres::Row;
 
-use super::lane::{Failure, Tx};
+use super::lane::{Call, Failure, Tx};
+use super::live_runs::UNPACK_PLACES;
 use super::row::get;
 
 /// Three rows of this size fit a page, and cutting off the front writes the rest again.
@@ -22,8 +23,8 @@ pub(super) const BLOCK_MAX: usize = 250;
 /// Jobs with larger payloads stand alone: a claim takes blocks whole, whatever they weigh.
 pub(super) const PAYLOAD_MAX: usize = 1024;
 
-/// Gives each job of these blocks a row of its own. The block is looked for twice: a claim that was
-/// waited for has left another version of the row.
+/// Gives each job of these blocks a row of its own, if none of them is in a run any more. The block is
+/// looked for twice: a claim that was waited for has left another version of the row.
 macro_rules! split {
     ($blocks:literal, $wait:literal) => {
         concat!(
@@ -35,7 +36,16 @@ macro_rules! split {
             "
         ) k
         CROSS JOIN LATERAL (
-            SELECT block FROM ready WHERE block = k.block OFFSET 0 FOR UPDATE ",
+            SELECT block
+            FROM ready
+            WHERE block = k.block AND (
+                SELECT true
+                FROM run
+                WHERE place = k.block AND coalesce(finished_at, 0) = 0
+                LIMIT 1
+            ) IS NULL
+            OFFSET 0
+            FOR UPDATE ",
             $wait,
             "
         ) r
@@ -77,8 +87,33 @@ const SPLIT_OF: &str = split!(
     ""
 );
 
+/// Whoever claims locks blocks and then runs.
+const LOCK_OF: &str = "
+    SELECT block
+    FROM ready
+    WHERE block = ANY(ARRAY(
+        SELECT place FROM job WHERE id = ANY($1::bigint[])
+        UNION
+        SELECT place FROM places_in_runs($1)
+    ))
+    ORDER BY block
+    FOR UPDATE";
+
+/// None of those that wait where these jobs do is in a run from now on.
+const UNPACK_PLACES_OF: &str = "
+    SELECT unpack_places(ARRAY(
+        SELECT place FROM job WHERE id = ANY($1::bigint[])
+        UNION
+        SELECT place FROM places_in_runs($1)
+    ))";
+
 /// See [`super::hot_statements`].
-pub(super) const HOT: &[super::Named] = &[("blocks::SPLIT", SPLIT), ("blocks::SPLIT_OF", SPLIT_OF)];
+pub(super) const HOT: &[super::Named] = &[
+    ("blocks::SPLIT", SPLIT),
+    ("blocks::SPLIT_OF", SPLIT_OF),
+    ("blocks::LOCK_OF", LOCK_OF),
+    ("blocks::UNPACK_PLACES_OF", UNPACK_PLACES_OF),
+];
 
 /// The numbers of blocks among rows of `ready`, as far as the first `wanted` jobs reach.
 pub(super) fn blocks_among<'a>(
@@ -100,11 +135,13 @@ pub(super) fn blocks_among<'a>(
 /// block.
 pub(super) async fn split_blocks(tx: &mut Tx<'_>, blocks: BTreeSet<i64>) -> Result<(), Failure> {
     let blocks: Vec<i64> = blocks.into_iter().collect();
-    tx.query(SPLIT, &[&blocks]).await.map(drop)
+    tx.all(&[(UNPACK_PLACES, &[&blocks]), (SPLIT, &[&blocks])]).await.map(drop)
 }
 
 /// Those of these jobs that wait in a block have a row and a place of their own from now on, as have
 /// those that wait there with them.
 pub(super) async fn split_blocks_of(tx: &mut Tx<'_>, jobs: &[i64]) -> Result<(), Failure> {
-    tx.query(SPLIT_OF, &[&jobs]).await.map(drop)
+    let calls: [Call<'_>; 3] =
+        [(LOCK_OF, &[&jobs]), (UNPACK_PLACES_OF, &[&jobs]), (SPLIT_OF, &[&jobs])];
+    tx.all(&calls).await.map(drop)
 }

@@ -15,7 +15,8 @@ use tokio_postgres::types::ToSql;
 
 use super::cursors::{Cursor, Cursors, Depth, Looks};
 use super::lane::{Call, Failure, Tx};
-use super::leases::{Given, LeaseId, Origin, lately, new_id};
+use super::leases::{Given, Holding, LeaseId, Origin, lately, new_id};
+use super::live_runs::{InRun, UNPACK_PLACES};
 use super::needs::needs;
 use super::row::{at, count, get, job_id};
 use super::{PostgresStore, QueueId, retrying};
@@ -100,13 +101,19 @@ const CANCELLED: &str = concat!(
 const ENDED: &str = "
     SELECT u.id
     FROM unnest($1::bigint[]) AS u (id)
-    WHERE (SELECT true FROM job WHERE id = u.id LIMIT 1) IS NULL";
+    WHERE (SELECT true FROM job WHERE id = u.id LIMIT 1) IS NULL
+    AND u.id <> ALL(ARRAY(SELECT id FROM places_in_runs($1)))";
 
 /// Those that have ended: each change of a job's delivery ends the lease of the one before.
 const LOST: &str = "
+    WITH packed AS MATERIALIZED (
+        SELECT array_agg(id ORDER BY id) AS ids FROM places_in_runs($1)
+    )
     SELECT u.job_id, u.delivery
     FROM unnest($1::bigint[], $2::integer[]) AS u (job_id, delivery)
-    WHERE (SELECT true FROM job WHERE id = u.job_id AND delivery = u.delivery LIMIT 1) IS NULL";
+    CROSS JOIN packed p
+    WHERE (SELECT true FROM job WHERE id = u.job_id AND delivery = u.delivery LIMIT 1) IS NULL
+    AND (p.ids[width_bucket(u.job_id, p.ids)] = u.job_id) IS NOT TRUE";
 
 /// What stands first in each line goes to its claims, in their order, as far as it reaches: line
 /// `l` gives out `count` jobs at most, of the first `rows` rows, and its job number n goes to claim
@@ -115,11 +122,11 @@ const LOST: &str = "
 /// If there is more to it than that (a job that may have grown too old in line, or more bytes than
 /// one answer holds) nothing is taken, and the only row says so.
 ///
-/// The jobs of a block are read along the index, from the first number to the last: they have the
-/// block's number, and no others in between. A block may have been cut since the statement began to
-/// look: what is locked is its latest version then, which is not to be found by where it is stored,
-/// but by its number. Its place may be behind those that come next then, so that the cursor goes to its
-/// number.
+/// The jobs of a block are in runs that have its number, or have rows that are read along the index, from
+/// the first number to the last: they have the block's number, and no others in between. A block may have
+/// been cut since the statement began to look: what is locked is its latest version then, which is not to
+/// be found by where it is stored, but by its number. Its place may be behind those that come next then, so
+/// that the cursor goes to its number.
 const CLAIM: &str = "
     WITH clock AS MATERIALIZED (SELECT now_ms() AS now),
     line AS MATERIALIZED (
@@ -161,15 +168,24 @@ const CLAIM: &str = "
             ($1::integer[])[(l.start + row_number() OVER ())::integer] AS owner,
             j.id, l.delivery, l.priority, coalesce(l.block, l.place) AS place, l.count, l.is_whole,
             l.timeout_ms, j.attempts, j.max_attempts, j.created_at, j.tags, j.content_type,
-            j.payload, j.options, j.is_special
+            j.payload, j.options, j.is_special, j.run, j.run_count
         FROM line l
         CROSS JOIN LATERAL (
             SELECT
                 id, attempts, max_attempts, created_at, tags, content_type, payload, options,
-                unique_key IS NOT NULL OR gate IS NOT NULL OR is_watched AS is_special
+                unique_key IS NOT NULL OR gate IS NOT NULL OR is_watched AS is_special,
+                NULL::bigint AS run, NULL::integer AS run_count
             FROM job
             WHERE id BETWEEN l.job_id AND coalesce(l.job_ids[l.taken], l.job_id)
             AND place = coalesce(l.block, l.place)
+            UNION ALL
+            SELECT
+                u.id, 0, r.max_attempts, r.created_at, NULL, r.content_type, u.payload, NULL, false,
+                r.id, r.count
+            FROM run r
+            CROSS JOIN LATERAL unnest(r.ids, r.payloads) AS u (id, payload)
+            WHERE r.place = l.block AND coalesce(r.finished_at, 0) = 0
+            AND u.id BETWEEN l.job_id AND l.job_ids[l.taken]
             ORDER BY id
         ) j
     ),
@@ -226,6 +242,9 @@ const CLAIM: &str = "
     SELECT total.is_plain, (SELECT now FROM clock), jobs.*
     FROM total
     LEFT JOIN jobs ON total.is_plain";
+
+/// A block is cut into so many parts at most before its jobs have rows of their own.
+const CUT_PARTS: usize = 8;
 
 /// Jobs that one statement gives out: more at once is not faster.
 const CLAIMED_MAX: usize = 2000;
@@ -475,7 +494,8 @@ impl PostgresStore {
         claimed: &mut Claimed,
     ) -> Result<(), Failure> {
         let mut jobs: Vec<Vec<LeasedJob>> = vec![Vec::new(); part.len()];
-        let mut held: Vec<Vec<(Lease, bool)>> = vec![Vec::new(); part.len()];
+        let mut held: Vec<Vec<Holding>> = vec![Vec::new(); part.len()];
+        let mut cut: HashMap<i64, Vec<InRun>> = HashMap::new();
         let now = Timestamp(at(&rows[0], column::NOW));
         for (row, payload) in rows.iter().zip(payloads(rows)) {
             let Some(owner) = at::<Option<i32>>(row, column::OWNER) else { break };
@@ -494,7 +514,13 @@ impl PostgresStore {
                     job.needs = needs(self, &job.options.depends).await?;
                 }
             }
-            held[owner].push((job.lease, is_plain));
+            let count = at::<Option<i32>>(row, column::RUN_COUNT);
+            let run = at::<Option<i64>>(row, column::RUN).zip(count);
+            let run = run.map(|(id, count)| InRun { id, count });
+            if let Some(run) = run.filter(|_| !at::<bool>(row, column::IS_WHOLE)) {
+                cut.entry(cursor.after).or_default().push(run);
+            }
+            held[owner].push(Holding { lease: job.lease, is_plain, run });
             jobs[owner].push(job);
         }
         for (((wish, id), jobs), held) in part.iter().zip(ids).zip(jobs).zip(held) {
@@ -512,7 +538,27 @@ impl PostgresStore {
         for (queue, at) in lines.left() {
             self.outbox.ready(queue, at.priority, at.after, 1);
         }
+        self.unpack_cut(cut).await;
         Ok(())
+    }
+
+    /// Blocks were cut, by number, with the run of each job that was taken. Where it was a small part, others
+    /// will come for small parts as well, and each of them would read the whole run.
+    async fn unpack_cut(&self, cut: HashMap<i64, Vec<InRun>>) {
+        let is_small = |runs: &[InRun]| {
+            let most = runs.iter().map(|run| run.count).max().unwrap_or(0);
+            runs.len().saturating_mul(CUT_PARTS) < usize::try_from(most).unwrap_or(0)
+        };
+        let small: Vec<(i64, Vec<InRun>)> =
+            cut.into_iter().filter(|(_, runs)| is_small(runs)).collect();
+        if small.is_empty() {
+            return;
+        }
+        let places: Vec<i64> = small.iter().map(|(place, _)| *place).collect();
+        match self.claim_lane.once((UNPACK_PLACES, &[&places])).await {
+            Ok(_) => self.leases.unpacked(small.into_iter().flat_map(|(_, runs)| runs)),
+            Err(error) => tracing::debug!(%error, "runs were left as they are"),
+        }
     }
 
     /// Looks, for those who wait, whether there is something that nobody has told.
@@ -666,6 +712,8 @@ mod column {
     pub(super) const PAYLOAD: usize = 15;
     pub(super) const OPTIONS: usize = 16;
     pub(super) const IS_SPECIAL: usize = 17;
+    pub(super) const RUN: usize = 18;
+    pub(super) const RUN_COUNT: usize = 19;
 }
 
 fn damaged() -> Failure {

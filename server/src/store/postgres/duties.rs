@@ -143,7 +143,7 @@ const PROMOTE: &str = make_ready!(
 );
 
 const RUN_OUT: &str = "
-    SELECT id, expires_at
+    SELECT id, expires_at, cardinality(job_ids) AS jobs
     FROM lease
     WHERE expires_at <= $1 AND expires_at >= $3
     ORDER BY expires_at, id
@@ -311,8 +311,8 @@ const BEYOND_KEPT: &str = "
                 UNION ALL
                 (
                     SELECT finished_at, count
-                    FROM completed_run
-                    WHERE queue_id = u.queue_id
+                    FROM run
+                    WHERE queue_id = u.queue_id AND finished_at IS NOT NULL
                     ORDER BY finished_at DESC
                 )
             ) ended
@@ -411,7 +411,7 @@ const DROPPED_UNTIL: &str = "
             ),
             (
                 SELECT min(finished_at)
-                FROM completed_run
+                FROM run
                 WHERE queue_id = $1 AND NOT is_dropped
                 AND finished_at >= payloads_dropped_until AND finished_at <= $2
             )
@@ -501,7 +501,13 @@ pub(super) const FORGET: &str = "
 const SOME: &str = "
     (SELECT true AS is_some FROM finished ORDER BY id DESC LIMIT 1)
     UNION ALL
-    (SELECT true FROM completed_run ORDER BY id DESC LIMIT 1)";
+    (
+        SELECT true
+        FROM run
+        WHERE coalesce(finished_at, 0) <> 0
+        ORDER BY bucket DESC
+        LIMIT 1
+    )";
 
 const FORGET_FIRES: &str = "
     DELETE FROM cron_fire
@@ -899,14 +905,15 @@ impl PostgresStore {
             return Ok(part);
         };
         let run_out = tx.query(RUN_OUT, &[&now.0, &rows_max(), &from.0]).await?;
-        let ids: Vec<leases::LeaseId> = run_out.iter().map(|row| get(row, "id")).collect();
         let mut jobs = 0;
-        let mut rows = leases::live(tx, &ids).await?;
-        rows.retain(|row| {
+        let has_room = |row: &&Row| {
             let has_room = jobs < DUTY_ROWS_MAX;
-            jobs += row.leases.len();
+            jobs += usize::try_from(get::<i32>(row, "jobs")).unwrap_or(0);
             has_room
-        });
+        };
+        let ids: Vec<leases::LeaseId> =
+            run_out.iter().take_while(has_room).map(|row| get(row, "id")).collect();
+        let rows = leases::live(tx, &ids).await?;
         let mut part = self.take_rows(tx, &rows).await?;
         let gone: Vec<leases::LeaseId> = rows.iter().map(|row| row.id).collect();
         tx.query(leases::DELETE, &[&gone]).await?;

@@ -70,9 +70,9 @@ const LINES: &str = "
         ORDER BY priority DESC, place
         LIMIT $2
     ) j
-    CROSS JOIN LATERAL (SELECT options FROM job WHERE id = j.job_id OFFSET 0) o";
+    LEFT JOIN LATERAL (SELECT options FROM job WHERE id = j.job_id OFFSET 0) o ON true";
 
-/// More of one line, behind those that are known.
+/// More of one line, behind those that are known. Jobs of runs have no options.
 const MORE_OF: &str = "
     SELECT (SELECT now_ms()) AS now, j.*, o.options
     FROM (
@@ -85,7 +85,7 @@ const MORE_OF: &str = "
         ORDER BY priority DESC, place
         LIMIT $5
     ) j
-    CROSS JOIN LATERAL (SELECT options FROM job WHERE id = j.job_id OFFSET 0) o";
+    LEFT JOIN LATERAL (SELECT options FROM job WHERE id = j.job_id OFFSET 0) o ON true";
 
 const SLOTS: &str = "
     SELECT s.key, count(*) AS count
@@ -101,9 +101,14 @@ const BUCKETS: &str = "SELECT key, full_at_us FROM bucket WHERE queue_id = $1";
 const LEASED: &str = "
     SELECT count(*) AS count
     FROM lease l
-    CROSS JOIN LATERAL unnest(l.job_ids, l.deliveries) AS u (job_id, delivery)
     CROSS JOIN LATERAL (
-        SELECT queue_id FROM job WHERE id = u.job_id AND delivery = u.delivery OFFSET 0
+        SELECT j.queue_id
+        FROM unnest(l.job_ids, l.deliveries) AS u (job_id, delivery)
+        CROSS JOIN LATERAL (
+            SELECT queue_id FROM job WHERE id = u.job_id AND delivery = u.delivery OFFSET 0
+        ) j
+        UNION ALL
+        SELECT queue_id FROM places_in_runs(l.job_ids)
     ) j
     WHERE j.queue_id = $1";
 

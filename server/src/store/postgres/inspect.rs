@@ -78,6 +78,11 @@ const JOBS: &str = concat!(
     finished_columns!(),
     ", j.content_type, j.payload, j.result, j.node, j.worker, j.started_at
          FROM completed_in_runs($1) j
+         UNION ALL
+         SELECT ",
+    live_columns!(),
+    ", j.content_type, j.payload, NULL, NULL, NULL, NULL
+         FROM live_in_runs($1) j
          OFFSET 0
      ) a
      LEFT JOIN LATERAL (
@@ -140,12 +145,17 @@ const LEASES_LEFT: &str = leases!("(SELECT * FROM lease WHERE job_ids && $1::big
 
 /// Jobs that are live and stand nowhere else are leased.
 const LEASES_OF: &str = "
+    WITH packed AS MATERIALIZED (
+        SELECT id, queue_id, place FROM places_in_runs($1)
+    )
     SELECT u.id, j.delivery
     FROM unnest($1::bigint[]) AS u (id)
     CROSS JOIN LATERAL (
         SELECT delivery, queue_id, coalesce(gate, '') AS gate, priority, place
         FROM job
         WHERE id = u.id AND run_at IS NULL AND NOT is_blocked
+        UNION ALL
+        SELECT 1, queue_id, '', 0, place FROM packed WHERE id = u.id
         OFFSET 0
     ) j
     WHERE (
@@ -196,14 +206,20 @@ const QUEUES: &str = "
         WHERE j.queue_id = ANY(ARRAY(SELECT id FROM asked))
         GROUP BY j.queue_id
         UNION ALL
+        SELECT j.queue_id, 'leased', count(*)
+        FROM lease l
+        CROSS JOIN LATERAL places_in_runs(l.job_ids) j
+        WHERE j.queue_id = ANY(ARRAY(SELECT id FROM asked))
+        GROUP BY j.queue_id
+        UNION ALL
         SELECT queue_id, state, count(*)
         FROM finished
         WHERE queue_id = ANY(ARRAY(SELECT id FROM asked))
         GROUP BY queue_id, state
         UNION ALL
         SELECT queue_id, 'completed', sum(count)
-        FROM completed_run
-        WHERE queue_id = ANY(ARRAY(SELECT id FROM asked))
+        FROM run
+        WHERE queue_id = ANY(ARRAY(SELECT id FROM asked)) AND finished_at IS NOT NULL
         GROUP BY queue_id
     )
     SELECT
@@ -245,7 +261,11 @@ const STATE: &str = concat!(
      UNION ALL
      SELECT state FROM (SELECT ",
     live_columns!(),
-    " FROM job j WHERE j.id = $1) l"
+    " FROM job j WHERE j.id = $1) l
+     UNION ALL
+     SELECT state FROM (SELECT ",
+    live_columns!(),
+    " FROM live_in_runs(ARRAY[$1::bigint]) j) l"
 );
 
 /// See [`super::hot_statements`].
@@ -563,18 +583,28 @@ fn read_queue(row: &Row) -> Result<Queue, Failure> {
 fn list_sql(filter: &JobFilter) -> String {
     let (live, finished) = (conditions(filter, true), conditions(filter, false));
     // Jobs with tags are in no run.
-    let packed = if filter.tag.is_some() { "FALSE" } else { finished.as_str() };
+    let in_run = |conditions| if filter.tag.is_some() { "FALSE" } else { conditions };
+    let (live_packed, packed) = (in_run(live.as_str()), in_run(finished.as_str()));
     let (order, beyond) = if filter.oldest_first { ("ASC", ">=") } else { ("DESC", "<=") };
     format!(
         "SELECT *
          FROM (
-             (SELECT * FROM (SELECT {}, j.content_type FROM job j) j WHERE {live} ORDER BY id {order} LIMIT $2)
-             UNION ALL
-             (SELECT * FROM (SELECT {}, j.content_type FROM finished j) j WHERE {finished}
+             (SELECT * FROM (SELECT {}, j.content_type, 0::bigint AS bucket FROM job j) j WHERE {live}
               ORDER BY id {order} LIMIT $2)
              UNION ALL
-             (SELECT {}, j.content_type FROM completed_job j
+             (SELECT * FROM (SELECT {}, j.content_type, 0::bigint FROM finished j) j WHERE {finished}
+              ORDER BY id {order} LIMIT $2)
+             UNION ALL
+             (SELECT * FROM (
+                  SELECT {}, j.content_type, j.bucket FROM live_in_run j
+                  WHERE j.bucket {beyond} $1::bigint >> 10
+              ) j
+              WHERE {live_packed}
+              ORDER BY j.bucket {order}, j.id {order} LIMIT $2)
+             UNION ALL
+             (SELECT {}, j.content_type, j.bucket FROM completed_job j
               WHERE j.bucket {beyond} $1::bigint >> 10 AND {packed}
+              AND coalesce(j.finished_at, 0) <> 0
               ORDER BY j.bucket {order}, j.id {order} LIMIT $2)
          ) a
          WHERE ($3::bigint, $4::text, $5::text, $6::text, $7::bigint, $8::bigint, $9::text)
@@ -583,6 +613,7 @@ fn list_sql(filter: &JobFilter) -> String {
          LIMIT $2::bigint",
         live_columns!(),
         finished_columns!(),
+        live_columns!(),
         finished_columns!(),
     )
 }

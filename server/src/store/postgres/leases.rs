@@ -16,7 +16,8 @@ use rustc_hash::{FxHashMap as HashMap, FxHashSet as HashSet};
 use tokio::time::Instant;
 use tokio_postgres::Row;
 
-use super::lane::{Failure, Tx};
+use super::lane::{Call, Failure, Tx};
+use super::live_runs::{InRun, TAKE_OUT};
 use super::needs::release_dependents;
 use super::row::{count, get, job_id, now, parsed};
 use super::settle::{Ended, end_badly};
@@ -59,6 +60,16 @@ pub(super) struct Given {
     pub(super) started_at: Timestamp,
 }
 
+/// A job that was given out.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Holding {
+    pub(super) lease: Lease,
+    /// See [`Known`].
+    pub(super) is_plain: bool,
+    /// See [`Known`].
+    pub(super) run: Option<InRun>,
+}
+
 /// What this node remembers of the leases it gave.
 #[derive(Debug, Default)]
 pub(super) struct Memory(Mutex<Rows>);
@@ -67,6 +78,8 @@ pub(super) struct Memory(Mutex<Rows>);
 struct Rows {
     rows: HashMap<LeaseId, Remembered>,
     jobs: HashMap<JobId, Held>,
+    /// Runs that this node has taken jobs out of, and what was left of each as a run.
+    changed: HashMap<InRun, Option<InRun>>,
     /// Rows whose commit nobody answered.
     doubtful: Vec<LeaseId>,
     /// Leases that were not there when it was asked whether they are still held.
@@ -88,6 +101,7 @@ struct Held {
     row: LeaseId,
     delivery: u32,
     is_plain: bool,
+    run: Option<InRun>,
 }
 
 /// Where leases that were given together come from.
@@ -104,20 +118,17 @@ pub(super) struct Known {
     pub(super) origin: Arc<Origin>,
     /// The job uses nothing that must be tidied up when it is completed.
     pub(super) is_plain: bool,
+    /// The run that the job was in when it was given out.
+    pub(super) run: Option<InRun>,
 }
 
 impl Memory {
-    /// Remembers a row that is not remembered; of each lease whether its job is plain.
-    pub(super) fn insert(
-        &self,
-        id: LeaseId,
-        origin: Origin,
-        held: &[(Lease, bool)],
-        lasts: Duration,
-    ) {
+    /// Remembers a row that is not remembered.
+    pub(super) fn insert(&self, id: LeaseId, origin: Origin, held: &[Holding], lasts: Duration) {
         let mut rows = self.0.lock();
-        for (lease, is_plain) in held {
-            let held = Held { row: id, delivery: lease.delivery, is_plain: *is_plain };
+        for Holding { lease, is_plain, run } in held {
+            let (delivery, is_plain, run) = (lease.delivery, *is_plain, *run);
+            let held = Held { row: id, delivery, is_plain, run };
             if let Some(old) = rows.jobs.insert(lease.job, held) {
                 rows.leave(old.row);
             }
@@ -170,6 +181,30 @@ impl Memory {
             }
         }
         empty
+    }
+
+    /// These jobs have been taken out of runs, as the rows say: those that were held of what is left
+    /// are held of another run now.
+    pub(super) fn taken_out(&self, jobs: &[i64], changed: &[Row]) {
+        let rows = &mut *self.0.lock();
+        for job in jobs {
+            if let Some(held) = rows.jobs.get_mut(&JobId(job.cast_unsigned())) {
+                held.run = None;
+            }
+        }
+        let run = |row, id, count| {
+            Some(InRun { id: get::<Option<_>>(row, id)?, count: get::<Option<_>>(row, count)? })
+        };
+        for row in changed {
+            let left = run(row, "left_id", "left_count");
+            let Some(gone) = run(row, "run_id", "run_count") else { continue };
+            rows.changed.insert(gone, left.filter(|left| left.count < gone.count));
+        }
+    }
+
+    /// All jobs of these runs have rows of their own.
+    pub(super) fn unpacked(&self, runs: impl Iterator<Item = InRun>) {
+        self.0.lock().changed.extend(runs.map(|run| (run, None)));
     }
 
     /// The rows that would be empty if these leases had ended.
@@ -236,9 +271,14 @@ impl Memory {
     pub(super) fn prune(&self) {
         let now = Instant::now();
         let mut rows = self.0.lock();
-        let Rows { rows, jobs, .. } = &mut *rows;
+        let Rows { rows, jobs, changed, .. } = &mut *rows;
         rows.retain(|_, row| row.until > now);
         jobs.retain(|_, held| rows.contains_key(&held.row));
+        let known = |run: InRun| changed.get(&run).copied().flatten();
+        let all = jobs.values().filter_map(|held| held.run);
+        let reached: HashSet<InRun> =
+            all.flat_map(|run| std::iter::successors(Some(run), |run| known(*run))).collect();
+        changed.retain(|run, _| reached.contains(run));
     }
 
     /// Nobody knows whether these rows were written: nobody has been given their jobs.
@@ -259,7 +299,11 @@ impl Rows {
     fn known(&self, lease: Lease) -> Option<Known> {
         let held = self.jobs.get(&lease.job).filter(|held| held.delivery == lease.delivery)?;
         let origin = Arc::clone(&self.rows.get(&held.row)?.origin);
-        Some(Known { origin, is_plain: held.is_plain })
+        let mut run = held.run;
+        while let Some(left) = run.and_then(|run| self.changed.get(&run)) {
+            run = *left;
+        }
+        Some(Known { origin, is_plain: held.is_plain, run })
     }
 
     /// A job left its row. The row's id, if it was the last one.
@@ -289,7 +333,16 @@ impl LiveRow {
     }
 }
 
-/// Rows and their live jobs, by row and then by job. The rows must be locked.
+/// The live jobs of these rows are in no run from now on.
+const TAKE_OUT_LEASED: &str = "
+    SELECT count(*)
+    FROM take_out(ARRAY(
+        SELECT unnest(l.job_ids)
+        FROM unnest($1::bigint[]) AS u (id)
+        CROSS JOIN LATERAL (SELECT job_ids FROM lease WHERE id = u.id OFFSET 0) l
+    ), NULL)";
+
+/// Rows and their live jobs, by row and then by job. The rows must be locked, and their jobs in no runs.
 const LIVE: &str = "
     SELECT
         l.id, l.node, l.worker, l.session, l.started_at,
@@ -335,7 +388,9 @@ const FIND: &str = "
 const NOT_LOST: &str = "
     SELECT u.job_id
     FROM unnest($1::bigint[], $2::integer[]) AS u (job_id, delivery)
-    WHERE (SELECT true FROM job WHERE id = u.job_id AND delivery = u.delivery LIMIT 1)";
+    WHERE (SELECT true FROM job WHERE id = u.job_id AND delivery = u.delivery LIMIT 1)
+    UNION ALL
+    SELECT id FROM places_in_runs($1)";
 
 const LOCK: &str = "
     SELECT id
@@ -365,6 +420,8 @@ pub(super) const DELETE_IF_EMPTY: &str = "
             WHERE (
                 SELECT true FROM job WHERE id = a.job_id AND job.delivery = a.delivery LIMIT 1
             )
+            UNION ALL
+            SELECT true FROM places_in_runs(job_ids)
             LIMIT 1
         ) IS NULL
         FOR UPDATE SKIP LOCKED
@@ -458,8 +515,8 @@ const RENEW_OWN: &str = "
 const PROGRESS: &str = "
     INSERT INTO progress (job_id, delivery, percent, message)
     SELECT id, delivery, $3, $4
-    FROM job
-    WHERE id = $1 AND delivery = $2
+    FROM live_jobs(ARRAY[$1::bigint])
+    WHERE delivery = $2
     ON CONFLICT (job_id) DO UPDATE
     SET delivery = excluded.delivery, percent = excluded.percent, message = excluded.message
     RETURNING job_id";
@@ -484,7 +541,8 @@ pub(super) async fn live(tx: &mut Tx<'_>, ids: &[LeaseId]) -> Result<Vec<LiveRow
     if ids.is_empty() {
         return Ok(live);
     }
-    for row in tx.query(LIVE, &[&ids]).await? {
+    let answers = tx.all(&[(TAKE_OUT_LEASED, &[&ids]), (LIVE, &[&ids])]).await?;
+    for row in answers.into_iter().flatten().skip(1) {
         let id = get(&row, "id");
         if live.last().is_none_or(|last| last.id != id) {
             let (given, leases) = (given(&row)?, Vec::new());
@@ -692,8 +750,10 @@ impl PostgresStore {
         let Detail { number, message, .. } = Detail::of_partial(partial);
         let number = number.map(u32::cast_signed);
         let (job, delivery) = (sql_id(lease.job), lease.delivery.cast_signed());
-        let held = tx.commit(&[(PARTIAL, &[&job, &delivery, &number, &message])]).await?;
-        Ok(!held[0].is_empty())
+        let calls: [Call<'_>; 2] =
+            [(TAKE_OUT, &[&vec![job]]), (PARTIAL, &[&job, &delivery, &number, &message])];
+        let held = tx.commit(&calls).await?;
+        Ok(!held[1].is_empty())
     }
 
     /// Whether somebody has a lease, as far as its own row says.
@@ -742,7 +802,8 @@ impl PostgresStore {
         tx.commit(&[]).await?;
         self.leases.forget(&rows.iter().map(|row| row.id).collect());
         for row in &rows {
-            let held: Vec<(Lease, bool)> = row.leases.iter().map(|it| (*it, false)).collect();
+            let holding = |lease: &Lease| Holding { lease: *lease, is_plain: false, run: None };
+            let held: Vec<Holding> = row.leases.iter().map(holding).collect();
             if !held.is_empty() {
                 let origin = Origin { given: row.given.clone(), queue: None };
                 self.leases.insert(row.id, origin, &held, SESSION_LEASE);

@@ -22,6 +22,8 @@ const INSERT: &str = "
     FROM (
         SELECT id FROM job WHERE id = $1
         UNION ALL
+        SELECT id FROM places_in_runs(ARRAY[$1::bigint])
+        UNION ALL
         SELECT id FROM finished WHERE id = $1
         UNION ALL
         SELECT id FROM completed_in_runs(ARRAY[$1])
@@ -34,7 +36,8 @@ const LINES: &str = "
     FROM job_log
     WHERE job_id = $1 AND coalesce(
         (SELECT true FROM job WHERE id = $1), (SELECT true FROM finished WHERE id = $1),
-        (SELECT true FROM completed_in_runs(ARRAY[$1]))
+        (SELECT true FROM completed_in_runs(ARRAY[$1])),
+        (SELECT true FROM places_in_runs(ARRAY[$1::bigint]))
     )
     ORDER BY number DESC
     LIMIT $2";
@@ -60,8 +63,13 @@ const SWEEP: &str = "
             WHERE (SELECT true FROM job WHERE id = l.job_id LIMIT 1) IS NULL
             AND (SELECT true FROM finished WHERE id = l.job_id LIMIT 1) IS NULL
             AND (
-                SELECT true FROM completed_run
+                SELECT true FROM run
                 WHERE bucket = l.job_id >> 10 AND l.job_id BETWEEN first AND last
+                AND finished_at IS NULL
+                UNION ALL
+                SELECT true FROM run
+                WHERE bucket = l.job_id >> 10 AND l.job_id BETWEEN first AND last
+                AND coalesce(finished_at, 0) <> 0
                 LIMIT 1
             ) IS NULL
         ))

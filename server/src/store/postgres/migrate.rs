@@ -118,6 +118,13 @@ pub const MIGRATIONS: &[Migration] = &[
         serves_from: 13,
         sql: include_str!("migrations/0014_vacuum.sql"),
     },
+    Migration {
+        version: 15,
+        name: "live_runs",
+        // Earlier ones would not find what is ready.
+        serves_from: 15,
+        sql: include_str!("migrations/0015_live_runs.sql"),
+    },
 ];
 
 /// The version that this program works with.

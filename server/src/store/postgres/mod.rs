@@ -19,6 +19,7 @@
 //! (`OUTCOME_UNKNOWN`). A claim of unknown outcome has given its jobs to nobody; it is undone when
 //! the database answers again, or runs out with its node.
 
+mod acks;
 mod alike;
 mod blocks;
 mod claim;
@@ -36,6 +37,7 @@ mod keys;
 mod kv;
 mod lane;
 mod leases;
+mod live_runs;
 mod logs;
 pub mod migrate;
 #[cfg(feature = "mutants")]
@@ -165,6 +167,7 @@ pub fn hot_statements() -> (&'static str, Vec<Named>) {
         claim::HOT,
         rounds::HOT,
         flow::HOT,
+        acks::HOT,
         settle::HOT,
         needs::HOT,
         leases::HOT,

@@ -12,7 +12,7 @@ use super::lane::{Failure, Tx};
 use super::notes::Noted;
 use super::row::{self, get, job_id, now};
 use super::settle::{Note, finish_waiting};
-use super::{PostgresStore, QueueId};
+use super::{PostgresStore, QueueId, live_runs};
 use crate::job::{Depends, JobId, Options, Reason, State, Timestamp};
 use crate::limits;
 use crate::store::columns::sql_id;
@@ -125,6 +125,9 @@ const UNBLOCK_LATER: &str = "
 const NEEDS: &str = "
     WITH packed AS MATERIALIZED (
         SELECT id, state, result FROM completed_in_runs($1)
+    ),
+    live_packed AS MATERIALIZED (
+        SELECT id FROM places_in_runs($1)
     )
     SELECT u.id, f.state, CASE WHEN length(f.result) <= $2 THEN f.result END AS result, l.is_live
     FROM unnest($1::bigint[]) AS u (id)
@@ -135,7 +138,12 @@ const NEEDS: &str = "
         OFFSET 0
     ) f ON true
     CROSS JOIN LATERAL (
-        SELECT (SELECT true FROM job WHERE id = u.id LIMIT 1) IS NOT NULL AS is_live
+        SELECT (
+            SELECT true FROM job WHERE id = u.id
+            UNION ALL
+            SELECT true FROM live_packed WHERE id = u.id
+            LIMIT 1
+        ) IS NOT NULL AS is_live
     ) l";
 
 const ENDED: &str = "
@@ -170,6 +178,7 @@ pub(super) async fn look(tx: &mut Tx<'_>, depends: &Depends) -> Result<Standing,
         return Ok(Standing::Free);
     }
     let ids: Vec<i64> = depends.on.iter().map(|id| sql_id(*id)).collect();
+    live_runs::take_out(tx, &ids).await?;
     let live: Vec<i64> = tx.query(WATCH, &[&ids]).await?.iter().map(|row| get(row, "id")).collect();
     let ended: Vec<i64> = ids.into_iter().filter(|id| !live.contains(id)).collect();
     let (mut blocked, mut has_failed) = (live, false);

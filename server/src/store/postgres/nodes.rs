@@ -39,9 +39,14 @@ const NODES: &str = concat!(
     "
                 ORDER BY expires_at
             ) l
-            CROSS JOIN LATERAL unnest(l.job_ids, l.deliveries) AS u (job_id, delivery)
             CROSS JOIN LATERAL (
-                SELECT 1 FROM job WHERE id = u.job_id AND delivery = u.delivery OFFSET 0
+                SELECT 1
+                FROM unnest(l.job_ids, l.deliveries) AS u (job_id, delivery)
+                CROSS JOIN LATERAL (
+                    SELECT 1 FROM job WHERE id = u.job_id AND delivery = u.delivery OFFSET 0
+                ) j
+                UNION ALL
+                SELECT 1 FROM places_in_runs(l.job_ids)
             ) j
         ) AS leased
     FROM node n

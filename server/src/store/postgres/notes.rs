@@ -20,6 +20,9 @@ const INSERT: &str = "
         ) ended
         CROSS JOIN LATERAL completed_in_runs(ended.ids) p
     ),
+    live_packed AS MATERIALIZED (
+        SELECT id FROM places_in_runs($7)
+    ),
     old AS (
         DELETE FROM job_note
         WHERE ctid = ANY(ARRAY(
@@ -37,6 +40,8 @@ const INSERT: &str = "
         WITH ORDINALITY AS u (job_id, kind, delivery, who, detail, ord)
     CROSS JOIN LATERAL (
         SELECT delivery FROM job WHERE id = u.job_id
+        UNION ALL
+        SELECT 1 FROM live_packed WHERE id = u.job_id
         UNION ALL
         SELECT deliveries FROM finished WHERE id = u.job_id
         UNION ALL

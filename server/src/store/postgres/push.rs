@@ -13,7 +13,7 @@ use super::keys::{
     Chance, Key, Wanted, chances, give_back, give_keys, keys, same, take_all, take_key,
 };
 use super::lane::{Failure, Tx};
-use super::leases::{Given, Origin};
+use super::leases::{Given, Holding, Origin};
 use super::needs::{self, Standing};
 use super::row::{count, get, job_id, now, time};
 use super::settle::finish_waiting;
@@ -114,7 +114,7 @@ macro_rules! either {
 /// ready is one row of the line, from one of its jobs to another. See [blocks](super::blocks).
 ///
 /// `later`: kinds may have a delay or a time, which are the last two parameters. `to`: jobs are leased
-/// at once, by each of these claims those from the number `$18` to `$19`, if its queue gives out
+/// at once, by each of these claims those from the number `$19` to `$20`, if its queue gives out
 /// jobs. If not, they stand in line as well.
 macro_rules! push_alike {
     (to $to:ident, later $later:ident $times:literal) => {
@@ -157,6 +157,33 @@ macro_rules! push_alike {
     new AS MATERIALIZED (
         SELECT ARRAY(SELECT nextval('number') FROM unnest($1::integer[])) AS ids
     ),
+    packing AS MATERIALIZED (
+        SELECT true = ANY($12::boolean[]) AND ",
+            nobody_listens!(),
+            " AS is_on
+    ),
+    runs AS (
+        INSERT INTO run (
+            id, bucket, queue_id, first, last, count, place, priority, created_at, max_attempts,
+            content_type, backoff, ids, payloads
+        )
+        SELECT
+            (SELECT ids FROM new)[b.low], (SELECT ids FROM new)[b.low] >> 10, queue_id,
+            (SELECT ids FROM new)[b.low], (SELECT ids FROM new)[b.high], b.high - b.low + 1,
+            (SELECT ids FROM new)[first], priority, (SELECT now FROM clock), max_attempts,
+            content_type, backoff, (SELECT ids FROM new)[b.low:b.high],
+            ($2::bytea[])[b.low:b.high]
+        FROM unnest(
+            $3::bigint[], $4::integer[], $5::integer[], $7::text[], $8::text[], $9::integer[],
+            $10::integer[], $12::boolean[]
+        ) AS k (queue_id, priority, max_attempts, backoff, content_type, first, last, is_run)
+        CROSS JOIN LATERAL (
+            SELECT min(number) AS low, max(number) AS high
+            FROM generate_series(first, last) AS number
+            GROUP BY (SELECT ids FROM new)[number] >> 10
+        ) b
+        WHERE is_run AND (SELECT is_on FROM packing)
+    ),
     jobs AS (
         INSERT INTO job (
             id, queue_id, priority, created_at, max_attempts, attempts, delivery, crashes,
@@ -185,6 +212,7 @@ macro_rules! push_alike {
                 generate_series(1, cardinality($1)) AS number
             OFFSET 0
         ) u
+        WHERE NOT (($12::boolean[])[kind] AND (SELECT is_on FROM packing))
         RETURNING id
     ),
     line AS (
@@ -207,7 +235,7 @@ macro_rules! push_alike {
                 $to,
                 "
         AND NOT (
-            ($21::boolean[])[kind] AND queue_id = ANY((SELECT ids FROM open)::bigint[])
+            ($22::boolean[])[kind] AND queue_id = ANY((SELECT ids FROM open)::bigint[])
         )",
                 ""
             ),
@@ -236,12 +264,12 @@ macro_rules! push_alike {
             id, node, incarnation, worker, session, started_at, expires_at, job_ids, deliveries
         )
         SELECT
-            id, $12, $13, worker, session, (SELECT now FROM clock),
+            id, $13, $14, worker, session, (SELECT now FROM clock),
             (SELECT now FROM clock) + lasts, (SELECT ids FROM new)[first:last],
             array_fill(1, ARRAY[last - first + 1])
         FROM unnest(
-            $14::bigint[], $15::text[], $16::bigint[], $17::bigint[], $18::integer[],
-            $19::integer[], $20::bigint[]
+            $15::bigint[], $16::text[], $17::bigint[], $18::bigint[], $19::integer[],
+            $20::integer[], $21::bigint[]
         ) AS l (id, worker, session, lasts, first, last, queue_id)
         WHERE first <= last AND queue_id = ANY((SELECT ids FROM open)::bigint[])
         -- After the jobs, if somebody listens, so that they hear of a push before its lease.
@@ -255,7 +283,7 @@ macro_rules! push_alike {
             (SELECT now FROM clock) + timeout_ms,
             (SELECT ids FROM new)[generate_series(first, last)], 1
         FROM unnest(
-            $3::bigint[], $6::bigint[], $9::integer[], $10::integer[], $21::boolean[]
+            $3::bigint[], $6::bigint[], $9::integer[], $10::integer[], $22::boolean[]
         ) AS r (queue_id, timeout_ms, first, last, is_offered)
         WHERE timeout_ms IS NOT NULL AND is_offered
         AND queue_id = ANY((SELECT ids FROM open)::bigint[])
@@ -264,7 +292,9 @@ macro_rules! push_alike {
                 ""
             ),
             "
-    SELECT (SELECT now FROM clock) AS now, (SELECT ids FROM new) AS ids, ",
+    SELECT
+        (SELECT now FROM clock) AS now, (SELECT ids FROM new) AS ids,
+        (SELECT is_on FROM packing) AS is_packed, ",
             either!($later, "(SELECT run_at FROM due)", "NULL::bigint[]"),
             " AS run_at, ",
             either!($to, "(SELECT ids FROM open)", "NULL::bigint[]"),
@@ -275,16 +305,19 @@ macro_rules! push_alike {
 
 const PUSH_ALIKE: &str = push_alike!(to no, later no "");
 
-const PUSH_ALIKE_LATER: &str = push_alike!(to no, later yes "unnest($12::bigint[], $13::bigint[])");
+const PUSH_ALIKE_LATER: &str = push_alike!(to no, later yes "unnest($13::bigint[], $14::bigint[])");
 
 const PUSH_TO: &str = push_alike!(to yes, later no "");
 
-const PUSH_TO_LATER: &str = push_alike!(to yes, later yes "unnest($22::bigint[], $23::bigint[])");
+const PUSH_TO_LATER: &str = push_alike!(to yes, later yes "unnest($23::bigint[], $24::bigint[])");
 
 /// Where jobs are, live or ended.
 const STATES: &str = "
     WITH packed AS MATERIALIZED (
         SELECT id, state FROM completed_in_runs($1)
+    ),
+    live_packed AS MATERIALIZED (
+        SELECT id, queue_id, place FROM places_in_runs($1)
     )
     SELECT
         u.id, f.state, j.id IS NOT NULL AS is_live, j.is_blocked,
@@ -300,6 +333,8 @@ const STATES: &str = "
         SELECT id, is_blocked, run_at, queue_id, coalesce(gate, '') AS gate, priority, place
         FROM job
         WHERE id = u.id
+        UNION ALL
+        SELECT id, false, NULL, queue_id, '', 0, place FROM live_packed WHERE id = u.id
         OFFSET 0
     ) j ON true
     CROSS JOIN LATERAL (
@@ -427,13 +462,22 @@ impl PostgresStore {
         });
         let pushed = alike.pushed(&stored);
         let mut leased: Vec<Vec<LeasedJob>> = vec![Vec::new(); to.claims.len()];
-        for (place, id) in alike.order.iter().zip(stored.ids) {
+        let mut held: Vec<Vec<Holding>> = vec![Vec::new(); to.claims.len()];
+        let runs = alike.runs(&stored);
+        for ((place, id), run) in alike.order.iter().zip(&stored.ids).zip(runs) {
             let job = &jobs[*place];
             if let Some(owner) = to.owners[*place].filter(|_| open.contains(&queues[&job.queue])) {
-                leased[owner].push(handed_over(job, id, now, &to.claims[owner]));
+                let job = handed_over(job, *id, now, &to.claims[owner]);
+                held[owner].push(Holding {
+                    lease: job.lease,
+                    is_plain: job.timeout.is_none(),
+                    run,
+                });
+                leased[owner].push(job);
             }
         }
-        for ((claim, id), own) in to.claims.iter().zip(leases.id).zip(&mut leased) {
+        let leases = leases.id.into_iter().zip(held);
+        for ((claim, (id, held)), own) in to.claims.iter().zip(leases).zip(&mut leased) {
             // As a claim would bring them.
             own.sort_by_key(|job| Reverse(job.priority));
             if own.is_empty() {
@@ -443,8 +487,6 @@ impl PostgresStore {
             let (lasts, session) = hold(claim);
             let given = Given { node, worker, session, started_at: now };
             let queue = Some((queues[&claim.queue], claim.queue.clone()));
-            let held: Vec<(Lease, bool)> =
-                own.iter().map(|job| (job.lease, job.timeout.is_none())).collect();
             self.leases.insert(id, Origin { given, queue }, &held, lasts);
         }
         Ok(PushedTo { pushed, leased })

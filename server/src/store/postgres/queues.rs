@@ -28,7 +28,9 @@ const OF_JOBS: &str = "
     FROM unnest($1::bigint[]) AS u (id)
     CROSS JOIN LATERAL (
         SELECT queue_id FROM job WHERE id = u.id OFFSET 0
-    ) j";
+    ) j
+    UNION ALL
+    SELECT id, queue_id FROM places_in_runs($1)";
 
 /// For the test of their plans.
 pub(super) const HOT: &[super::Named] = &[("queues::OF_JOBS", OF_JOBS)];

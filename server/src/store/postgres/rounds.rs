@@ -11,7 +11,7 @@ use tokio_postgres::Row;
 use super::blocks::{blocks_among, split_blocks};
 use super::cursors::Cursor;
 use super::lane::{Failure, Tx};
-use super::leases::{Given, LeaseId, Origin};
+use super::leases::{Given, Holding, LeaseId, Origin};
 use super::needs::{needs, release_dependents};
 use super::row::{self, count, get, job_id, now, time};
 use super::settle::bury_expired;
@@ -252,7 +252,8 @@ impl PostgresStore {
                 let mut job = leased_job(body, candidate.lease, lease_until)?;
                 let options = &job.options;
                 let has_key = get::<bool>(body, "is_special") || options.custom_id.is_some();
-                held.push((candidate.lease, !has_key && candidate.timeout_ms.is_none()));
+                let is_plain = !has_key && candidate.timeout_ms.is_none();
+                held.push(Holding { lease: candidate.lease, is_plain, run: None });
                 if !options.depends.on.is_empty() {
                     job.needs = needs(self, &options.depends).await?;
                 }

@@ -1,6 +1,7 @@
 //! Completed jobs in runs: what an ack of many jobs leaves behind.
 //!
-//! A run is one row, written by [`settle`](super::settle) and read beside `finished` by the SQL
+//! A run is one row, written by [`acks`](super::acks), or by the push and completed where it stands
+//! ([`live_runs`](super::live_runs)). It is read beside `finished` by the SQL
 //! function `completed_in_runs`, in the same statement, so that a job is never seen twice or not at
 //! all. Here is what becomes of runs later. They are forgotten whole, and their payloads dropped;
 //! whoever wants to change one job of a run, or keep it while others go, unpacks the run first: that
@@ -27,7 +28,7 @@ const SPLIT: &str = "
         FROM unnest($1::bigint[], $2::bigint[], $3::bigint[]) AS u (queue_id, last_at, last_id)
         CROSS JOIN LATERAL (
             SELECT id, first, last
-            FROM completed_run
+            FROM run
             WHERE queue_id = u.queue_id AND finished_at = u.last_at
             OFFSET 0
         ) r
@@ -37,27 +38,17 @@ const SPLIT: &str = "
 /// Keeps runs from being forgotten or unpacked.
 pub(super) const KEEP: &str = "
     SELECT id
-    FROM completed_run
+    FROM run
     WHERE id = ANY(ARRAY(SELECT run FROM runs_of($1::bigint[]) AS run))
     ORDER BY id
     FOR KEY SHARE";
 
-/// Deletes the runs that are found, and what may be known of their jobs beside that: in the
-/// tables of notes and of progress, which are walked through where anything is noted of a number in
-/// between. Their jobs have no failed attempts, no tags and no custom ids.
-macro_rules! forget {
-    ($old:literal) => {
-        concat!(
-            "
-    WITH old AS MATERIALIZED (",
-            $old,
-            "
-    ),
-    gone AS (
-        DELETE FROM completed_run
-        WHERE ctid = ANY(ARRAY(SELECT tid FROM old))
-        RETURNING queue_id, finished_at, first, last, count, jobs
-    ),
+/// Deletes what may be known of the jobs of runs that are `gone`, beside them: in the tables of
+/// notes and of progress, which are walked through where anything is noted of a number in between.
+/// They have no failed attempts, no tags and no custom ids.
+macro_rules! left_beside {
+    () => {
+        "
     notes AS (
         DELETE FROM job_note
         WHERE ctid = ANY(ARRAY(
@@ -65,7 +56,7 @@ macro_rules! forget {
             FROM gone g
             CROSS JOIN LATERAL (
                 SELECT n.tid
-                FROM unnest(g.jobs) j
+                FROM (SELECT id FROM unnest(g.jobs) UNION ALL SELECT unnest(g.ids)) j
                 CROSS JOIN LATERAL (
                     SELECT ctid AS tid FROM job_note WHERE job_id = j.id OFFSET 0
                 ) n
@@ -83,7 +74,7 @@ macro_rules! forget {
             FROM gone g
             CROSS JOIN LATERAL (
                 SELECT p.tid
-                FROM unnest(g.jobs) j
+                FROM (SELECT id FROM unnest(g.jobs) UNION ALL SELECT unnest(g.ids)) j
                 CROSS JOIN LATERAL (
                     SELECT ctid AS tid FROM progress WHERE job_id = j.id OFFSET 0
                 ) p
@@ -93,7 +84,28 @@ macro_rules! forget {
                 OFFSET 0
             ) p
         ))
-    )
+    )"
+    };
+}
+pub(super) use left_beside;
+
+/// Deletes the runs that are found, and what is left beside them.
+macro_rules! forget {
+    ($old:literal) => {
+        concat!(
+            "
+    WITH old AS MATERIALIZED (",
+            $old,
+            "
+    ),
+    gone AS (
+        DELETE FROM run
+        WHERE ctid = ANY(ARRAY(SELECT tid FROM old))
+        RETURNING queue_id, finished_at, first, last, count, jobs, ids
+    ),
+",
+            left_beside!(),
+            "
     SELECT queue_id, max(finished_at) AS finished_at, count(*) AS runs, sum(count) AS jobs
     FROM gone
     GROUP BY queue_id"
@@ -108,7 +120,7 @@ const FORGET_OLD: &str = forget!(
         FROM unnest($1::bigint[], $2::bigint[]) AS u (queue_id, until)
         CROSS JOIN LATERAL (
             SELECT ctid AS tid
-            FROM completed_run
+            FROM run
             WHERE queue_id = u.queue_id AND finished_at <= u.until
             ORDER BY finished_at, id
             LIMIT $3
@@ -125,7 +137,7 @@ const FORGET_OLDEST: &str = forget!(
             AS u (queue_id, last_at, last_id, from_at)
         CROSS JOIN LATERAL (
             SELECT ctid AS tid
-            FROM completed_run
+            FROM run
             WHERE queue_id = u.queue_id AND finished_at BETWEEN u.from_at AND u.last_at
             AND (finished_at < u.last_at OR last <= u.last_id)
             ORDER BY finished_at, id
@@ -136,18 +148,23 @@ const FORGET_OLDEST: &str = forget!(
 );
 
 const DROP_PAYLOADS: &str = "
-    UPDATE completed_run
+    UPDATE run
     SET is_dropped = true,
-        jobs = ARRAY(
-            SELECT (
-                id, priority, created_at, max_attempts, expires_at, replay_of, NULL, backoff,
-                options, '', NULL
-            )::packed
-            FROM unnest(jobs)
-        )
+        payloads = NULL,
+        results = NULL,
+        content_type = NULL,
+        jobs = CASE
+            WHEN jobs IS NOT NULL THEN ARRAY(
+                SELECT (
+                    id, priority, created_at, max_attempts, expires_at, replay_of, NULL, backoff,
+                    options, '', NULL
+                )::packed
+                FROM unnest(jobs)
+            )
+        END
     WHERE id = ANY(ARRAY(
         SELECT id
-        FROM completed_run
+        FROM run
         WHERE queue_id = $1 AND NOT is_dropped
         AND finished_at >= (SELECT payloads_dropped_until FROM queue WHERE id = $1)
         AND finished_at <= $2

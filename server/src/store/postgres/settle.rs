@@ -1,21 +1,19 @@
 //! Ending leases.
 //!
 //! An ack is one compare-and-set on the job's row by (job, delivery), on any node. Acks of plain
-//! jobs whose leases this node remembers are one statement for all of them, or two if some of the
-//! jobs are kept and others are not; what is kept of many that are alike is one row. All else that
-//! comes with them is a transaction after that: it locks the jobs, decides by [`job::after`], and
+//! jobs whose leases this node remembers are [few statements for all of them](super::acks). All else
+//! that comes with them is a transaction after that: it locks the jobs, decides by [`job::after`], and
 //! writes what was decided in few statements.
 
-use std::sync::Arc;
-
-use rustc_hash::{FxBuildHasher, FxHashMap as HashMap, FxHashSet as HashSet};
+use rustc_hash::{FxHashMap as HashMap, FxHashSet as HashSet};
 use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 
+use super::acks::Ack;
 use super::duties::{self, FORGET};
-use super::events::nobody_listens;
-use super::lane::{Failure, Tx};
-use super::leases::{self, Given, Known, LeaseId, Origin};
+use super::lane::{Call, Failure, Tx};
+use super::leases::{self, Given};
+use super::live_runs::TAKE_OUT;
 use super::needs::release_dependents;
 use super::row::{self, count, get, job_id, now, time};
 use super::{PostgresStore, QueueId, retrying};
@@ -26,171 +24,6 @@ use crate::store::{
     CRASHES_MAX, Destination, EVEN_CHANCE, Effect, Settled, SettledAll, Settlement, Verdict,
     ending_of, verdict_of,
 };
-
-/// Acks of plain jobs, as ranges of jobs whose numbers follow each other and whose deliveries, and all
-/// else that is said of them, are the same: jobs are mostly done in the order of their coming, and
-/// walking along an index is cheaper than searching it for each. A stale lease beside a good one is
-/// not taken for it. A job that somebody watches is passed over: it takes more than this. Rows of
-/// `lease` that somebody has locked, or that may hold a job that was passed over, are left.
-///
-/// The limit, which takes nothing away, has the planner believe that there is one range, so that it
-/// begins with the ranges whatever it believes of the table. Whoever is changing a row is waited for,
-/// and what decides is asked of what they left.
-macro_rules! ack {
-    ($of_range:literal, $of_job:expr, $kept:literal) => {
-        concat!(
-            "
-    WITH gone AS (
-        DELETE FROM job
-        USING (
-            SELECT
-                unnest($3::bigint[]) AS first, unnest($4::bigint[]) AS last,
-                unnest($5::integer[]) AS lease_delivery, unnest($6::integer[]) AS giver,
-                unnest($7::bigint[]) AS started_at, unnest($8::bytea[]) AS result",
-            $of_range,
-            "
-            LIMIT cardinality($3)
-        ) a
-        WHERE job.id BETWEEN a.first AND a.last AND job.delivery = a.lease_delivery
-        AND NOT job.is_watched
-        RETURNING
-            a.giver, a.started_at, a.result, id, queue_id, priority, created_at, max_attempts,
-            attempts, delivery, crashes, expires_at, timeout_ms, replay_of, replayed_as,
-            content_type, backoff, unique_key, tags, options, payload",
-            $of_job,
-            "
-    ),
-    kept AS (
-        INSERT INTO finished (
-            id, queue_id, state, priority, created_at, finished_at, max_attempts, attempts,
-            deliveries, crashes, node, worker, started_at, expires_at, timeout_ms, replay_of,
-            replayed_as, content_type, backoff, unique_key, tags, options, payload, result
-        )
-        SELECT
-            id, queue_id, 'completed', priority, created_at, (SELECT now_ms()), max_attempts,
-            attempts, delivery, crashes, ($9::text[])[giver], ($10::text[])[giver], started_at,
-            expires_at, timeout_ms, replay_of, replayed_as, content_type, backoff, unique_key,
-            tags, options, payload, result
-        FROM gone",
-            $kept,
-            "
-    ),
-    done AS (
-        DELETE FROM lease
-        WHERE ctid = ANY(ARRAY(
-            SELECT ctid FROM lease
-            WHERE id = ANY($1::bigint[])
-            AND (SELECT count(*) FROM gone) = $2::bigint
-            FOR UPDATE SKIP LOCKED
-        ))
-    )
-    SELECT array_agg(id) AS ids
-    FROM gone"
-        )
-    };
-}
-
-const ACK: &str = ack!("", "", "");
-
-/// The same, and where enough of them are alike they become runs: of those jobs that a run can say
-/// everything of, and that are small, so that nobody who looks for one reads more than two megabytes.
-/// All of them have rows of their own while events are recorded, which is done where rows appear. See
-/// `migrations/0012_runs.sql`.
-const ACK_IN_RUNS: &str = ack!(
-    ", unnest($11::boolean[]) AS is_run",
-    concat!(
-        ",
-            (
-                a.is_run AND delivery = 1 AND attempts = 0 AND crashes = 0 AND tags IS NULL
-                AND unique_key IS NULL AND timeout_ms IS NULL AND replayed_as IS NULL
-                AND length(payload) + coalesce(octet_length(options), 0)
-                    + coalesce(length(a.result), 0) <= 2048
-                AND ",
-        nobody_listens!(),
-        "
-            ) AS is_packed"
-    ),
-    "
-        WHERE NOT is_packed
-    ),
-    packed AS (
-        INSERT INTO completed_run (
-            bucket, queue_id, finished_at, started_at, first, last, count, node, worker, jobs
-        )
-        SELECT
-            id >> 10, queue_id, (SELECT now_ms()), started_at, min(id), max(id), count(*),
-            ($9::text[])[giver], ($10::text[])[giver],
-            array_agg((
-                id, priority, created_at, max_attempts, expires_at, replay_of, content_type,
-                backoff, options, payload, result
-            )::packed)
-        FROM gone
-        WHERE is_packed
-        GROUP BY id >> 10, queue_id, started_at, giver"
-);
-
-/// Jobs of one bucket with this many numbers may be in one run.
-const BUCKET_BITS: u32 = 10;
-
-/// With fewer jobs that are alike a run is no gain: its row and its indexes cost as much as theirs.
-const RUN_MIN: i64 = 16;
-
-/// The same of jobs that are not kept. Passed over are also those that have been retried or have
-/// tags, and all of them while events are recorded, which is done where jobs finish.
-const ACK_AND_FORGET: &str = concat!(
-    "
-    WITH ranges AS MATERIALIZED (
-        SELECT
-            unnest($3::bigint[]) AS first, unnest($4::bigint[]) AS last,
-            unnest($5::integer[]) AS lease_delivery
-    ),
-    gone AS (
-        DELETE FROM job
-        USING (SELECT * FROM ranges LIMIT cardinality($3)) r
-        WHERE job.id BETWEEN r.first AND r.last AND job.delivery = r.lease_delivery
-        AND job.delivery = 1 AND NOT job.is_watched AND job.tags IS NULL
-        AND ",
-    nobody_listens!(),
-    "
-        RETURNING id
-    ),
-    forgotten AS MATERIALIZED (
-        SELECT first, last FROM ranges WHERE (SELECT count(*) FROM gone) = $2::bigint
-        UNION ALL
-        SELECT id, id FROM gone WHERE (SELECT count(*) FROM gone) <> $2::bigint
-    ),
-    notes AS (
-        DELETE FROM job_note
-        WHERE ctid = ANY(ARRAY(
-            SELECT n.ctid
-            FROM forgotten f
-            CROSS JOIN LATERAL (
-                SELECT ctid FROM job_note WHERE job_id BETWEEN f.first AND f.last OFFSET 0
-            ) n
-        ))
-    ),
-    progresses AS (
-        DELETE FROM progress
-        WHERE ctid = ANY(ARRAY(
-            SELECT p.ctid
-            FROM forgotten f
-            CROSS JOIN LATERAL (
-                SELECT ctid FROM progress WHERE job_id BETWEEN f.first AND f.last OFFSET 0
-            ) p
-        ))
-    ),
-    done AS (
-        DELETE FROM lease
-        WHERE ctid = ANY(ARRAY(
-            SELECT ctid FROM lease
-            WHERE id = ANY($1::bigint[])
-            AND (SELECT count(*) FROM gone) = $2::bigint
-            FOR UPDATE SKIP LOCKED
-        ))
-    )
-    SELECT array_agg(id) AS ids
-    FROM gone"
-);
 
 /// Locks leased jobs, by id, and reads what decides how they go on.
 const STANDING: &str = "
@@ -371,6 +204,9 @@ const AWAITED: &str = "
 const BEFORE: &str = "
     WITH packed AS MATERIALIZED (
         SELECT id, state, deliveries FROM completed_in_runs($1)
+    ),
+    live_packed AS MATERIALIZED (
+        SELECT id FROM places_in_runs($1)
     )
     SELECT u.ord, f.state, f.deliveries, a.ending, j.is_live
     FROM unnest($1::bigint[], $2::integer[]) WITH ORDINALITY AS u (id, delivery, ord)
@@ -384,7 +220,12 @@ const BEFORE: &str = "
         SELECT ending FROM attempt_log WHERE job_id = u.id AND delivery = u.delivery OFFSET 0
     ) a ON true
     CROSS JOIN LATERAL (
-        SELECT (SELECT true FROM job WHERE id = u.id LIMIT 1) IS NOT NULL AS is_live
+        SELECT (
+            SELECT true FROM job WHERE id = u.id
+            UNION ALL
+            SELECT true FROM live_packed WHERE id = u.id
+            LIMIT 1
+        ) IS NOT NULL AS is_live
     ) j";
 
 const DELETE_TTLS_OF: &str = "
@@ -458,7 +299,9 @@ async fn standing(
     sorted.sort_unstable();
     let ids: Vec<i64> = sorted.iter().map(|lease| sql_id(lease.job)).collect();
     let deliveries: Vec<i32> = sorted.iter().map(|lease| lease.delivery.cast_signed()).collect();
-    let rows = tx.query(STANDING, &[&ids, &deliveries]).await?;
+    let calls: [Call<'_>; 2] = [(TAKE_OUT, &[&ids]), (STANDING, &[&ids, &deliveries])];
+    let answers = tx.all(&calls).await?;
+    let rows = &answers[1];
     let mut found = HashMap::with_capacity_and_hasher(rows.len(), Default::default());
     for row in rows.iter().filter(|row| get::<Option<i64>>(row, "id").is_some()) {
         let lease = Lease { job: job_id(row, "id"), delivery: count(row, "delivery") };
@@ -705,9 +548,6 @@ pub(super) async fn finish_waiting(
 
 /// See [`super::hot_statements`].
 pub(super) const HOT: &[super::Named] = &[
-    ("settle::ACK", ACK),
-    ("settle::ACK_IN_RUNS", ACK_IN_RUNS),
-    ("settle::ACK_AND_FORGET", ACK_AND_FORGET),
     ("settle::STANDING", STANDING),
     ("settle::FINISH", FINISH),
     ("settle::END_ATTEMPTS", END_ATTEMPTS),
@@ -753,111 +593,6 @@ impl PostgresStore {
         }
         all.settled = settled.into_iter().flatten().collect();
         Ok(all)
-    }
-
-    /// The acks of plain jobs that are remembered, and their places. One whose job is settled
-    /// elsewhere among these, too, is not plain: it matters which comes first.
-    fn plain_acks<'a>(&self, settlements: &'a [Settlement]) -> Vec<(usize, Ack<'a>)> {
-        let known = self.leases.known_of(settlements.iter().map(|settlement| settlement.lease));
-        let mut count: HashMap<JobId, u32> =
-            HashMap::with_capacity_and_hasher(settlements.len(), FxBuildHasher);
-        for settlement in settlements {
-            *count.entry(settlement.lease.job).or_default() += 1;
-        }
-        let ack = |(place, (settlement, known)): (usize, (&'a Settlement, Option<Known>))| {
-            let Settlement { lease, verdict: Verdict::Ack { result } } = settlement else {
-                return None;
-            };
-            let Known { origin, .. } =
-                known.filter(|it| it.is_plain && it.origin.queue.is_some())?;
-            let ack = Ack { lease: *lease, result: result.as_deref(), origin };
-            (count.get(&lease.job) == Some(&1)).then_some((place, ack))
-        };
-        settlements.iter().zip(known).enumerate().filter_map(ack).collect()
-    }
-
-    /// Acks, those that are kept in one statement and those that are not in another. `None`: it
-    /// was passed over.
-    async fn ack(&self, acks: &[Ack<'_>]) -> Result<Vec<Option<Settled>>, Failure> {
-        let mut order: Vec<usize> = (0..acks.len()).collect();
-        order.sort_unstable_by_key(|place| acks[*place].lease);
-        let (kept, forgotten): (Vec<usize>, Vec<usize>) =
-            order.into_iter().partition(|place| self.is_kept(&acks[*place]));
-        let mut settled: Vec<Option<Settled>> = vec![None; acks.len()];
-        let mut empty = Vec::new();
-        for (places, is_kept) in [(kept, true), (forgotten, false)] {
-            if places.is_empty() {
-                continue;
-            }
-            let sorted: Vec<&Ack<'_>> = places.iter().map(|place| &acks[*place]).collect();
-            let done = self.ack_sorted(&sorted, is_kept).await;
-            let done = done.map_err(|failure| in_part(failure, &settled))?;
-            empty.extend(self.leases.end(done.iter().map(|at| sorted[*at].lease)));
-            for at in done {
-                let Ack { lease, origin, .. } = sorted[at];
-                let Some((id, queue)) = &origin.queue else { continue };
-                self.note_opened(*id);
-                let to = Destination::Finished(State::Completed);
-                let effect = Effect { job: lease.job, queue: queue.clone(), to };
-                settled[places[at]] = Some(Settled::Done(effect));
-            }
-        }
-        if settled.iter().any(Option::is_none) {
-            self.delete_empty(&empty).await;
-        }
-        Ok(settled)
-    }
-
-    /// Deletes rows of leases that have all ended; those that are left run out by themselves.
-    pub(super) async fn delete_empty(&self, rows: &[LeaseId]) {
-        if rows.is_empty() {
-            return;
-        }
-        if let Err(error) = self.keep_lane.once((leases::DELETE_IF_EMPTY, &[&rows])).await {
-            tracing::debug!(%error, "empty leases were left");
-        }
-    }
-
-    fn is_kept(&self, ack: &Ack<'_>) -> bool {
-        ack.origin.queue.as_ref().is_none_or(|(queue, _)| self.keeps_completed(*queue))
-    }
-
-    /// Acks in one statement, by job. The answer: the places of those that were not passed over.
-    async fn ack_sorted(&self, acks: &[&Ack<'_>], is_kept: bool) -> Result<Vec<usize>, Failure> {
-        let empty: Vec<LeaseId> = self.leases.emptied_by(acks.iter().map(|ack| ack.lease));
-        let count = acks.len() as i64;
-        let ranges: Vec<Range<'_, '_>> = ranges(acks);
-        let first: Vec<i64> = ranges.iter().map(|range| sql_id(range.ack.lease.job)).collect();
-        let last: Vec<i64> = ranges.iter().map(|range| range.last).collect();
-        let delivery: Vec<i32> =
-            ranges.iter().map(|range| range.ack.lease.delivery.cast_signed()).collect();
-        let rows = if is_kept {
-            let given = || ranges.iter().map(|range| &range.ack.origin.given);
-            let (giver, node, worker) = givers(given());
-            let started: Vec<i64> = given().map(|given| given.started_at.0).collect();
-            let result: Vec<Option<&[u8]>> = ranges.iter().map(|range| range.ack.result).collect();
-            let is_run = in_runs(&ranges);
-            let all = params([
-                &empty, &count, &first, &last, &delivery, &giver, &started, &result, &node,
-                &worker, &is_run,
-            ]);
-            let call = match is_run.contains(&true) {
-                true => (leaving_row(ACK_IN_RUNS), &all[..]),
-                false => (leaving_row(ACK), &all[..10]),
-            };
-            self.settle_lane.once(call).await?
-        } else {
-            let all = params([&empty, &count, &first, &last, &delivery]);
-            self.settle_lane.once((leaving_row(ACK_AND_FORGET), &all)).await?
-        };
-        let gone: Option<Vec<i64>> = get(&rows[0], "ids");
-        let mut gone = gone.unwrap_or_default();
-        gone.sort_unstable();
-        // Both are in order.
-        let mut gone = gone.into_iter().peekable();
-        let mut is_gone = |ack: &Ack<'_>| gone.next_if_eq(&sql_id(ack.lease.job)).is_some();
-        let places = acks.iter().enumerate().filter(|(_, ack)| is_gone(ack));
-        Ok(places.map(|(place, _)| place).collect())
     }
 
     async fn settle_any(&self, settlements: &[&Settlement]) -> Result<SettledAll, Failure> {
@@ -995,82 +730,6 @@ impl PostgresStore {
     }
 }
 
-/// Acks that differ in nothing but the numbers of their jobs, which follow each other.
-struct Range<'a, 'b> {
-    /// The first of them.
-    ack: &'b Ack<'a>,
-    /// The number of the last job.
-    last: i64,
-}
-
-/// The ranges of acks that are in order.
-fn ranges<'a, 'b>(acks: &[&'b Ack<'a>]) -> Vec<Range<'a, 'b>> {
-    let mut ranges: Vec<Range<'_, '_>> = Vec::new();
-    for ack in acks {
-        let id = sql_id(ack.lease.job);
-        match ranges.last_mut() {
-            Some(range) if range.last + 1 == id && range.ack.is_alike(ack) => range.last = id,
-            _ => ranges.push(Range { ack, last: id }),
-        }
-    }
-    ranges
-}
-
-/// Who gave leases: for each the place, from 1 on, of its node and worker among those that are told
-/// apart. Rows and groups carry a number about instead of two texts.
-fn givers<'a>(given: impl Iterator<Item = &'a Given>) -> (Vec<i32>, Vec<&'a str>, Vec<&'a str>) {
-    let (mut places, mut nodes, mut workers) = (HashMap::default(), Vec::new(), Vec::new());
-    let place = |given: &'a Given| {
-        let giver = (&*given.node, given.worker.as_str());
-        *places.entry(giver).or_insert_with(|| {
-            nodes.push(giver.0);
-            workers.push(giver.1);
-            nodes.len() as i32
-        })
-    };
-    (given.map(place).collect(), nodes, workers)
-}
-
-/// Which of the ranges are to be in runs: those that come with enough others from the same lease
-/// row in the same bucket.
-fn in_runs(ranges: &[Range<'_, '_>]) -> Vec<bool> {
-    let run_of = |range: &Range<'_, '_>| {
-        (Arc::as_ptr(&range.ack.origin), sql_id(range.ack.lease.job) >> BUCKET_BITS)
-    };
-    let mut counts: HashMap<_, i64> = HashMap::default();
-    for range in ranges {
-        let count = range.last - sql_id(range.ack.lease.job) + 1;
-        *counts.entry(run_of(range)).or_default() += count;
-    }
-    ranges.iter().map(|range| counts[&run_of(range)] >= RUN_MIN).collect()
-}
-
-impl Ack<'_> {
-    fn is_bare(&self, other: &Self) -> bool {
-        self.lease.delivery == other.lease.delivery
-            && self.result.is_none()
-            && other.result.is_none()
-    }
-
-    fn is_alike(&self, other: &Self) -> bool {
-        if Arc::ptr_eq(&self.origin, &other.origin) {
-            return self.is_bare(other);
-        }
-        let (given, others) = (&self.origin.given, &other.origin.given);
-        self.is_bare(other)
-            && given.started_at == others.started_at
-            && given.worker == others.worker
-            && given.node == others.node
-    }
-}
-
-/// Of a statement that acks.
-fn leaving_row(sql: &'static str) -> &'static str {
-    let (delete, keep) =
-        ("DELETE FROM job\n        USING (", "UPDATE job SET place = job.place FROM (");
-    altered(Mutant::AckLeavesRow, sql, delete, keep)
-}
-
 /// Of [`GO_ON`].
 fn raising(sql: &'static str) -> &'static str {
     let sql = altered(Mutant::SameDelivery, sql, "job.delivery + 1", "job.delivery");
@@ -1086,15 +745,8 @@ fn logging(sql: &'static str) -> &'static str {
     altered(Mutant::SameDelivery, sql, end, once)
 }
 
-/// An ack of a plain job.
-struct Ack<'a> {
-    lease: Lease,
-    result: Option<&'a [u8]>,
-    origin: Arc<Origin>,
-}
-
 /// Nothing may be said to be undone once a part of it is done.
-fn in_part(failure: Failure, settled: &[Option<Settled>]) -> Failure {
+pub(super) fn in_part(failure: Failure, settled: &[Option<Settled>]) -> Failure {
     match settled.iter().any(Option::is_some) {
         true => Failure::InDoubt(failure.to_string()),
         false => failure,

@@ -58,14 +58,13 @@ const BEFORE: &str = "
                 LIMIT $2
             ) c
         ) AS ahead
-    FROM job j
+    FROM live_jobs(ARRAY[$1::bigint]) j
     LEFT JOIN LATERAL (
         SELECT place, array_position(job_ids, j.id) - 1 AS ahead
         FROM ready
         WHERE block = j.place AND j.id = ANY(job_ids)
         OFFSET 0
-    ) b ON true
-    WHERE j.id = $1";
+    ) b ON true";
 
 /// The jobs that hold a key.
 const HOLDERS: &str = "

@@ -1,9 +1,9 @@
 //! Keeping the hot tables small.
 //!
-//! A job leaves dead rows in `job`, `ready`, `scheduled` and `lease`, and in `completed_run` once it is
+//! A job leaves dead rows in `job`, `ready`, `scheduled` and `lease`, and in `run` once it is
 //! forgotten. Autovacuum looks at a database once a minute; at a hundred thousand jobs a second that is
 //! gigabytes, which then have to be walked through. So the leader vacuums them when there is something to
-//! it, every ten seconds at most; `completed_run`, which takes longer, beside the others. Nothing depends on it, and no order of elections can make it wrong: a plain vacuum takes no
+//! it, every ten seconds at most; `run`, which takes longer, beside the others. Nothing depends on it, and no order of elections can make it wrong: a plain vacuum takes no
 //! lock that a statement waits for, and does not cut tables short, which would.
 //!
 //! While somebody holds an old snapshot a vacuum reads everything and removes nothing. So after one that
@@ -35,7 +35,7 @@ const LIVE: Tables =
 
 /// Those of completed jobs, which take longer; a row has some hundred jobs. `finished` is not among them:
 /// who begins to watch events needs it for a moment.
-const COMPLETED: Tables = &[("completed_run", 20_000)];
+const COMPLETED: Tables = &[("run", 20_000)];
 
 const DEAD: &str = "
     SELECT s.relname::text AS name, s.n_dead_tup AS dead

@@ -1,0 +1,59 @@
+//! Live jobs in runs: those that were pushed together are one row until they are acked.
+//!
+//! A live job has a row in `job`, or is in one run that has not finished; never both. Pushes write runs
+//! ([`alike`](super::alike)), claims read them and leave them as they are, and an ack of all jobs of a run
+//! says in its row when they were completed: nothing is written twice ([`acks`](super::acks)). All jobs of
+//! such a run are ready or held by their first leases, and nothing is known of them but what the push
+//! said. See `migrations/0015_live_runs.sql`.
+//!
+//! A run is never changed before it is completed. Whoever wants anything else of some of its jobs takes
+//! them out: the row goes, and in the same statement they have rows in `job`, and the others too or are a
+//! new run. All statements about single jobs but reading ones begin with that, so that they find rows.
+//! Those that read look into runs as well, in one statement (`live_in_runs`, `places_in_runs`).
+//!
+//! * Two that take jobs out of one run at once: the second waits for the first, finds its run gone, and
+//!   looks for what became of it.
+//! * An ack of a run that somebody else has just changed: it is compared by number and count
+//!   ([`InRun`]), passes over, and is made once more job by job.
+//! * A node that dies with leases of a run: who takes back the leases takes the jobs out.
+//! * While events are recorded pushes write no runs; those that are there are told of as what they are.
+//!
+//! Who locks both locks a block of `ready` before a run.
+
+use super::lane::{Failure, Tx};
+
+/// The numbers of one bucket may be in one run.
+const BUCKET_BITS: u32 = 10;
+
+/// With fewer jobs in line a row for each is cheaper: they mostly come one by one, and go so.
+pub(super) const LINE_RUN_MIN: usize = 64;
+
+/// With fewer jobs that are alike a run is no gain: its row and its indexes cost as much as theirs.
+pub(super) const RUN_MIN: usize = 16;
+
+/// A run that lives, and how many jobs are in it. Jobs are only taken out of a run: with the same number and
+/// as many jobs it has the same jobs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct InRun {
+    pub(super) id: i64,
+    pub(super) count: i32,
+}
+
+/// The bucket of a job's number.
+pub(super) fn bucket_of(job: i64) -> i64 {
+    job >> BUCKET_BITS
+}
+
+/// Those of these jobs that are in runs that live have rows of their own from now on.
+pub(super) const TAKE_OUT: &str = "SELECT * FROM take_out($1::bigint[], NULL)";
+
+/// The same; and where at least so many are of one run, they are a run.
+pub(super) const TAKE_OUT_TOGETHER: &str = "SELECT * FROM take_out($1::bigint[], $2)";
+
+/// By their places: all of them.
+pub(super) const UNPACK_PLACES: &str = "SELECT unpack_places($1::bigint[])";
+
+/// These live jobs are in no run from now on.
+pub(super) async fn take_out(tx: &mut Tx<'_>, jobs: &[i64]) -> Result<(), Failure> {
+    tx.query(TAKE_OUT, &[&jobs]).await.map(drop)
+}
