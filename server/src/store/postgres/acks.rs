@@ -26,6 +26,25 @@ use crate::mutants::{Mutant, altered};
 use crate::store::columns::sql_id;
 use crate::store::{Destination, Effect, Settled, Settlement, Verdict};
 
+/// The end of each statement here: if as many are `gone` as should be, so are the rows of their leases. The
+/// answer is what is gone.
+macro_rules! delete_emptied {
+    () => {
+        "
+    done AS (
+        DELETE FROM lease
+        WHERE ctid = ANY(ARRAY(
+            SELECT ctid FROM lease
+            WHERE id = ANY($1::bigint[])
+            AND (SELECT count(*) FROM gone) = $2::bigint
+            FOR UPDATE SKIP LOCKED
+        ))
+    )
+    SELECT array_agg(id) AS ids
+    FROM gone"
+    };
+}
+
 /// Acks of plain jobs, as ranges of jobs whose numbers follow each other and whose deliveries, and all
 /// else that is said of them, are the same: jobs are mostly done in the order of their coming, and
 /// walking along an index is cheaper than searching it for each. A stale lease beside a good one is
@@ -74,17 +93,8 @@ macro_rules! ack {
             $kept,
             "
     ),
-    done AS (
-        DELETE FROM lease
-        WHERE ctid = ANY(ARRAY(
-            SELECT ctid FROM lease
-            WHERE id = ANY($1::bigint[])
-            AND (SELECT count(*) FROM gone) = $2::bigint
-            FOR UPDATE SKIP LOCKED
-        ))
-    )
-    SELECT array_agg(id) AS ids
-    FROM gone"
+",
+            delete_emptied!()
         )
     };
 }
@@ -133,7 +143,8 @@ const RESULT_MAX: usize = 1024;
 
 /// Acks of all jobs of runs that live, by the runs: see [`live_runs`](super::live_runs). One that others
 /// have changed meanwhile is passed over.
-const ACK_RUNS: &str = "
+const ACK_RUNS: &str = concat!(
+    "
     WITH gone AS (
         UPDATE run
         SET finished_at = (SELECT now_ms()),
@@ -153,17 +164,9 @@ const ACK_RUNS: &str = "
         AND run.count = a.size AND (run.finished_at > 0) IS NOT TRUE
         RETURNING run.id
     ),
-    done AS (
-        DELETE FROM lease
-        WHERE ctid = ANY(ARRAY(
-            SELECT ctid FROM lease
-            WHERE id = ANY($1::bigint[])
-            AND (SELECT count(*) FROM gone) = $2::bigint
-            FOR UPDATE SKIP LOCKED
-        ))
-    )
-    SELECT array_agg(id) AS ids
-    FROM gone";
+",
+    delete_emptied!()
+);
 
 /// The same of runs that are not kept; of none while events are recorded, as below.
 const ACK_RUNS_AND_FORGET: &str = concat!(
@@ -185,17 +188,8 @@ const ACK_RUNS_AND_FORGET: &str = concat!(
 ",
     left_beside!(),
     ",
-    done AS (
-        DELETE FROM lease
-        WHERE ctid = ANY(ARRAY(
-            SELECT ctid FROM lease
-            WHERE id = ANY($1::bigint[])
-            AND (SELECT count(*) FROM gone) = $2::bigint
-            FOR UPDATE SKIP LOCKED
-        ))
-    )
-    SELECT array_agg(id) AS ids
-    FROM gone"
+",
+    delete_emptied!()
 );
 
 /// The same of jobs that are not kept. Passed over are also those that have been retried or have
@@ -242,17 +236,8 @@ const ACK_AND_FORGET: &str = concat!(
             ) p
         ))
     ),
-    done AS (
-        DELETE FROM lease
-        WHERE ctid = ANY(ARRAY(
-            SELECT ctid FROM lease
-            WHERE id = ANY($1::bigint[])
-            AND (SELECT count(*) FROM gone) = $2::bigint
-            FOR UPDATE SKIP LOCKED
-        ))
-    )
-    SELECT array_agg(id) AS ids
-    FROM gone"
+",
+    delete_emptied!()
 );
 
 /// See [`super::hot_statements`].

@@ -53,6 +53,20 @@ pub(super) const TAKE_OUT_TOGETHER: &str = "SELECT * FROM take_out($1::bigint[],
 /// By their places: all of them.
 pub(super) const UNPACK_PLACES: &str = "SELECT unpack_places($1::bigint[])";
 
+/// Whether job `u.id` lives; `live_packed` are those of them that are in runs.
+macro_rules! is_live {
+    () => {
+        "
+        SELECT (
+            SELECT true FROM job WHERE id = u.id
+            UNION ALL
+            SELECT true FROM live_packed WHERE id = u.id
+            LIMIT 1
+        ) IS NOT NULL AS is_live"
+    };
+}
+pub(super) use is_live;
+
 /// These live jobs are in no run from now on.
 pub(super) async fn take_out(tx: &mut Tx<'_>, jobs: &[i64]) -> Result<(), Failure> {
     tx.query(TAKE_OUT, &[&jobs]).await.map(drop)

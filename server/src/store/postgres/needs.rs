@@ -9,6 +9,7 @@ use std::collections::{HashMap, VecDeque};
 use tokio_postgres::Row;
 
 use super::lane::{Failure, Tx};
+use super::live_runs::is_live;
 use super::notes::Noted;
 use super::row::{self, get, job_id, now};
 use super::settle::{Note, finish_waiting};
@@ -122,7 +123,8 @@ const UNBLOCK_LATER: &str = "
     WHERE job.ctid = f.tid";
 
 /// What is known of ended jobs, and whether they are live again.
-const NEEDS: &str = "
+const NEEDS: &str = concat!(
+    "
     WITH packed AS MATERIALIZED (
         SELECT id, state, result FROM completed_in_runs($1)
     ),
@@ -137,14 +139,11 @@ const NEEDS: &str = "
         SELECT state, result FROM packed WHERE id = u.id
         OFFSET 0
     ) f ON true
-    CROSS JOIN LATERAL (
-        SELECT (
-            SELECT true FROM job WHERE id = u.id
-            UNION ALL
-            SELECT true FROM live_packed WHERE id = u.id
-            LIMIT 1
-        ) IS NOT NULL AS is_live
-    ) l";
+    CROSS JOIN LATERAL (",
+    is_live!(),
+    "
+    ) l"
+);
 
 const ENDED: &str = "
     SELECT id, state FROM finished WHERE id = ANY($1::bigint[])

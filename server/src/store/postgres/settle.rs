@@ -13,7 +13,7 @@ use super::acks::Ack;
 use super::duties::{self, FORGET};
 use super::lane::{Call, Failure, Tx};
 use super::leases::{self, Given};
-use super::live_runs::TAKE_OUT;
+use super::live_runs::{TAKE_OUT, is_live};
 use super::needs::release_dependents;
 use super::row::{self, count, get, job_id, now, time};
 use super::{PostgresStore, QueueId, retrying};
@@ -201,7 +201,8 @@ const AWAITED: &str = "
     ) d";
 
 /// How leases ended whose jobs are not leased any more.
-const BEFORE: &str = "
+const BEFORE: &str = concat!(
+    "
     WITH packed AS MATERIALIZED (
         SELECT id, state, deliveries FROM completed_in_runs($1)
     ),
@@ -219,14 +220,11 @@ const BEFORE: &str = "
     LEFT JOIN LATERAL (
         SELECT ending FROM attempt_log WHERE job_id = u.id AND delivery = u.delivery OFFSET 0
     ) a ON true
-    CROSS JOIN LATERAL (
-        SELECT (
-            SELECT true FROM job WHERE id = u.id
-            UNION ALL
-            SELECT true FROM live_packed WHERE id = u.id
-            LIMIT 1
-        ) IS NOT NULL AS is_live
-    ) j";
+    CROSS JOIN LATERAL (",
+    is_live!(),
+    "
+    ) j"
+);
 
 const DELETE_TTLS_OF: &str = "
     DELETE FROM ttl

@@ -212,16 +212,17 @@ RETURNS TABLE (run_id bigint, run_count integer, left_id bigint, left_count inte
 LANGUAGE plpgsql
 AS $$
 DECLARE
-    asked bigint[];
     all_runs bigint[];
 BEGIN
     LOOP
-        SELECT array_agg(p.id ORDER BY p.id), array_agg(DISTINCT p.run_id)
-        INTO asked, all_runs
-        FROM places_in_runs(wanted) p;
-        EXIT WHEN asked IS NULL;
+        all_runs := ARRAY(SELECT DISTINCT p.run_id FROM places_in_runs(wanted) p);
+        EXIT WHEN all_runs = '{}';
         RETURN QUERY
-        WITH gone AS (
+        WITH asked AS MATERIALIZED (
+            -- Not in a variable, which each search would copy.
+            SELECT array_agg(DISTINCT u.id ORDER BY u.id) AS ids FROM unnest(wanted) AS u (id)
+        ),
+        gone AS (
             DELETE FROM run
             WHERE id = ANY(ARRAY(
                 SELECT id
@@ -244,8 +245,9 @@ BEGIN
                 FROM (
                     SELECT
                         p.id, p.payload,
-                        coalesce(asked[width_bucket(p.id, asked)] = p.id, false) AS is_asked
+                        coalesce(a.ids[width_bucket(p.id, a.ids)] = p.id, false) AS is_asked
                     FROM unnest(g.ids, g.payloads) AS p (id, payload)
+                    CROSS JOIN asked a
                 ) u
             ) s
         ),
