@@ -1,9 +1,10 @@
 //! Acks of plain jobs whose leases this node remembers: the hot path.
 //!
-//! A statement for all of them that are in runs that live, by run, if all jobs of the run are acked; and
-//! one for those that have rows of their own. What is kept of those that are alike is one row. Where only a
-//! part of a run is acked, it is taken out before, in the same transaction. Acks of jobs that are kept
-//! and of those that are not go by themselves.
+//! A statement for all of them that are in runs that live, by run, if all jobs of the run are acked; one
+//! for those that are a good part of their run; and one for those that have rows of their own. What is
+//! kept of those that are alike is one row. Where few jobs of a run are acked, or some with large results,
+//! they are taken out before, in the same transaction. Acks of jobs that are kept and of those that are
+//! not go by themselves.
 //!
 //! What is passed over is for [`settle`](super::settle) to decide on.
 
@@ -17,17 +18,16 @@ use super::PostgresStore;
 use super::events::nobody_listens;
 use super::lane::{Call, Failure};
 use super::leases::{self, Given, Known, LeaseId, Origin};
-use super::live_runs::{InRun, RUN_MIN, TAKE_OUT, TAKE_OUT_TOGETHER, bucket_of};
+use super::live_runs::{InRun, RUN_MIN, TAKE_OUT, bucket_of};
 use super::row::get;
 use super::runs::left_beside;
 use super::settle::in_part;
 use crate::job::{JobId, Lease, State};
-use crate::mutants::{Mutant, altered};
+use crate::mutants::{self, Mutant, altered};
 use crate::store::columns::sql_id;
 use crate::store::{Destination, Effect, Settled, Settlement, Verdict};
 
-/// The end of each statement here: if as many are `gone` as should be, so are the rows of their leases. The
-/// answer is what is gone.
+/// If as many are `gone` as should be, so are the rows of their leases.
 macro_rules! delete_emptied {
     () => {
         "
@@ -39,7 +39,14 @@ macro_rules! delete_emptied {
             AND (SELECT count(*) FROM gone) = $2::bigint
             FOR UPDATE SKIP LOCKED
         ))
-    )
+    )"
+    };
+}
+
+/// What is gone.
+macro_rules! gone {
+    () => {
+        "
     SELECT array_agg(id) AS ids
     FROM gone"
     };
@@ -94,7 +101,8 @@ macro_rules! ack {
             "
     ),
 ",
-            delete_emptied!()
+            delete_emptied!(),
+            gone!()
         )
     };
 }
@@ -141,31 +149,33 @@ const ACK_IN_RUNS: &str = ack!(
 /// Larger results are kept with their jobs, not in runs.
 const RESULT_MAX: usize = 1024;
 
-/// Acks of all jobs of runs that live, by the runs: see [`live_runs`](super::live_runs). One that others
-/// have changed meanwhile is passed over.
+/// Acks of all jobs of runs that live, by the runs: see [`live_runs`](super::live_runs). One that has other
+/// jobs is passed over.
 const ACK_RUNS: &str = concat!(
     "
     WITH gone AS (
         UPDATE run
         SET finished_at = (SELECT now_ms()),
             started_at = a.started_at,
-            node = ($7::text[])[giver],
-            worker = ($8::text[])[giver],
-            results = ($9::bytea[])[first_result:first_result + run.count - 1]
+            node = ($9::text[])[giver],
+            worker = ($10::text[])[giver],
+            results = ($11::bytea[])[first_result:first_result + run.count - 1]
         FROM (
             SELECT
-                unnest($3::bigint[]) AS run_id, unnest($4::integer[]) AS size,
-                unnest($5::integer[]) AS giver,
-                unnest($6::bigint[]) AS started_at, unnest($10::integer[]) AS first_result
+                unnest($3::bigint[]) AS run_id, unnest($5::integer[]) AS first_job,
+                unnest($6::integer[]) AS size, unnest($7::integer[]) AS giver,
+                unnest($8::bigint[]) AS started_at, unnest($12::integer[]) AS first_result
             LIMIT cardinality($3)
         ) a
         -- Twice, so that the planner goes by the index whatever it believes of the table.
         WHERE run.id = a.run_id AND run.id = ANY($3::bigint[])
-        AND run.count = a.size AND (run.finished_at > 0) IS NOT TRUE
+        AND run.ids = ($4::bigint[])[first_job:first_job + size - 1]
+        AND (run.finished_at > 0) IS NOT TRUE
         RETURNING run.id
     ),
 ",
-    delete_emptied!()
+    delete_emptied!(),
+    gone!()
 );
 
 /// The same of runs that are not kept; of none while events are recorded, as below.
@@ -174,12 +184,15 @@ const ACK_RUNS_AND_FORGET: &str = concat!(
     WITH gone AS (
         DELETE FROM run
         USING (
-            SELECT unnest($3::bigint[]) AS run_id, unnest($4::integer[]) AS size
+            SELECT
+                unnest($3::bigint[]) AS run_id, unnest($5::integer[]) AS first_job,
+                unnest($6::integer[]) AS size
             LIMIT cardinality($3)
         ) a
         -- Twice, so that the planner goes by the index whatever it believes of the table.
         WHERE run.id = a.run_id AND run.id = ANY($3::bigint[])
-        AND run.count = a.size AND (run.finished_at > 0) IS NOT TRUE
+        AND run.ids = ($4::bigint[])[first_job:first_job + size - 1]
+        AND (run.finished_at > 0) IS NOT TRUE
         AND ",
     nobody_listens!(),
     "
@@ -189,8 +202,120 @@ const ACK_RUNS_AND_FORGET: &str = concat!(
     left_beside!(),
     ",
 ",
-    delete_emptied!()
+    delete_emptied!(),
+    gone!()
 );
+
+/// Acks of pieces of runs that live. They are runs from now on that have ended; what is left of each is one
+/// that lives if it has as many jobs as a run has at least, and if no more than two kilobytes are
+/// written again for each job that is acked; else those jobs have rows. Passed over is a piece of which
+/// some jobs are not there any more, and all while events are recorded. The answer: the pieces that are
+/// gone, by number, of which runs, and what is left of each as a run.
+macro_rules! ack_pieces {
+    ($end:expr) => {
+        concat!(
+            "
+    WITH taken AS (
+        DELETE FROM run
+        USING (
+            SELECT run_id, part, ($4::bigint[])[first_job:first_job + jobs - 1] AS acked
+            FROM unnest($3::bigint[], $5::integer[], $6::integer[])
+                WITH ORDINALITY AS u (run_id, first_job, jobs, part)
+            LIMIT cardinality($3)
+        ) a
+        -- Twice, so that the planner goes by the index whatever it believes of the table.
+        WHERE run.id = a.run_id AND run.id = ANY($3::bigint[])
+        AND (run.finished_at > 0) IS NOT TRUE
+        AND (
+            SELECT count(*)
+            FROM unnest(run.ids) AS u (id)
+            WHERE a.acked[width_bucket(u.id, a.acked)] = u.id
+        ) = cardinality(a.acked)
+        AND ",
+            nobody_listens!(),
+            "
+        RETURNING run.*, pg_column_size(run.payloads) AS bytes, a.part, a.acked
+    ),
+    gone AS MATERIALIZED (
+        SELECT
+            t.id, t.count AS size, t.part, t.bucket, t.queue_id, t.place, t.priority, t.created_at,
+            t.max_attempts, t.content_type, t.backoff, s.*, s.ids[1] AS first,
+            s.ids[cardinality(s.ids)] AS last, NULL::packed[] AS jobs,
+            coalesce(
+                cardinality(s.left_ids) >= 16 AND t.bytes <= 2048 * cardinality(s.ids), false
+            ) AS is_left
+        FROM taken t
+        CROSS JOIN LATERAL (
+            SELECT
+                array_agg(id) FILTER (WHERE is_acked) AS ids,
+                array_agg(payload) FILTER (WHERE is_acked) AS payloads,
+                array_agg(id) FILTER (WHERE NOT is_acked) AS left_ids,
+                array_agg(payload) FILTER (WHERE NOT is_acked) AS left_payloads
+            FROM (
+                SELECT
+                    u.id, u.payload,
+                    coalesce(t.acked[width_bucket(u.id, t.acked)] = u.id, false) AS is_acked
+                FROM unnest(t.ids, t.payloads) AS u (id, payload)
+                OFFSET 0
+            ) u
+        ) s
+    ),
+    left_runs AS (
+        INSERT INTO run (
+            id, bucket, queue_id, first, last, count, place, priority, created_at, max_attempts,
+            content_type, backoff, ids, payloads
+        )
+        SELECT
+            left_ids[1], bucket, queue_id, left_ids[1], left_ids[cardinality(left_ids)],
+            cardinality(left_ids), place, priority, created_at, max_attempts, content_type, backoff,
+            left_ids, left_payloads
+        FROM gone
+        WHERE is_left
+    ),
+    left_jobs AS (
+        INSERT INTO job (
+            id, queue_id, priority, place, created_at, max_attempts, attempts, delivery, crashes,
+            content_type, backoff, payload, was_packed
+        )
+        SELECT
+            u.id, queue_id, priority, place, created_at, max_attempts, 0, 1, 0, content_type,
+            backoff, u.payload, true
+        FROM gone
+        CROSS JOIN LATERAL unnest(left_ids, left_payloads) AS u (id, payload)
+        WHERE NOT is_left
+    ),
+",
+            $end,
+            ",
+",
+            delete_emptied!(),
+            "
+    SELECT
+        part, id AS run_id, size AS run_count, CASE WHEN is_left THEN left_ids[1] END AS left_id,
+        CASE WHEN is_left THEN cardinality(left_ids) END AS left_count
+    FROM gone"
+        )
+    };
+}
+
+const ACK_PIECES: &str = ack_pieces!(
+    "
+    kept AS (
+        INSERT INTO run (
+            id, bucket, queue_id, first, last, count, place, priority, created_at, max_attempts,
+            content_type, backoff, ids, payloads, finished_at, started_at, node, worker, results
+        )
+        SELECT
+            first, bucket, queue_id, first, last, cardinality(ids), place, priority, created_at,
+            max_attempts, content_type, backoff, ids, payloads, (SELECT now_ms()),
+            ($8::bigint[])[part], ($9::text[])[($7::integer[])[part]],
+            ($10::text[])[($7::integer[])[part]],
+            ($11::bytea[])[($12::integer[])[part]:($12::integer[])[part] + cardinality(ids) - 1]
+        FROM gone
+    )"
+);
+
+const ACK_PIECES_AND_FORGET: &str = ack_pieces!(left_beside!());
 
 /// The same of jobs that are not kept. Passed over are also those that have been retried or have
 /// tags, and all of them while events are recorded, which is done where jobs finish.
@@ -237,7 +362,8 @@ const ACK_AND_FORGET: &str = concat!(
         ))
     ),
 ",
-    delete_emptied!()
+    delete_emptied!(),
+    gone!()
 );
 
 /// See [`super::hot_statements`].
@@ -247,6 +373,8 @@ pub(super) const HOT: &[super::Named] = &[
     ("acks::ACK_AND_FORGET", ACK_AND_FORGET),
     ("acks::ACK_RUNS", ACK_RUNS),
     ("acks::ACK_RUNS_AND_FORGET", ACK_RUNS_AND_FORGET),
+    ("acks::ACK_PIECES", ACK_PIECES),
+    ("acks::ACK_PIECES_AND_FORGET", ACK_PIECES_AND_FORGET),
 ];
 
 /// An ack of a plain job.
@@ -333,57 +461,65 @@ impl PostgresStore {
         let parts = Parts::of(acks);
         // A statement that is alone sees for itself whether they are empty.
         let deleted = if parts.is_one() { empty.as_slice() } else { &[] };
-        let (runs, jobs) =
-            (Runs::of(acks, &parts.runs, deleted), Jobs::of(acks, &parts.singles, deleted));
-        let (of_runs, of_jobs) = (runs.params(is_kept), jobs.params(is_kept));
+        let (wholes, pieces, jobs) = (
+            Runs::of(acks, &parts.wholes, deleted),
+            Runs::of(acks, &parts.pieces, deleted),
+            Jobs::of(acks, &parts.singles, deleted),
+        );
+        let (of_wholes, of_pieces, of_jobs) =
+            (wholes.params(is_kept), pieces.params(is_kept), jobs.params(is_kept));
         let apart: [&(dyn ToSql + Sync); 1] = [&parts.apart];
-        let together: [&(dyn ToSql + Sync); 2] = [&parts.together, &(RUN_MIN as i32)];
         let calls: [(bool, Call<'_>); 4] = [
             (parts.apart.is_empty(), (TAKE_OUT, &apart)),
-            (parts.together.is_empty(), (TAKE_OUT_TOGETHER, &together)),
-            (parts.runs.is_empty(), (leaving_run(is_kept), &of_runs)),
+            (parts.pieces.is_empty(), (ack_pieces(is_kept), &of_pieces)),
+            (parts.wholes.is_empty(), (leaving_run(is_kept), &of_wholes)),
             (parts.singles.is_empty(), (jobs.sql(is_kept), &of_jobs)),
         ];
-        let calls: Vec<Call<'_>> =
-            calls.into_iter().filter(|(is_idle, _)| !is_idle).map(|(_, call)| call).collect();
-        if let [call] = calls[..] {
-            let gone = ids_of(&self.settle_lane.once(call).await?);
-            return Ok(parts.done(acks, &gone, &gone));
+        let used: Vec<Call<'_>> =
+            calls.iter().filter(|(is_idle, _)| !is_idle).map(|(_, call)| *call).collect();
+        let (answers, tx) = match used[..] {
+            [call] => (vec![self.settle_lane.once(call).await?], None),
+            _ => {
+                let mut tx = self.settle_lane.begin().await?;
+                (tx.all(&used).await?, Some(tx))
+            }
+        };
+        let mut answers = answers.into_iter();
+        let mut next = |is_idle: bool| match is_idle {
+            true => Vec::new(),
+            false => answers.next().unwrap_or_default(),
+        };
+        let [apart, pieces, wholes, jobs] = calls.map(|(is_idle, _)| next(is_idle));
+        let done = parts.done(acks, &pieces, &wholes, &jobs);
+        if let Some(tx) = tx {
+            let rows: [&(dyn ToSql + Sync); 1] = [&empty];
+            let delete: [Call<'_>; 1] = [(leases::DELETE_IF_FREE, &rows)];
+            let are_empty = done.len() == acks.len() && !empty.is_empty();
+            tx.commit(if are_empty { &delete } else { &[] }).await?;
         }
-        let mut tx = self.settle_lane.begin().await?;
-        let answers = tx.all(&calls).await?;
-        let mut answers = answers.iter();
-        let mut next = |is_idle: bool| if is_idle { None } else { answers.next() };
-        let apart = next(parts.apart.is_empty());
-        let together = next(parts.together.is_empty());
-        let gone_runs = next(parts.runs.is_empty()).map(|rows| ids_of(rows)).unwrap_or_default();
-        let gone_jobs = next(parts.singles.is_empty()).map(|rows| ids_of(rows)).unwrap_or_default();
-        let done = parts.done(acks, &gone_runs, &gone_jobs);
-        let rows: [&(dyn ToSql + Sync); 1] = [&empty];
-        let delete: [Call<'_>; 1] = [(leases::DELETE_IF_FREE, &rows)];
-        let are_empty = done.len() == acks.len() && !empty.is_empty();
-        tx.commit(if are_empty { &delete } else { &[] }).await?;
-        for (jobs, changed) in [(&parts.apart, apart), (&parts.together, together)] {
-            self.leases.taken_out(jobs, changed.map_or(&[], Vec::as_slice));
-        }
+        self.leases.taken_out(&parts.apart, &apart);
+        let acked = parts.pieces.iter().flat_map(|(_, places)| places);
+        let acked: Vec<i64> = acked.map(|place| sql_id(acks[*place].lease.job)).collect();
+        self.leases.taken_out(&acked, &pieces);
         Ok(done)
     }
+}
+
+fn ack_pieces(is_kept: bool) -> &'static str {
+    if is_kept { ACK_PIECES } else { ACK_PIECES_AND_FORGET }
 }
 
 /// Acks by what they take, as places.
 #[derive(Default)]
 struct Parts {
     /// All jobs of runs, by job.
-    runs: Vec<(InRun, Vec<usize>)>,
+    wholes: Vec<(InRun, Vec<usize>)>,
+    /// Many jobs of runs, by job.
+    pieces: Vec<(InRun, Vec<usize>)>,
     /// Jobs that have rows of their own, or will have.
     singles: Vec<usize>,
-    /// Jobs that are taken out of their runs, to be runs.
-    together: Vec<i64>,
-    /// The same, to have rows.
+    /// Jobs that are taken out of their runs, to have rows.
     apart: Vec<i64>,
-    /// The buckets of those that are taken out together. From each at most what is remembered of one run:
-    /// if that is out of date, what comes out must not be taken for what was asked for.
-    buckets: HashSet<i64>,
 }
 
 impl Parts {
@@ -418,43 +554,44 @@ impl Parts {
                 && ack.result.is_none_or(|result| result.len() <= RESULT_MAX)
         };
         let (count, are_alike) = (places.len(), places.iter().all(joins));
-        let bucket = bucket_of(sql_id(acks[places[0]].lease.job));
-        let jobs = places.iter().map(|place| sql_id(acks[*place].lease.job));
         if are_alike && i32::try_from(count) == Ok(run.count) {
-            self.runs.push((run, places));
-        } else if are_alike && count >= RUN_MIN && self.buckets.insert(bucket) {
-            let own = InRun { id: sql_id(acks[places[0]].lease.job), count: count as i32 };
-            self.together.extend(jobs);
-            self.runs.push((own, places));
+            self.wholes.push((run, places));
+        } else if are_alike && count >= RUN_MIN && !mutants::is(Mutant::AckLeavesRow) {
+            self.pieces.push((run, places));
         } else {
-            self.apart.extend(jobs);
+            self.apart.extend(places.iter().map(|place| sql_id(acks[*place].lease.job)));
             self.singles.extend(places);
         }
     }
 
     /// Whether one statement does it.
     fn is_one(&self) -> bool {
-        self.apart.is_empty()
-            && self.together.is_empty()
-            && (self.runs.is_empty() || self.singles.is_empty())
+        let idle = [self.pieces.is_empty(), self.wholes.is_empty(), self.singles.is_empty()];
+        idle.into_iter().filter(|is_idle| !is_idle).count() == 1 && self.apart.is_empty()
     }
 
-    /// The places of acks that were not passed over, by the numbers of runs and jobs.
-    fn done(&self, acks: &[&Ack<'_>], runs: &HashSet<i64>, jobs: &HashSet<i64>) -> Vec<usize> {
-        let of_runs = self.runs.iter().filter(|(run, _)| runs.contains(&run.id));
+    /// The places of acks that were not passed over, by the answers of the statements.
+    fn done(&self, acks: &[&Ack<'_>], pieces: &[Row], wholes: &[Row], jobs: &[Row]) -> Vec<usize> {
+        let pieces: HashSet<i64> = pieces.iter().map(|row| get(row, "part")).collect();
+        let (wholes, jobs) = (ids_of(wholes), ids_of(jobs));
+        let of_pieces = (1..).zip(&self.pieces).filter(|(part, _)| pieces.contains(part));
+        let of_pieces = of_pieces.map(|(_, piece)| piece);
+        let of_wholes = self.wholes.iter().filter(|(run, _)| wholes.contains(&run.id));
+        let of_runs = of_pieces.chain(of_wholes).flat_map(|(_, places)| places);
         let is_done = |place: &&usize| jobs.contains(&sql_id(acks[**place].lease.job));
-        let of_jobs = self.singles.iter().filter(is_done);
-        of_runs.flat_map(|(_, places)| places).chain(of_jobs).copied().collect()
+        of_runs.chain(self.singles.iter().filter(is_done)).copied().collect()
     }
 }
 
-/// Acks of runs as columns.
+/// Acks of runs, or of pieces of them, as columns.
 struct Runs<'a> {
     deleted: &'a [LeaseId],
     count: i64,
     id: Vec<i64>,
-    /// How many each of them has.
-    jobs: Vec<i32>,
+    /// Which jobs are acked, of all of them; where those of each begin, from 1 on; and how many they are.
+    acked: Vec<i64>,
+    first_acked: Vec<i32>,
+    acked_count: Vec<i32>,
     giver: Vec<i32>,
     started_at: Vec<i64>,
     node: Vec<&'a str>,
@@ -469,7 +606,10 @@ impl<'a> Runs<'a> {
         let given = || runs.iter().map(|(_, places)| &acks[places[0]].origin.given);
         let (giver, node, worker) = givers(given());
         let (mut result, mut first_result) = (Vec::new(), Vec::with_capacity(runs.len()));
+        let (mut acked, mut first_acked) = (Vec::new(), Vec::with_capacity(runs.len()));
         for (_, places) in runs {
+            first_acked.push(acked.len() as i32 + 1);
+            acked.extend(places.iter().map(|place| sql_id(acks[*place].lease.job)));
             let own = || places.iter().map(|place| acks[*place].result);
             let has_some = own().any(|result| result.is_some());
             first_result.push(has_some.then(|| result.len() as i32 + 1));
@@ -479,7 +619,9 @@ impl<'a> Runs<'a> {
             deleted,
             count: runs.len() as i64,
             id: runs.iter().map(|(run, _)| run.id).collect(),
-            jobs: runs.iter().map(|(run, _)| run.count).collect(),
+            acked,
+            first_acked,
+            acked_count: runs.iter().map(|(_, places)| places.len() as i32).collect(),
             giver,
             started_at: given().map(|given| given.started_at.0).collect(),
             node,
@@ -490,11 +632,13 @@ impl<'a> Runs<'a> {
     }
 
     fn params(&self, is_kept: bool) -> Vec<&(dyn ToSql + Sync)> {
-        let all: [&(dyn ToSql + Sync); 10] = [
+        let all: [&(dyn ToSql + Sync); 12] = [
             &self.deleted,
             &self.count,
             &self.id,
-            &self.jobs,
+            &self.acked,
+            &self.first_acked,
+            &self.acked_count,
             &self.giver,
             &self.started_at,
             &self.node,
@@ -502,7 +646,7 @@ impl<'a> Runs<'a> {
             &self.result,
             &self.first_result,
         ];
-        all[..if is_kept { 10 } else { 4 }].to_vec()
+        all[..if is_kept { 12 } else { 6 }].to_vec()
     }
 }
 

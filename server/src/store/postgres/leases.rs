@@ -340,7 +340,7 @@ const TAKE_OUT_LEASED: &str = "
         SELECT unnest(l.job_ids)
         FROM unnest($1::bigint[]) AS u (id)
         CROSS JOIN LATERAL (SELECT job_ids FROM lease WHERE id = u.id OFFSET 0) l
-    ), NULL)";
+    ))";
 
 /// Rows and their live jobs, by row and then by job. The rows must be locked, and their jobs in no runs.
 const LIVE: &str = "

@@ -6,15 +6,16 @@
 //! such a run are ready or held by their first leases, and nothing is known of them but what the push
 //! said. See `migrations/0015_live_runs.sql`.
 //!
-//! A run is never changed before it is completed. Whoever wants anything else of some of its jobs takes
-//! them out: the row goes, and in the same statement they have rows in `job`, and the others too or are a
-//! new run. All statements about single jobs but reading ones begin with that, so that they find rows.
-//! Those that read look into runs as well, in one statement (`live_in_runs`, `places_in_runs`).
+//! A run is never changed before it is completed. An ack of many of its jobs divides it into one that is
+//! completed and what is left. Whoever wants anything else of some of its jobs takes
+//! them out: the row goes, and in the same statement they have rows in `job`. What is left either way is a
+//! new run, or rows. All statements about single jobs but reading ones begin with that, so that they find
+//! rows. Those that read look into runs as well, in one statement (`live_in_runs`, `places_in_runs`).
 //!
 //! * Two that take jobs out of one run at once: the second waits for the first, finds its run gone, and
 //!   looks for what became of it.
-//! * An ack of a run that somebody else has just changed: it is compared by number and count
-//!   ([`InRun`]), passes over, and is made once more job by job.
+//! * An ack of jobs of which others have just taken some out of the run: it names its jobs, finds that they
+//!   are not all there, passes over, and is made once more job by job.
 //! * A node that dies with leases of a run: who takes back the leases takes the jobs out.
 //! * While events are recorded pushes write no runs; those that are there are told of as what they are.
 //!
@@ -31,8 +32,8 @@ pub(super) const LINE_RUN_MIN: usize = 64;
 /// With fewer jobs that are alike a run is no gain: its row and its indexes cost as much as theirs.
 pub(super) const RUN_MIN: usize = 16;
 
-/// A run that lives, and how many jobs are in it. Jobs are only taken out of a run: with the same number and
-/// as many jobs it has the same jobs.
+/// A run that lives, and how many jobs are in it: a hint where its jobs are. Jobs are only taken out of a
+/// run, so it has the same jobs with the same number and as many of them, if the change was committed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct InRun {
     pub(super) id: i64,
@@ -45,10 +46,7 @@ pub(super) fn bucket_of(job: i64) -> i64 {
 }
 
 /// Those of these jobs that are in runs that live have rows of their own from now on.
-pub(super) const TAKE_OUT: &str = "SELECT * FROM take_out($1::bigint[], NULL)";
-
-/// The same; and where at least so many are of one run, they are a run.
-pub(super) const TAKE_OUT_TOGETHER: &str = "SELECT * FROM take_out($1::bigint[], $2)";
+pub(super) const TAKE_OUT: &str = "SELECT * FROM take_out($1::bigint[])";
 
 /// By their places: all of them.
 pub(super) const UNPACK_PLACES: &str = "SELECT unpack_places($1::bigint[])";

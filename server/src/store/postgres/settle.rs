@@ -290,6 +290,7 @@ fn params<const N: usize>(all: [&(dyn ToSql + Sync); N]) -> [&(dyn ToSql + Sync)
 
 /// Locks jobs that are held by these leases. Those that are not found are lost.
 async fn standing(
+    store: &PostgresStore,
     tx: &mut Tx<'_>,
     leases: impl Iterator<Item = Lease>,
 ) -> Result<(Timestamp, HashMap<Lease, Standing>), Failure> {
@@ -299,6 +300,8 @@ async fn standing(
     let deliveries: Vec<i32> = sorted.iter().map(|lease| lease.delivery.cast_signed()).collect();
     let calls: [Call<'_>; 2] = [(TAKE_OUT, &[&ids]), (STANDING, &[&ids, &deliveries])];
     let answers = tx.all(&calls).await?;
+    // Before the commit: if that fails, acks of what is said to be left are passed over.
+    store.leases.taken_out(&ids, &answers[0]);
     let rows = &answers[1];
     let mut found = HashMap::with_capacity_and_hasher(rows.len(), Default::default());
     for row in rows.iter().filter(|row| get::<Option<i64>>(row, "id").is_some()) {
@@ -336,7 +339,7 @@ pub(super) async fn end_badly(
     if ended.is_empty() {
         return Ok((Vec::new(), Vec::new()));
     }
-    let (now, found) = standing(tx, ended.iter().map(|ended| ended.lease)).await?;
+    let (now, found) = standing(store, tx, ended.iter().map(|ended| ended.lease)).await?;
     let held: Vec<(&Ended<'_>, &Standing)> =
         ended.iter().filter_map(|ended| Some((ended, found.get(&ended.lease)?))).collect();
     let mut plan = Plan::default();
@@ -694,7 +697,7 @@ impl PostgresStore {
         if acks.is_empty() {
             return Ok(Vec::new());
         }
-        let (now, found) = standing(tx, acks.iter().map(|(lease, ..)| **lease)).await?;
+        let (now, found) = standing(self, tx, acks.iter().map(|(lease, ..)| **lease)).await?;
         let mut finish = Finish::default();
         let mut effects = Vec::with_capacity(acks.len());
         let (mut ids, mut started, mut forgotten) = (Vec::new(), Vec::new(), Vec::new());

@@ -3,8 +3,9 @@
 //! A job leaves dead rows in `job`, `ready`, `scheduled` and `lease`, and in `run` once it is
 //! forgotten. Autovacuum looks at a database once a minute; at a hundred thousand jobs a second that is
 //! gigabytes, which then have to be walked through. So the leader vacuums them when there is something to
-//! it, every ten seconds at most; `run`, which takes longer, beside the others. Nothing depends on it, and no order of elections can make it wrong: a plain vacuum takes no
-//! lock that a statement waits for, and does not cut tables short, which would.
+//! it, every ten seconds at most; `run`, which takes longer, beside the others. Nothing depends on it, and no
+//! order of elections can make it wrong: a plain vacuum takes no lock that a statement waits for, and does
+//! not cut tables short, which would.
 //!
 //! While somebody holds an old snapshot a vacuum reads everything and removes nothing. So after one that
 //! left most of what it found in a table, while the oldest snapshot was the same from its beginning to

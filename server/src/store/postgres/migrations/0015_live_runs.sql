@@ -4,8 +4,9 @@
 -- deleted, and which the ack wrote once more for history. A job that lives has a
 -- row in `job`, or is in one run that has not finished; never both. Such a run
 -- is never changed: an ack of all its jobs says when they were completed, and
--- the row stays where it is. Whoever wants anything else of some of its jobs takes
--- them out first, and it is another run then, or none.
+-- the row stays where it is; an ack of many of them makes two of it. Whoever wants
+-- anything else of some of its jobs takes them out first, and it is another run
+-- then, or none.
 --
 -- So a run that lives has only jobs that were pushed together, of which nothing is
 -- known but what the push said: all of them are ready or held by their first
@@ -198,21 +199,21 @@ BEGIN
 END
 $$;
 
--- These jobs are taken out of the runs that live and have any of them: where `run_min`
--- or more of them were in one, they are a run of their own from now on; else they have
--- rows in `job`. What is left of a run is a new one, if there are 16 at least, and if
+-- These jobs are taken out of the runs that live and have any of them: they have
+-- rows in `job` from now on. What is left of a run is a new one, if there are 16 at least, and if
 -- no more than two kilobytes are written again for each job that is taken out;
 -- else those have rows as well. Runs that others change at this moment are waited
--- for, by their numbers; without `run_min` what they have left is looked for again.
+-- for, by their numbers, and what they have left is looked for again.
 -- The answer: the runs that are gone, and what is left of each as a run, if it is one.
 --
 -- So a run that has the same number as another had has fewer jobs.
-CREATE FUNCTION take_out(wanted bigint[], run_min integer)
+CREATE FUNCTION take_out(wanted bigint[])
 RETURNS TABLE (run_id bigint, run_count integer, left_id bigint, left_count integer)
 LANGUAGE plpgsql
 AS $$
 DECLARE
     all_runs bigint[];
+    taken bigint;
 BEGIN
     LOOP
         all_runs := ARRAY(SELECT DISTINCT p.run_id FROM places_in_runs(wanted) p);
@@ -234,7 +235,12 @@ BEGIN
             RETURNING *, pg_column_size(payloads) AS bytes
         ),
         split AS MATERIALIZED (
-            SELECT g.id, g.count, g.bytes, s.*
+            SELECT
+                g.*, s.*,
+                coalesce(
+                    cardinality(s.left_ids) >= 16 AND g.bytes <= 2048 * cardinality(s.out_ids),
+                    false
+                ) AS is_left
             FROM gone g
             CROSS JOIN LATERAL (
                 SELECT
@@ -251,35 +257,17 @@ BEGIN
                 ) u
             ) s
         ),
-        parts AS MATERIALIZED (
-            SELECT
-                id, out_ids AS ids, out_payloads AS payloads,
-                coalesce(cardinality(out_ids) >= run_min, false) AS is_run
-            FROM split
-            WHERE out_ids IS NOT NULL
-            UNION ALL
-            SELECT
-                id, left_ids, left_payloads,
-                -- It may have become another run that has none of them.
-                coalesce(
-                    cardinality(left_ids) >= 16 AND bytes <= 2048 * cardinality(out_ids),
-                    false
-                )
-            FROM split
-            WHERE left_ids IS NOT NULL
-        ),
         runs AS (
             INSERT INTO run (
                 id, bucket, queue_id, first, last, count, place, priority, created_at, max_attempts,
                 content_type, backoff, ids, payloads
             )
             SELECT
-                p.ids[1], g.bucket, g.queue_id, p.ids[1], p.ids[cardinality(p.ids)],
-                cardinality(p.ids), g.place, g.priority, g.created_at, g.max_attempts,
-                g.content_type, g.backoff, p.ids, p.payloads
-            FROM parts p
-            JOIN gone g ON g.id = p.id
-            WHERE p.is_run
+                s.left_ids[1], s.bucket, s.queue_id, s.left_ids[1],
+                s.left_ids[cardinality(s.left_ids)], cardinality(s.left_ids), s.place, s.priority,
+                s.created_at, s.max_attempts, s.content_type, s.backoff, s.left_ids, s.left_payloads
+            FROM split s
+            WHERE s.is_left
         ),
         jobs AS (
             INSERT INTO job (
@@ -287,18 +275,21 @@ BEGIN
                 content_type, backoff, payload, was_packed
             )
             SELECT
-                u.id, g.queue_id, g.priority, g.place, g.created_at, g.max_attempts, 0, 1, 0,
-                g.content_type, g.backoff, u.payload, true
-            FROM parts p
-            JOIN gone g ON g.id = p.id
-            CROSS JOIN LATERAL unnest(p.ids, p.payloads) AS u (id, payload)
-            WHERE NOT p.is_run
+                u.id, s.queue_id, s.priority, s.place, s.created_at, s.max_attempts, 0, 1, 0,
+                s.content_type, s.backoff, u.payload, true
+            FROM split s
+            CROSS JOIN LATERAL (
+                SELECT * FROM unnest(s.out_ids, s.out_payloads)
+                UNION ALL
+                SELECT * FROM unnest(s.left_ids, s.left_payloads) WHERE NOT s.is_left
+            ) AS u (id, payload)
         )
-        SELECT s.id, s.count, p.ids[1], cardinality(p.ids)
-        FROM split s
-        LEFT JOIN parts p ON p.id = s.id AND p.is_run AND p.ids = s.left_ids;
-        -- Else they would be found as what they are now.
-        EXIT WHEN run_min IS NOT NULL;
+        SELECT
+            s.id, s.count, CASE WHEN s.is_left THEN s.left_ids[1] END,
+            CASE WHEN s.is_left THEN cardinality(s.left_ids) END
+        FROM split s;
+        GET DIAGNOSTICS taken = ROW_COUNT;
+        EXIT WHEN taken = cardinality(all_runs);
     END LOOP;
 END
 $$;
@@ -696,7 +687,7 @@ BEGIN
         SELECT jsonb_array_elements(j.options::jsonb #> '{depends, on}')::bigint
         FROM job j
         WHERE j.id = ANY(pushed) AND j.is_blocked
-    ), NULL);
+    ));
     FOR item IN
         SELECT * FROM pending WHERE tx = NEW.tx AND kind = 'cancel' ORDER BY job_ids
     LOOP
