@@ -526,6 +526,7 @@ mod tests {
             let claim = Claim {
                 queue: queue(),
                 count: 1,
+                enough: 1,
                 bytes_max: usize::MAX,
                 worker: WorkerName::parse("w").unwrap(),
                 hold: Hold::Time(SECOND),

@@ -73,8 +73,14 @@ fn waits_on(job: &Job) -> bool {
 async fn ack_what_is_there(store: &dyn Store) {
     let worker = WorkerName::parse("w").expect("a name");
     let hold = Hold::Time(Duration::from_secs(10));
-    let claim =
-        |queue| Claim { queue, count: 50, bytes_max: usize::MAX, worker: worker.clone(), hold };
+    let claim = |queue| Claim {
+        queue,
+        count: 50,
+        enough: 50,
+        bytes_max: usize::MAX,
+        worker: worker.clone(),
+        hold,
+    };
     let claimed = store.claim(queues().map(claim).to_vec()).await.unwrap().jobs.concat();
     let ack = |lease: Lease| Settlement { lease, verdict: Verdict::Ack { result: None } };
     store.settle(claimed.into_iter().map(|job| ack(job.lease)).collect()).await.unwrap();

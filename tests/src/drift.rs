@@ -312,7 +312,7 @@ prop_compose! {
         worker in prop_oneof![Just("w1"), Just("")],
     ) -> Claim {
         let worker = WorkerName::parse(worker).expect("a name");
-        Claim { queue, count, bytes_max, worker, hold }
+        Claim { queue, count, enough: count, bytes_max, worker, hold }
     }
 }
 

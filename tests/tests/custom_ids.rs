@@ -52,6 +52,7 @@ async fn a_node_finds_by_its_custom_id_what_another_has_pushed_and_given_out() {
     let claim = Claim {
         queue: QueueName::parse("a").unwrap(),
         count: 1,
+        enough: 1,
         bytes_max: usize::MAX,
         worker: worker.clone(),
         hold: Hold::Session(SessionId(1)),

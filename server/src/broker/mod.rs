@@ -67,8 +67,7 @@ use crate::metrics::Metrics;
 use crate::secrets::Keyring;
 use crate::store::events::is_internal;
 use crate::store::{
-    Claim, Destination, Duty, Effect, LeasedJob, Pushed, SessionId, Settled, Settlement, Signal,
-    Store,
+    Claim, Destination, Duty, Effect, Pushed, SessionId, Settled, Settlement, Signal, Store,
 };
 
 /// The broker of a node. Cheap to clone: all clones are one.
@@ -78,7 +77,7 @@ pub struct Broker(Arc<Parts>);
 struct Parts {
     core: Arc<Core>,
     pushes: Committer<NewJob, Pushed>,
-    claims: Committer<Claim, Vec<LeasedJob>>,
+    claims: Committer<Claim, pull::Given>,
     settles: Committer<Settlement, Settled>,
 }
 

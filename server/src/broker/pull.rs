@@ -20,7 +20,7 @@ use crate::store::{Claim, Claimed, Duty, Hold, LeasedJob, SESSION_LEASE, Settlem
 pub struct Pull {
     /// Where from.
     pub queue: QueueName,
-    /// At most so many.
+    /// At most so many. Of subscriptions 0: their credit says it.
     pub count: usize,
     /// How long to wait for a first one.
     pub wait: Duration,
@@ -28,6 +28,23 @@ pub struct Pull {
     pub worker: WorkerName,
     /// What keeps the leases alive.
     pub hold: Hold,
+}
+
+impl Pull {
+    /// With how many of so many jobs it is [content](Claim::enough). Who asks once and gets fewer than that
+    /// takes it that there are no more.
+    fn enough(&self, count: usize) -> usize {
+        let goes_on = self.count == 0;
+        if goes_on { count.div_ceil(2) } else { count }
+    }
+}
+
+/// What a claim got.
+#[derive(Debug, Default)]
+pub(super) struct Given {
+    pub(super) jobs: Vec<LeasedJob>,
+    /// It got less than it asked for although more may be ready.
+    pub(super) has_more: bool,
 }
 
 impl Broker {
@@ -60,7 +77,7 @@ impl Broker {
                 true => waiter.claim_open(&credit),
             };
             has_claimed = true;
-            let jobs = self.claim(&pull, claiming).await?.unwrap_or_default();
+            let jobs = self.claim(&pull, claiming).await?.unwrap_or_default().jobs;
             if !jobs.is_empty() || Instant::now() >= deadline {
                 return Ok(jobs);
             }
@@ -84,11 +101,11 @@ impl Broker {
         &self,
         pull: &Pull,
         claiming: Option<Claiming<'_>>,
-    ) -> Result<Option<Vec<LeasedJob>>, Error> {
+    ) -> Result<Option<Given>, Error> {
         let Some(mut claiming) = claiming else { return Ok(None) };
         let claimed = self.claim_readable(pull, &mut claiming).await;
         match &claimed {
-            Ok(jobs) => claiming.uses(jobs.len()),
+            Ok(given) => claiming.uses(given.jobs.len()),
             Err(_) => claiming.fail(),
         }
         claimed.map(Some)
@@ -98,7 +115,7 @@ impl Broker {
         &self,
         pull: &Pull,
         claiming: &mut Claiming<'_>,
-    ) -> Result<Vec<LeasedJob>, Error> {
+    ) -> Result<Given, Error> {
         let core = &self.0.core;
         let encrypted = core.encrypted().await?;
         core.sealing.check_key(&pull.queue)?;
@@ -107,21 +124,22 @@ impl Broker {
             let claim = Claim {
                 queue: pull.queue.clone(),
                 count: claiming.count(),
+                enough: pull.enough(claiming.count()),
                 bytes_max: limits::ANSWER_BYTES_MAX,
                 worker: pull.worker.clone(),
                 hold: pull.hold,
             };
             let claimed = self.0.claims.submit(vec![claim], 0).await?;
-            let claimed = claimed.into_iter().next().unwrap_or_default();
-            claiming.end(&claimed);
-            if claimed.is_empty() {
-                return Ok(claimed);
+            let given = claimed.into_iter().next().unwrap_or_default();
+            claiming.end(&given);
+            if given.jobs.is_empty() {
+                return Ok(given);
             }
             self.metrics().time(Timed::Claim, started.elapsed());
             // Nothing is awaited from here on, or the jobs would be forgotten with this future.
-            let jobs = core.open_leased(&encrypted, &pull.queue, claimed);
+            let jobs = core.open_leased(&encrypted, &pull.queue, given.jobs);
             if !jobs.is_empty() {
-                return Ok(jobs);
+                return Ok(Given { jobs, ..given });
             }
         }
     }
@@ -148,13 +166,11 @@ pub(super) async fn end(core: Arc<Core>, settlements: Vec<Settlement>) {
     }
 }
 
-pub(super) fn committer(
-    core: &Arc<Core>,
-    budget: Budget,
-) -> (Committer<Claim, Vec<LeasedJob>>, Loop) {
+pub(super) fn committer(core: &Arc<Core>, budget: Budget) -> (Committer<Claim, Given>, Loop) {
     let abandoning = Arc::clone(core);
-    let abandoned = move |jobs: Vec<Vec<LeasedJob>>| {
-        let leases: Vec<Lease> = jobs.into_iter().flatten().map(|job| job.lease).collect();
+    let abandoned = move |given: Vec<Given>| {
+        let jobs = given.into_iter().flat_map(|given| given.jobs);
+        let leases: Vec<Lease> = jobs.map(|job| job.lease).collect();
         if !leases.is_empty() {
             tokio::spawn(take_back(Arc::clone(&abandoning), leases));
         }
@@ -170,7 +186,9 @@ pub(super) fn committer(
             core.announce(&claimed.expired);
             core.note_gates(&queues, &claimed);
             core.note_claimed(&holds, &claimed.jobs);
-            Ok(claimed.jobs)
+            let given = claimed.jobs.into_iter().enumerate();
+            let has_more = |place| claimed.content.contains(&place);
+            Ok(given.map(|(place, jobs)| Given { jobs, has_more: has_more(place) }).collect())
         }
     };
     let (committer, run) = Committer::new(budget, commit, abandoned);

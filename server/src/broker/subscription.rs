@@ -5,9 +5,10 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+use super::pull::Given;
 use super::waiters::Waiter;
 use super::{Broker, Pull};
 use crate::error::Error;
@@ -17,6 +18,12 @@ use crate::store::{Hold, LeasedJob, SessionId};
 
 /// After a claim failed, the subscription looks again this much later.
 const AFTER_FAILURE: Duration = Duration::from_secs(1);
+
+/// For what is left of its credit, if that is the smaller part of it, a subscription claims this much later.
+/// A busy worker has more by then, and jobs that stand in line together go to one claim: else the rest of a
+/// worker's credit would divide them, and the rest of them the next credit, for ever (as small windows did to
+/// TCP: RFC 1122, section 4.2.3.4).
+const FOR_MORE_CREDIT: Duration = Duration::from_millis(10);
 
 /// Jobs for one subscription.
 #[derive(Debug)]
@@ -31,6 +38,7 @@ pub struct Delivery {
 #[derive(Debug)]
 pub struct Subscription {
     credit: Arc<Semaphore>,
+    added: Arc<Notify>,
     _stop: DropGuard,
 }
 
@@ -39,6 +47,7 @@ impl Subscription {
     pub fn add_credit(&self, credit: u32) {
         let room = (limits::CREDIT_MAX as usize).saturating_sub(self.credit.available_permits());
         self.credit.add_permits(room.min(credit as usize));
+        self.added.notify_waiters();
     }
 }
 
@@ -61,6 +70,7 @@ impl Broker {
     ) -> Result<Subscription, Error> {
         self.0.core.sealing.check_key(&queue)?;
         let credit = Arc::new(Semaphore::new(0));
+        let added = Arc::new(Notify::new());
         let stop = CancellationToken::new();
         let pull =
             Pull { queue, count: 0, wait: Duration::ZERO, worker, hold: Hold::Session(session) };
@@ -68,11 +78,12 @@ impl Broker {
             broker: self.clone(),
             number,
             credit: Arc::clone(&credit),
+            added: Arc::clone(&added),
             stop: stop.clone(),
             deliveries,
         };
         tokio::spawn(feed.run(pull));
-        Ok(Subscription { credit, _stop: stop.drop_guard() })
+        Ok(Subscription { credit, added, _stop: stop.drop_guard() })
     }
 }
 
@@ -80,6 +91,8 @@ struct Feed {
     broker: Broker,
     number: u64,
     credit: Arc<Semaphore>,
+    /// Told when there is more of it.
+    added: Arc<Notify>,
     stop: CancellationToken,
     deliveries: mpsc::Sender<Delivery>,
 }
@@ -94,18 +107,25 @@ impl Feed {
             while let Some(jobs) = waiter.try_handed_over() {
                 self.deliver(jobs).await;
             }
+            let credit = self.credit.available_permits();
             let claimed = self.broker.claim(&pull, waiter.claim_open(&self.credit)).await;
             match claimed {
                 Ok(None) => {}
-                Ok(Some(jobs)) => {
+                Ok(Some(Given { jobs, has_more })) => {
+                    let left = credit.saturating_sub(jobs.len());
+                    let rests = has_more && left < jobs.len();
                     for jobs in in_order(jobs, &mut waiter) {
                         self.deliver(jobs).await;
+                    }
+                    if rests {
+                        waiter.pass_on();
+                        self.rest(&mut waiter, FOR_MORE_CREDIT, Some(left)).await;
                     }
                     continue;
                 }
                 Err(error) => {
                     tracing::warn!(queue = %pull.queue, %error, "claim failed");
-                    self.rest(&mut waiter).await;
+                    self.rest(&mut waiter, AFTER_FAILURE, None).await;
                     continue;
                 }
             }
@@ -135,12 +155,19 @@ impl Feed {
         self.broker.is_draining() || self.stop.is_cancelled() || self.deliveries.is_closed()
     }
 
-    /// Claims nothing for a while.
-    async fn rest(&self, waiter: &mut Waiter) {
-        let mut over = pin!(tokio::time::sleep(AFTER_FAILURE));
+    /// Claims nothing for a while, or until there is more credit than `left`.
+    async fn rest(&self, waiter: &mut Waiter, time: Duration, left: Option<usize>) {
+        let mut over = pin!(tokio::time::sleep(time));
         loop {
+            let mut added = pin!(self.added.notified());
+            // Enlist before looking, or what comes in between would be missed.
+            added.as_mut().enable();
+            if left.is_some_and(|left| self.credit.available_permits() > left) {
+                return;
+            }
             tokio::select! {
                 jobs = waiter.handed_over() => self.deliver(jobs).await,
+                () = added => {}
                 () = &mut over => return,
                 () = self.stop.cancelled() => return,
             }

@@ -12,8 +12,9 @@
 //!
 //! A claim gets what stands first. If it *comes short*, by getting less than it asked for, it has
 //! seen all that the line had heard of when the claim began: what is ready now was heard of since.
-//! A claim that got all that it asked for has shown nothing: jobs that no node has told of yet may
-//! have stood before those that are known. So a claim asks for more than is known, if it may.
+//! A claim that got all that it asked for, or is content with less, has shown nothing: jobs that no node
+//! has told of yet may have stood before those that are known. So a claim asks for more than is known, if
+//! it may.
 //!
 //! # When
 //!
@@ -68,6 +69,7 @@ use parking_lot::Mutex;
 use tokio::sync::{Semaphore, mpsc};
 
 use super::bells::{Bell, Bells};
+use super::pull::Given;
 use super::{Broker, Pull};
 use crate::job::{NewJob, QueueName, When};
 use crate::limits;
@@ -495,7 +497,7 @@ enum End {
     Failed,
     /// It got less than it asked for.
     Short,
-    /// It got all that it asked for, or all that fits into an answer.
+    /// It got all that it asked for, or all that fits into an answer; or there may be more.
     Full,
 }
 
@@ -515,10 +517,12 @@ impl Claiming<'_> {
     }
 
     /// It got these jobs.
-    pub(super) fn end(&mut self, jobs: &[LeasedJob]) {
+    pub(super) fn end(&mut self, given: &Given) {
+        let Given { jobs, has_more } = given;
         let bytes: usize = jobs.iter().map(|job| job.payload.bytes.len()).sum();
         // The largest job is a third of an answer: below half of it none was left out.
-        self.end = match jobs.len() < self.count && bytes < limits::ANSWER_BYTES_MAX / 2 {
+        let has_room = jobs.len() < self.count && bytes < limits::ANSWER_BYTES_MAX / 2;
+        self.end = match has_room && !has_more {
             true => End::Short,
             false => End::Full,
         };
@@ -613,6 +617,7 @@ impl Waiter {
         let claim = Claim {
             queue: pull.queue.clone(),
             count: pull.count,
+            enough: pull.count,
             bytes_max: limits::ANSWER_BYTES_MAX,
             worker: pull.worker.clone(),
             hold: pull.hold,
@@ -714,6 +719,7 @@ mod tests {
         let claim = Claim {
             queue: queue(),
             count: once,
+            enough: once,
             bytes_max: 100,
             worker: WorkerName::parse("w").unwrap(),
             hold: Hold::Session(SessionId(number)),
@@ -741,7 +747,7 @@ mod tests {
     }
 
     fn come_short(mut claiming: Claiming<'_>) {
-        claiming.end(&[]);
+        claiming.end(&Given::default());
     }
 
     /// Whose session gets how many.

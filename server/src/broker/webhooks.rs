@@ -187,8 +187,8 @@ impl Broker {
         }
         let mut letters = Vec::new();
         let (waiter, credit) = (self.wait_for(&pull.queue), Semaphore::new(count));
-        let jobs = self.claim(&pull, waiter.claim(&credit)).await?;
-        for job in jobs.unwrap_or_default() {
+        let claimed = self.claim(&pull, waiter.claim(&credit)).await?;
+        for job in claimed.unwrap_or_default().jobs {
             let lease = job.lease;
             match serde_json::from_slice::<Contents>(&job.payload.bytes) {
                 Ok(Contents { webhook, event, kind, draft }) => {

@@ -492,6 +492,8 @@ pub struct Claim {
     pub queue: QueueName,
     /// At most so many, at least 1.
     pub count: usize,
+    /// With so many it is content: what stands in line together need not be divided for more.
+    pub enough: usize,
     /// At most so many payload bytes, though always one job.
     pub bytes_max: usize,
     /// Who asks.
@@ -532,6 +534,9 @@ pub enum Hold {
 pub struct Claimed {
     /// The jobs of each claim.
     pub jobs: Vec<Vec<LeasedJob>>,
+    /// The places of claims that are [content](Claim::enough) with less than they asked for, although more
+    /// may be ready.
+    pub content: Vec<usize>,
     /// Jobs that were found to be expired, and what became of those that waited for them.
     pub expired: Vec<Effect>,
     /// Queues that have jobs which may not start now, and when that changes by itself.

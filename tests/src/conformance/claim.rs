@@ -9,7 +9,7 @@ use super::rules;
 
 fn claim(count: usize, bytes_max: usize) -> Claim {
     let worker = WorkerName::parse("w").expect("a name");
-    Claim { queue: queue(), count, bytes_max, worker, hold: Hold::Time(SECOND) }
+    Claim { queue: queue(), count, enough: count, bytes_max, worker, hold: Hold::Time(SECOND) }
 }
 
 rules! {

@@ -81,7 +81,7 @@ impl Jobs for [LeasedJob] {
 
 pub(super) fn claim(count: usize, hold: Hold) -> Claim {
     let worker = WorkerName::parse("w").expect("a name");
-    Claim { queue: queue(), count, bytes_max: usize::MAX, worker, hold }
+    Claim { queue: queue(), count, enough: count, bytes_max: usize::MAX, worker, hold }
 }
 
 pub(super) fn ack() -> Verdict {

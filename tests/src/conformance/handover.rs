@@ -12,7 +12,14 @@ use crate::stores::Maker;
 
 fn waiting(count: usize) -> Claim {
     let worker = WorkerName::parse("w").expect("a name");
-    Claim { queue: queue(), count, bytes_max: usize::MAX, worker, hold: Hold::Session(SESSION) }
+    Claim {
+        queue: queue(),
+        count,
+        enough: count,
+        bytes_max: usize::MAX,
+        worker,
+        hold: Hold::Session(SESSION),
+    }
 }
 
 impl<M: Maker> Given<M> {

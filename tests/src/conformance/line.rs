@@ -82,6 +82,22 @@ rules! {
         assert_eq!(given.claim(1).await, []);
     }
 
+    async fn who_is_content_with_less_gets_that_at_least_and_in_order(given: Given<M>) {
+        let ids = together(&given, 900).await;
+        let claim = |count| Claim { enough: count / 2, ..given::claim(count, Hold::Time(SECOND)) };
+        let mut next = 0;
+        while next < ids.len() {
+            let claims = [300, 70, 500].map(claim);
+            let claimed = given.store.claim(claims.to_vec()).await.unwrap();
+            for (claim, jobs) in claims.iter().zip(claimed.jobs) {
+                let until = next + jobs.len();
+                assert_eq!(jobs.jobs(), ids[next..until]);
+                assert!(jobs.len() >= claim.enough || until == ids.len(), "{}", jobs.len());
+                next = until;
+            }
+        }
+    }
+
     async fn one_of_them_leaves_the_line_and_the_others_stay(given: Given<M>) {
         for leaving in [0, 2, 99] {
             let ids = together(&given, 100).await;

@@ -2,8 +2,12 @@
 //!
 //! One statement for many claims: it takes what stands first in each line, passing over what others
 //! have locked, writes one row for each lease and brings the bodies. Who gets what depends only on
-//! how many there are, so that it can be said beforehand. Where it depends on more, the jobs are
-//! claimed in [rounds](super::rounds).
+//! how many there are, how many each asks for and with how many it is content, so that it can be said
+//! beforehand. Where it depends on more, the jobs are claimed in [rounds](super::rounds).
+//!
+//! Jobs that are in one run come as one row of the answer. Large blocks are not divided between
+//! claims where that can be avoided, so that runs are acked as wholes; where they are divided into small
+//! parts, they are unpacked.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::time::Duration;
@@ -116,83 +120,125 @@ const LOST: &str = "
     AND (p.ids[width_bucket(u.job_id, p.ids)] = u.job_id) IS NOT TRUE";
 
 /// What stands first in each line goes to its claims, in their order, as far as it reaches: line
-/// `l` gives out `count` jobs at most, of the first `rows` rows, and its job number n goes to claim
-/// `owners[base + n]`. Of the last block it may be a part; the others stand on.
+/// `l` gives out `count` jobs at most, of the first `rows` rows. The claims are laid end to end, claim
+/// number n up to `ends[n]`, and `share_out` says behind how many jobs each row begins: those
+/// that are content with less may get less, so that large blocks are not divided. Of the last block it may be a
+/// part; the others stand on.
 ///
 /// If there is more to it than that (a job that may have grown too old in line, or more bytes than
 /// one answer holds) nothing is taken, and the only row says so.
 ///
 /// The jobs of a block are in runs that have its number, or have rows that are read along the index, from
-/// the first number to the last: they have the block's number, and no others in between. A block may have
-/// been cut since the statement began to look: what is locked is its latest version then, which is not to
-/// be found by where it is stored, but by its number. Its place may be behind those that come next then, so
-/// that the cursor goes to its number.
+/// the first number to the last: they have the block's number, and no others in between. What is taken of
+/// a run is one row of the answer. A block may have been cut since the statement began to look: what is
+/// locked is its latest version then, which is not to be found by where it is stored, but by its number.
+/// Its place may be behind those that come next then, so that the cursor goes to its number.
 const CLAIM: &str = "
     WITH clock AS MATERIALIZED (SELECT now_ms() AS now),
+    found AS MATERIALIZED (
+        SELECT q.base, q.count AS wanted, h.*
+        FROM unnest($2::integer[], $3::bigint[], $4::integer[], $5::integer[], $16::bigint[])
+            AS q (line, queue_id, base, count, rows)
+        CROSS JOIN LATERAL (
+            SELECT p.*, sum(p.count) OVER (ROWS UNBOUNDED PRECEDING) - p.count AS before
+            FROM unnest($6::integer[], $7::integer[], $8::bigint[])
+                AS c (line, priority, place)
+            CROSS JOIN LATERAL (
+                SELECT
+                    ctid AS tid, job_id, block, job_ids, count, priority, place, delivery,
+                    bytes, expires_at, timeout_ms
+                FROM ready
+                WHERE queue_id = q.queue_id AND gate = '' AND priority = c.priority
+                AND place > c.place
+                ORDER BY place
+                LIMIT q.rows
+                FOR UPDATE SKIP LOCKED
+            ) p
+            WHERE c.line = q.line
+            LIMIT q.rows
+        ) h
+        WHERE (
+            SELECT true FROM queue
+            WHERE id = q.queue_id AND paused_at IS NULL AND NOT is_gated
+            LIMIT 1
+        )
+    ),
+    shared AS MATERIALIZED (
+        SELECT share_out(array_agg(count), array_agg(base), $1::integer[], $17::integer[]) AS starts
+        FROM found
+        HAVING max(count) >= 64
+    ),
     line AS MATERIALIZED (
         SELECT
-            r.*, r.taken = r.count AS is_whole,
-            -- Of the owner before the first of these jobs, less the jobs of the rows before.
-            r.base + r.before - (sum(r.taken) OVER (ROWS UNBOUNDED PRECEDING) - r.taken) AS start
+            *, least(count, base + wanted - start) AS taken,
+            start + count <= base + wanted AS is_whole, start > base + before AS is_spared
         FROM (
-            SELECT q.base, h.*, least(h.count, q.count - h.before)::integer AS taken
-            FROM unnest($2::integer[], $3::bigint[], $4::integer[], $5::bigint[], $16::bigint[])
-                AS q (line, queue_id, base, count, rows)
-            CROSS JOIN LATERAL (
-                SELECT p.*, sum(p.count) OVER (ROWS UNBOUNDED PRECEDING) - p.count AS before
-                FROM unnest($6::integer[], $7::integer[], $8::bigint[])
-                    AS c (line, priority, place)
-                CROSS JOIN LATERAL (
-                    SELECT
-                        ctid AS tid, job_id, block, job_ids, count, priority, place, delivery,
-                        bytes, expires_at, timeout_ms
-                    FROM ready
-                    WHERE queue_id = q.queue_id AND gate = '' AND priority = c.priority
-                    AND place > c.place
-                    ORDER BY place
-                    LIMIT q.rows
-                    FOR UPDATE SKIP LOCKED
-                ) p
-                WHERE c.line = q.line
-                LIMIT q.rows
-            ) h
-            WHERE h.before < q.count AND (
-                SELECT true FROM queue
-                WHERE id = q.queue_id AND paused_at IS NULL AND NOT is_gated
-                LIMIT 1
-            )
-        ) r
+            SELECT
+                *,
+                coalesce(
+                    (SELECT starts FROM shared)[row_number() OVER ()], (base + before)::integer
+                ) AS start,
+                lead(base) OVER () IS NOT DISTINCT FROM base AS is_followed
+            FROM found
+        ) f
+        WHERE start < base + wanted
+    ),
+    parts AS MATERIALIZED (
+        SELECT
+            *,
+            coalesce(
+                job_ids[greatest(coalesce(($1::integer[])[owner], 0) - start, 0) + 1], job_id
+            ) AS first_id,
+            coalesce(
+                job_ids[least(($1::integer[])[owner + 1] - start, taken)], job_id
+            ) AS last_id
+        FROM (
+            SELECT
+                *,
+                generate_series(
+                    width_bucket(start, $1::integer[]),
+                    width_bucket(start + taken - 1, $1::integer[])
+                ) AS owner
+            FROM line
+        ) l
     ),
     jobs AS MATERIALIZED (
         SELECT
-            ($1::integer[])[(l.start + row_number() OVER ())::integer] AS owner,
-            j.id, l.delivery, l.priority, coalesce(l.block, l.place) AS place, l.count, l.is_whole,
-            l.timeout_ms, j.attempts, j.max_attempts, j.created_at, j.tags, j.content_type,
-            j.payload, j.options, j.is_special, j.run, j.run_count
-        FROM line l
+            p.owner, j.id, p.delivery, p.priority, coalesce(p.block, p.place) AS place, p.count,
+            p.is_whole, p.is_spared, p.is_followed, p.timeout_ms, j.attempts, j.max_attempts, j.created_at,
+            j.tags, j.content_type, j.payload, j.options, j.is_special, j.run, j.run_count,
+            j.ids, j.payloads
+        FROM parts p
         CROSS JOIN LATERAL (
             SELECT
                 id, attempts, max_attempts, created_at, tags, content_type, payload, options,
                 unique_key IS NOT NULL OR gate IS NOT NULL OR is_watched AS is_special,
-                NULL::bigint AS run, NULL::integer AS run_count
+                NULL::bigint AS run, NULL::integer AS run_count, NULL::bigint[] AS ids,
+                NULL::bytea[] AS payloads
             FROM job
-            WHERE id BETWEEN l.job_id AND coalesce(l.job_ids[l.taken], l.job_id)
-            AND place = coalesce(l.block, l.place)
+            WHERE id BETWEEN p.first_id AND p.last_id AND place = coalesce(p.block, p.place)
             UNION ALL
             SELECT
-                u.id, 0, r.max_attempts, r.created_at, NULL, r.content_type, u.payload, NULL, false,
-                r.id, r.count
+                r.ids[w.low], 0, r.max_attempts, r.created_at, NULL, r.content_type, NULL, NULL, false,
+                r.id, r.count, r.ids[w.low:w.high], r.payloads[w.low:w.high]
             FROM run r
-            CROSS JOIN LATERAL unnest(r.ids, r.payloads) AS u (id, payload)
-            WHERE r.place = l.block AND coalesce(r.finished_at, 0) = 0
-            AND u.id BETWEEN l.job_id AND l.job_ids[l.taken]
+            CROSS JOIN LATERAL (
+                SELECT
+                    width_bucket(p.first_id - 1, r.ids) + 1 AS low,
+                    width_bucket(p.last_id, r.ids) AS high
+                OFFSET 0
+            ) w
+            WHERE r.place = p.block AND coalesce(r.finished_at, 0) = 0
+            AND w.low <= w.high
             ORDER BY id
         ) j
     ),
     total AS MATERIALIZED (
         SELECT
             count(expires_at) = 0 AND coalesce(sum(bytes), 0) <= $9
-            AND coalesce(sum(taken), 0) = (SELECT count(*) FROM jobs) AS is_plain
+            AND coalesce(sum(taken), 0)
+                = (SELECT coalesce(sum(coalesce(cardinality(ids), 1)), 0) FROM jobs)
+            AS is_plain
         FROM line
     ),
     gone AS (
@@ -229,8 +275,11 @@ const CLAIM: &str = "
             ($10::bigint[])[owner + 1], $11, $12, ($13::text[])[owner + 1], ($14::bigint[])[owner + 1],
             (SELECT now FROM clock), (SELECT now FROM clock) + ($15::bigint[])[owner + 1],
             array_agg(id), array_agg(delivery)
-        FROM jobs
-        WHERE (SELECT is_plain FROM total)
+        FROM (
+            SELECT owner, unnest(coalesce(ids, ARRAY[id])) AS id, delivery
+            FROM jobs
+            WHERE (SELECT is_plain FROM total)
+        ) u
         GROUP BY owner
     ),
     deadlines AS (
@@ -243,8 +292,8 @@ const CLAIM: &str = "
     FROM total
     LEFT JOIN jobs ON total.is_plain";
 
-/// A block is cut into so many parts at most before its jobs have rows of their own.
-const CUT_PARTS: usize = 8;
+/// A block is divided into so many parts at most before its jobs have rows of their own.
+const PARTS_MAX: usize = 8;
 
 /// Jobs that one statement gives out: more at once is not faster.
 const CLAIMED_MAX: usize = 2000;
@@ -266,6 +315,8 @@ struct Wish<'a> {
     queue: QueueId,
     /// How many it is still to get.
     count: usize,
+    /// With how many of them it is content.
+    enough: usize,
     /// How many bytes of them. Of the first job it does not matter.
     bytes: usize,
 }
@@ -275,6 +326,7 @@ impl Wish<'_> {
     fn less(&mut self, jobs: &[LeasedJob]) {
         let bytes: usize = jobs.iter().map(|job| job.payload.bytes.len()).sum();
         self.count = self.claim.count.saturating_sub(jobs.len());
+        self.enough = self.claim.enough.saturating_sub(jobs.len());
         self.bytes = self.claim.bytes_max.saturating_sub(bytes);
     }
 }
@@ -320,6 +372,7 @@ impl PostgresStore {
             };
             claimed.expired.extend(more.expired);
             claimed.closed.extend(more.closed);
+            claimed.content.extend(more.content.into_iter().map(|place| places[place]));
             for (place, jobs) in places.into_iter().zip(more.jobs) {
                 claimed.jobs[place] = jobs;
             }
@@ -344,8 +397,8 @@ impl PostgresStore {
         let all = claims.iter().zip(queues).enumerate();
         let mut wishes: Vec<Wish<'_>> = all
             .filter_map(|(place, (claim, queue))| {
-                let (count, bytes) = (claim.count, claim.bytes_max);
-                Some(Wish { place, claim, queue: (*queue)?, count, bytes })
+                let Claim { count, enough, bytes_max: bytes, .. } = *claim;
+                Some(Wish { place, claim, queue: (*queue)?, count, enough, bytes })
             })
             .collect();
         // By queue; those of one queue in the order of their coming.
@@ -411,6 +464,11 @@ impl PostgresStore {
             part.iter_mut().for_each(|wish| wish.less(&claimed.jobs[wish.place]));
             let goes_on = |wish: &Wish<'_>| wish.count > 0 && wish.bytes > 0;
             part.retain(|wish| goes_on(wish) && !exhausted.contains(&wish.queue));
+            let sparing = lines.lines.iter().filter(|line| line.spares()).map(|line| line.queue);
+            let sparing: HashSet<QueueId> = sparing.collect();
+            let is_content =
+                |wish: &mut Wish<'_>| wish.enough == 0 && sparing.contains(&wish.queue);
+            claimed.content.extend(part.extract_if(.., is_content).map(|wish| wish.place));
         }
         Ok(exhausted)
     }
@@ -419,6 +477,7 @@ impl PostgresStore {
     async fn claim_singly(&self, part: &[Wish<'_>], claimed: &mut Claimed) -> Result<(), Failure> {
         let claim = |wish: &Wish<'_>| Claim {
             count: wish.count,
+            enough: wish.enough,
             bytes_max: wish.bytes,
             ..wish.claim.clone()
         };
@@ -450,8 +509,9 @@ impl PostgresStore {
         let bytes_max = part.iter().map(|wish| wish.bytes).min().unwrap_or(0);
         let bytes_max = i64::try_from(bytes_max).unwrap_or(i64::MAX);
         let (node, q, c) = (&self.node, lines.columns(), &lines.cursors);
-        let params: [&(dyn ToSql + Sync); 16] = [
-            &lines.owners,
+        let enough: Vec<i32> = part.iter().map(|wish| number_of(wish.enough)).collect();
+        let params: [&(dyn ToSql + Sync); 17] = [
+            &lines.ends,
             &q.line,
             &q.queue,
             &q.base,
@@ -467,6 +527,7 @@ impl PostgresStore {
             &sessions,
             &lasts,
             &q.rows,
+            &enough,
         ];
         let rows = match self.claim_lane.once((CLAIM, &params)).await {
             Err(failure @ Failure::InDoubt(_)) => {
@@ -495,17 +556,18 @@ impl PostgresStore {
     ) -> Result<(), Failure> {
         let mut jobs: Vec<Vec<LeasedJob>> = vec![Vec::new(); part.len()];
         let mut held: Vec<Vec<Holding>> = vec![Vec::new(); part.len()];
-        let mut cut: HashMap<i64, Vec<InRun>> = HashMap::new();
+        let mut pieces: HashMap<i64, Vec<(InRun, usize)>> = HashMap::new();
+        let mut block = (None, 0);
         let now = Timestamp(at(&rows[0], column::NOW));
-        for (row, payload) in rows.iter().zip(payloads(rows)) {
+        let mut payloads = payloads(rows);
+        for row in rows {
             let Some(owner) = at::<Option<i32>>(row, column::OWNER) else { break };
             let owner = usize::try_from(owner).unwrap_or(0);
             let wish = part.get(owner).ok_or_else(damaged)?;
-            let cursor =
-                Cursor { priority: at(row, column::PRIORITY), after: at(row, column::PLACE) };
-            let count = usize::try_from(at::<i32>(row, column::COUNT)).unwrap_or(1);
-            lines.found(wish.queue, cursor, count, at(row, column::IS_WHOLE));
-            let mut job = leased_job(row, payload, now + hold(wish.claim).0)?;
+            let ids = ids_of(row);
+            let found = Found::of(row, ids.len());
+            lines.found(wish.queue, &found);
+            let mut job = leased_job(row, now + hold(wish.claim).0)?;
             let mut is_plain = !at::<bool>(row, column::IS_SPECIAL) && job.timeout.is_none();
             if let Some(text) = at(row, column::OPTIONS) {
                 job.options = parse_options(text).map_err(|_| damaged())?;
@@ -514,14 +576,26 @@ impl PostgresStore {
                     job.needs = needs(self, &job.options.depends).await?;
                 }
             }
-            let count = at::<Option<i32>>(row, column::RUN_COUNT);
-            let run = at::<Option<i64>>(row, column::RUN).zip(count);
-            let run = run.map(|(id, count)| InRun { id, count });
-            if let Some(run) = run.filter(|_| !at::<bool>(row, column::IS_WHOLE)) {
-                cut.entry(cursor.after).or_default().push(run);
+            let run = run_of(row);
+            if let Some(run) = run {
+                pieces.entry(found.at.after).or_default().push((run, found.jobs));
             }
-            held[owner].push(Holding { lease: job.lease, is_plain, run });
-            jobs[owner].push(job);
+            if block.0.replace((owner, found.at)) != Some((owner, found.at)) {
+                block.1 = jobs[owner].len();
+            }
+            let is_in_order =
+                jobs[owner][block.1..].last().is_none_or(|last| sql_id(last.lease.job) < ids[0]);
+            for id in ids {
+                job.lease.job = JobId(id.cast_unsigned());
+                job.payload.bytes = payloads.next().ok_or_else(damaged)?;
+                held[owner].push(Holding { lease: job.lease, is_plain, run });
+                jobs[owner].push(job.clone());
+            }
+            // Some may have rows that stand between those of a run.
+            if !is_in_order {
+                jobs[owner][block.1..].sort_by_key(|job| job.lease.job);
+                held[owner][block.1..].sort_by_key(|holding| holding.lease.job);
+            }
         }
         for (((wish, id), jobs), held) in part.iter().zip(ids).zip(jobs).zip(held) {
             if held.is_empty() {
@@ -538,25 +612,30 @@ impl PostgresStore {
         for (queue, at) in lines.left() {
             self.outbox.ready(queue, at.priority, at.after, 1);
         }
-        self.unpack_cut(cut).await;
+        self.unpack_divided(pieces).await;
         Ok(())
     }
 
-    /// Blocks were cut, by number, with the run of each job that was taken. Where it was a small part, others
-    /// will come for small parts as well, and each of them would read the whole run.
-    async fn unpack_cut(&self, cut: HashMap<i64, Vec<InRun>>) {
-        let is_small = |runs: &[InRun]| {
-            let most = runs.iter().map(|run| run.count).max().unwrap_or(0);
-            runs.len().saturating_mul(CUT_PARTS) < usize::try_from(most).unwrap_or(0)
+    /// Pieces of blocks, by number, were given out: how many jobs of which runs. Where they are small on
+    /// average, others will come for small ones as well, and each of them would read the whole run, as would
+    /// each of their acks.
+    async fn unpack_divided(&self, pieces: HashMap<i64, Vec<(InRun, usize)>>) {
+        let is_small = |pieces: &[(InRun, usize)]| {
+            let taken: usize = pieces.iter().map(|(_, taken)| taken).sum();
+            let most = pieces.iter().map(|(run, _)| run.count).max().unwrap_or(0);
+            taken * PARTS_MAX < pieces.len() * usize::try_from(most).unwrap_or(0)
         };
-        let small: Vec<(i64, Vec<InRun>)> =
-            cut.into_iter().filter(|(_, runs)| is_small(runs)).collect();
+        let small: Vec<(i64, Vec<(InRun, usize)>)> =
+            pieces.into_iter().filter(|(_, pieces)| is_small(pieces)).collect();
         if small.is_empty() {
             return;
         }
         let places: Vec<i64> = small.iter().map(|(place, _)| *place).collect();
         match self.claim_lane.once((UNPACK_PLACES, &[&places])).await {
-            Ok(_) => self.leases.unpacked(small.into_iter().flat_map(|(_, runs)| runs)),
+            Ok(_) => {
+                let runs = small.into_iter().flat_map(|(_, runs)| runs);
+                self.leases.unpacked(runs.map(|(run, _)| run));
+            }
             Err(error) => tracing::debug!(%error, "runs were left as they are"),
         }
     }
@@ -703,40 +782,59 @@ mod column {
     pub(super) const PLACE: usize = 6;
     pub(super) const COUNT: usize = 7;
     pub(super) const IS_WHOLE: usize = 8;
-    pub(super) const TIMEOUT_MS: usize = 9;
-    pub(super) const ATTEMPTS: usize = 10;
-    pub(super) const MAX_ATTEMPTS: usize = 11;
-    pub(super) const CREATED_AT: usize = 12;
-    pub(super) const TAGS: usize = 13;
-    pub(super) const CONTENT_TYPE: usize = 14;
-    pub(super) const PAYLOAD: usize = 15;
-    pub(super) const OPTIONS: usize = 16;
-    pub(super) const IS_SPECIAL: usize = 17;
-    pub(super) const RUN: usize = 18;
-    pub(super) const RUN_COUNT: usize = 19;
+    pub(super) const IS_SPARED: usize = 9;
+    pub(super) const IS_FOLLOWED: usize = 10;
+    pub(super) const TIMEOUT_MS: usize = 11;
+    pub(super) const ATTEMPTS: usize = 12;
+    pub(super) const MAX_ATTEMPTS: usize = 13;
+    pub(super) const CREATED_AT: usize = 14;
+    pub(super) const TAGS: usize = 15;
+    pub(super) const CONTENT_TYPE: usize = 16;
+    pub(super) const PAYLOAD: usize = 17;
+    pub(super) const OPTIONS: usize = 18;
+    pub(super) const IS_SPECIAL: usize = 19;
+    pub(super) const RUN: usize = 20;
+    pub(super) const RUN_COUNT: usize = 21;
+    pub(super) const IDS: usize = 22;
+    pub(super) const PAYLOADS: usize = 23;
 }
 
 fn damaged() -> Failure {
     Failure::NotDone("the tables are damaged: a job's row can not be read".into())
 }
 
-/// The payloads of all rows, in one piece of memory.
+/// The jobs of a row.
+fn ids_of(row: &Row) -> Vec<i64> {
+    at::<Option<Vec<i64>>>(row, column::IDS).unwrap_or_else(|| vec![at(row, column::JOB_ID)])
+}
+
+/// The run that they are in.
+fn run_of(row: &Row) -> Option<InRun> {
+    let count = at::<Option<i32>>(row, column::RUN_COUNT);
+    let (id, count) = at::<Option<i64>>(row, column::RUN).zip(count)?;
+    Some(InRun { id, count })
+}
+
+/// The payloads of the jobs of all rows, in one piece of memory.
 fn payloads(rows: &[Row]) -> impl Iterator<Item = Bytes> {
-    let payload = |row| at::<Option<&[u8]>>(row, column::PAYLOAD).unwrap_or_default();
-    let mut all = BytesMut::with_capacity(rows.iter().map(|row| payload(row).len()).sum());
-    let ends: Vec<usize> = rows
-        .iter()
-        .map(|row| {
-            all.extend_from_slice(payload(row));
-            all.len()
-        })
-        .collect();
+    let of_row = |row| match at::<Option<Vec<&[u8]>>>(row, column::PAYLOADS) {
+        Some(payloads) => payloads,
+        None => vec![at::<Option<&[u8]>>(row, column::PAYLOAD).unwrap_or_default()],
+    };
+    let parts: Vec<&[u8]> = rows.iter().flat_map(of_row).collect();
+    let mut all = BytesMut::with_capacity(parts.iter().map(|payload| payload.len()).sum());
+    let add = |payload: &[u8]| {
+        all.extend_from_slice(payload);
+        all.len()
+    };
+    let ends: Vec<usize> = parts.into_iter().map(add).collect();
     let all = all.freeze();
     let mut start = 0;
     ends.into_iter().map(move |end| all.slice(std::mem::replace(&mut start, end)..end))
 }
 
-fn leased_job(row: &Row, payload: Bytes, lease_until: Timestamp) -> Result<LeasedJob, Failure> {
+/// A job of a row, without what tells it from the others.
+fn leased_job(row: &Row, lease_until: Timestamp) -> Result<LeasedJob, Failure> {
     let number = |column| u32::try_from(at::<i32>(row, column)).unwrap_or(0);
     let job = JobId(at::<i64>(row, column::JOB_ID).cast_unsigned());
     let timeout: Option<i64> = at(row, column::TIMEOUT_MS);
@@ -751,7 +849,7 @@ fn leased_job(row: &Row, payload: Bytes, lease_until: Timestamp) -> Result<Lease
         lease_until,
         timeout: timeout.map(|millis| Duration::from_millis(millis.max(0).cast_unsigned())),
         tags: tags.map_err(|_| damaged())?.unwrap_or_default(),
-        payload: Payload { bytes: payload, content_type: content_type.map(Into::into) },
+        payload: Payload { bytes: Bytes::new(), content_type: content_type.map(Into::into) },
         needs: Vec::new(),
         options: Options::default(),
     })
@@ -782,8 +880,8 @@ fn parts<'a, 'b>(wishes: &'b [Wish<'a>]) -> impl Iterator<Item = &'b [Wish<'a>]>
 /// The lines that wishes are for, one after the other.
 struct Lines {
     lines: Vec<Line>,
-    /// Whose the jobs are, as numbers of wishes.
-    owners: Vec<i32>,
+    /// Where each wish ends, if they are laid end to end.
+    ends: Vec<i32>,
     /// Line, priority, and the place that they begin behind.
     cursors: (Vec<i32>, Vec<i32>, Vec<i64>),
 }
@@ -793,13 +891,41 @@ struct Columns {
     line: Vec<i32>,
     queue: Vec<QueueId>,
     base: Vec<i32>,
-    count: Vec<i64>,
+    count: Vec<i32>,
     rows: Vec<i64>,
+}
+
+/// A row of the answer, and the row of the line that it is of.
+struct Found {
+    at: Cursor,
+    /// How many jobs stood in the row of the line.
+    count: usize,
+    /// All of them are taken, by this claim and others.
+    is_whole: bool,
+    /// A claim before got less, so that it is not divided.
+    is_spared: bool,
+    /// There is another row behind it, which may be left.
+    is_followed: bool,
+    /// How many jobs this is.
+    jobs: usize,
+}
+
+impl Found {
+    fn of(row: &Row, jobs: usize) -> Self {
+        Self {
+            at: Cursor { priority: at(row, column::PRIORITY), after: at(row, column::PLACE) },
+            count: usize::try_from(at::<i32>(row, column::COUNT)).unwrap_or(1),
+            is_whole: at(row, column::IS_WHOLE),
+            is_spared: at(row, column::IS_SPARED),
+            is_followed: at(row, column::IS_FOLLOWED),
+            jobs,
+        }
+    }
 }
 
 struct Line {
     queue: QueueId,
-    /// Where its owners begin.
+    /// Where its wishes begin.
     base: i32,
     wanted: usize,
     /// How many rows are looked at.
@@ -808,6 +934,10 @@ struct Line {
     rows_found: usize,
     /// How many jobs stood in those rows.
     stood: usize,
+    /// Claims got less, so that some are not divided.
+    has_spared: bool,
+    /// There are rows behind them.
+    is_followed: bool,
     last: Option<Cursor>,
     /// Up to where it has been gone through, by descending priority.
     reached: Vec<Cursor>,
@@ -815,15 +945,20 @@ struct Line {
 
 impl Line {
     fn is_exhausted(&self) -> bool {
-        self.found < self.wanted && self.rows_found < self.rows
+        self.found < self.wanted && self.rows_found < self.rows && !self.is_followed
+    }
+
+    /// Whether claims got less, so that something is not divided.
+    fn spares(&self) -> bool {
+        self.has_spared || self.found < self.wanted && self.is_followed
     }
 }
 
 impl Lines {
     fn of(part: &[Wish<'_>], cursors: &Cursors) -> Self {
-        let (mut lines, mut owners) = (Vec::<Line>::new(), Vec::new());
+        let (mut lines, mut ends, mut end) = (Vec::<Line>::new(), Vec::new(), 0);
         let mut from = (Vec::new(), Vec::new(), Vec::new());
-        for (number, wishes) in wishes_by_queue(part) {
+        for wishes in part.chunk_by(|one, other| one.queue == other.queue) {
             let queue = wishes[0].queue;
             let in_a_row = cursors.in_a_row(queue);
             for cursor in cursors.begin(queue) {
@@ -831,26 +966,29 @@ impl Lines {
                 from.1.push(cursor.priority);
                 from.2.push(cursor.after);
             }
-            let base = number_of(owners.len());
-            for (number, wish) in (number..).zip(wishes) {
-                owners.extend(std::iter::repeat_n(number_of(number), wish.count));
+            let base = end;
+            for wish in wishes {
+                end += wish.count;
+                ends.push(number_of(end));
             }
-            let wanted = owners.len() - usize::try_from(base).unwrap_or(0);
+            let wanted = end - base;
             // The first may have been cut before.
             let rows = if in_a_row > 1 { wanted.div_ceil(in_a_row) + 1 } else { wanted };
             lines.push(Line {
                 queue,
-                base,
+                base: number_of(base),
                 wanted,
                 rows,
                 found: 0,
                 rows_found: 0,
                 stood: 0,
+                has_spared: false,
+                is_followed: false,
                 last: None,
                 reached: Vec::new(),
             });
         }
-        Self { lines, owners, cursors: from }
+        Self { lines, ends, cursors: from }
     }
 
     fn columns(&self) -> Columns {
@@ -860,21 +998,24 @@ impl Lines {
             line: (0..).zip(lines()).map(|(number, _)| number).collect(),
             queue: lines().map(|line| line.queue).collect(),
             base: lines().map(|line| line.base).collect(),
-            count: lines().map(|line| long(line.wanted)).collect(),
+            count: lines().map(|line| number_of(line.wanted)).collect(),
             rows: lines().map(|line| long(line.rows)).collect(),
         }
     }
 
-    /// A job of this line was given out, of a row of so many that was taken as a whole or not.
-    fn found(&mut self, queue: QueueId, at: Cursor, count: usize, is_whole: bool) {
+    /// Jobs of this line were given out.
+    fn found(&mut self, queue: QueueId, found: &Found) {
         let Some(line) = self.lines.iter_mut().find(|line| line.queue == queue) else { return };
-        line.found += 1;
+        let at = found.at;
+        line.found += found.jobs;
+        line.is_followed = found.is_followed;
         if line.last.replace(at) == Some(at) {
             return;
         }
         line.rows_found += 1;
-        line.stood += count;
-        let after = if is_whole { at.after } else { at.after - 1 };
+        line.stood += found.count;
+        line.has_spared |= found.is_spared;
+        let after = if found.is_whole { at.after } else { at.after - 1 };
         match line.reached.last_mut() {
             Some(last) if last.priority == at.priority => last.after = after,
             _ => line.reached.push(Cursor { after, ..at }),
@@ -883,21 +1024,12 @@ impl Lines {
 
     /// Where rows stand that were locked and are left, or may be.
     fn left(&self) -> impl Iterator<Item = (QueueId, Cursor)> {
-        let has_left = |line: &&Line| !line.is_exhausted() && line.stood > line.rows_found;
+        let has_left = |line: &&Line| {
+            !line.is_exhausted() && (line.stood > line.rows_found || line.is_followed)
+        };
         let last = |line: &Line| Some((line.queue, line.last?));
         self.lines.iter().filter(has_left).filter_map(last)
     }
-}
-
-/// Wishes by queue, as they come one after the other, with the number of the first.
-fn wishes_by_queue<'a, 'b>(
-    wishes: &'b [Wish<'a>],
-) -> impl Iterator<Item = (usize, &'b [Wish<'a>])> {
-    let mut number = 0;
-    wishes.chunk_by(|one, other| one.queue == other.queue).map(move |own| {
-        number += own.len();
-        (number - own.len(), own)
-    })
 }
 
 fn number_of(count: usize) -> i32 {

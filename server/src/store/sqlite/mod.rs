@@ -525,6 +525,7 @@ mod tests {
         Claim {
             queue: QueueName::parse("q").unwrap(),
             count: 10,
+            enough: 10,
             bytes_max: usize::MAX,
             worker: WorkerName::parse("w").unwrap(),
             hold: Hold::Time(Duration::from_secs(1)),

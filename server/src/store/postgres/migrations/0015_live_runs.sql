@@ -199,6 +199,43 @@ BEGIN
 END
 $$;
 
+-- Claims that are laid end to end share out what stands in line: behind how many jobs
+-- each row begins. counts, bases: of the rows, how many jobs they have, and where the
+-- line begins that they stand in. ends, enough: where the claims end, and with how many
+-- jobs each is content. A row of 64 jobs or more that would be divided goes to the next
+-- claim as a whole, if the one before is content: so runs are acked as wholes. What begins
+-- behind the last claim of its line goes to nobody.
+CREATE FUNCTION share_out(counts integer[], bases integer[], ends integer[], enough integer[])
+RETURNS integer[]
+LANGUAGE plpgsql IMMUTABLE STRICT
+AS $$
+DECLARE
+    starts integer[] := '{}';
+    base integer := -1;
+    start integer;
+    claim integer;
+BEGIN
+    FOR n IN 1 .. cardinality(counts) LOOP
+        IF bases[n] <> base THEN
+            base := bases[n];
+            start := base;
+            claim := width_bucket(start, ends) + 1;
+        END IF;
+        WHILE ends[claim] <= start LOOP
+            claim := claim + 1;
+        END LOOP;
+        IF counts[n] >= 64 AND start + counts[n] > ends[claim]
+            AND start - coalesce(ends[claim - 1], 0) >= greatest(enough[claim], 1)
+        THEN
+            start := ends[claim];
+        END IF;
+        starts[n] := start;
+        start := start + counts[n];
+    END LOOP;
+    RETURN starts;
+END
+$$;
+
 -- These jobs are taken out of the runs that live and have any of them: they have
 -- rows in `job` from now on. What is left of a run is a new one, if there are 16 at least, and if
 -- no more than two kilobytes are written again for each job that is taken out;

@@ -1,0 +1,248 @@
+//! Jobs that are pushed together on Postgres: how long they are one row.
+
+#![allow(clippy::unwrap_used, reason = "everything here is a test, which fails by panicking")]
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use batonq_server::clock::ManualClock;
+use batonq_server::job::{JobId, NewJob, Payload, QueueName, State, WorkerName};
+use batonq_server::store::{
+    Claim, Claimed, Hold, LeasedJob, Retention, SessionId, Settled, Settlement, Store, Verdict,
+};
+use batonq_tests::harness::Cluster;
+use batonq_tests::stores::{Maker, Schema, Shared};
+use bytes::Bytes;
+
+async fn node() -> (Schema, Arc<dyn Store>) {
+    let (home, [store, _]) = two_nodes().await;
+    (home, store)
+}
+
+async fn two_nodes() -> (Schema, [Arc<dyn Store>; 2]) {
+    let (home, clock) = (Shared::home(), ManualClock::new());
+    let one = Shared::open(&home, &clock, Retention::default()).await;
+    let other = Shared::open(&home, &clock, Retention::default()).await;
+    (home, [one, other])
+}
+
+async fn push(store: &Arc<dyn Store>, count: usize) -> Vec<JobId> {
+    let payload = Payload::new(Bytes::from_static(b"{}")).unwrap();
+    let job = NewJob::new(QueueName::parse("q").unwrap(), payload);
+    let pushed = store.push(vec![job; count]).await.unwrap();
+    pushed.into_iter().filter_map(|pushed| pushed.id()).collect()
+}
+
+/// A claim of so many jobs that is content with fewer.
+fn claim(count: usize, enough: usize) -> Claim {
+    Claim {
+        queue: QueueName::parse("q").unwrap(),
+        count,
+        enough,
+        bytes_max: usize::MAX,
+        worker: WorkerName::parse("w").unwrap(),
+        hold: Hold::Session(SessionId(1)),
+    }
+}
+
+/// How many jobs each claim got.
+fn shares(claimed: &Claimed) -> Vec<usize> {
+    claimed.jobs.iter().map(Vec::len).collect()
+}
+
+async fn client(home: &Schema) -> tokio_postgres::Client {
+    let client = home.server.client().await;
+    client.batch_execute(&format!("SET search_path = {}", home.name)).await.unwrap();
+    client
+}
+
+/// Live jobs that have rows, live jobs in runs, completed ones that have rows, completed ones in runs.
+async fn rows(home: &Schema) -> [i64; 4] {
+    let client = client(home).await;
+    let sql = "SELECT
+            (SELECT count(*) FROM job),
+            (SELECT coalesce(sum(count), 0)::bigint FROM run WHERE finished_at IS NULL),
+            (SELECT count(*) FROM finished WHERE state = 'completed'),
+            (SELECT coalesce(sum(count), 0)::bigint FROM run WHERE finished_at IS NOT NULL)";
+    let row = client.query_one(sql, &[]).await.unwrap();
+    [0, 1, 2, 3].map(|column| row.get(column))
+}
+
+/// One in twenty is given back, the others are acked.
+fn is_given_back(place: &usize) -> bool {
+    place % 20 == 7
+}
+
+/// Every other job that is acked has a result.
+fn result(place: usize) -> Option<Bytes> {
+    place.is_multiple_of(2).then(|| Bytes::from(place.to_string()))
+}
+
+/// Ends leases, by their places.
+async fn settle(store: &Arc<dyn Store>, held: &[LeasedJob], places: impl Iterator<Item = usize>) {
+    let settlement = |place: usize| {
+        let verdict = match is_given_back(&place) {
+            true => Verdict::Release,
+            false => Verdict::Ack { result: result(place) },
+        };
+        Settlement { lease: held[place].lease, verdict }
+    };
+    let settled = store.settle(places.map(settlement).collect()).await.unwrap().settled;
+    assert!(settled.iter().all(|settled| matches!(settled, Settled::Done(_))), "{settled:?}");
+}
+
+#[tokio::test]
+async fn claims_that_are_content_with_less_do_not_divide_them() {
+    let (_home, store) = node().await;
+    let ids = push(&store, 600).await;
+    // They stand in line as 250, 250 and 100.
+    let first = store.claim(vec![claim(300, 150)]).await.unwrap();
+    assert_eq!((shares(&first), first.content.as_slice()), (vec![250], [0].as_slice()));
+    let others = store.claim(vec![claim(200, 100), claim(300, 150)]).await.unwrap();
+    assert_eq!((shares(&others), others.content.is_empty()), (vec![200, 150], true));
+    let all = first.jobs.iter().chain(&others.jobs).flatten();
+    assert_eq!(all.map(|job| job.lease.job).collect::<Vec<_>>(), ids, "the order of the line");
+}
+
+#[tokio::test]
+async fn who_wants_all_gets_all_that_are_there() {
+    let (_home, store) = node().await;
+    push(&store, 600).await;
+    let claimed = store.claim(vec![claim(10, 10), claim(300, 300), claim(400, 1)]).await.unwrap();
+    assert_eq!((shares(&claimed), claimed.content.is_empty()), (vec![10, 300, 290], true));
+}
+
+#[tokio::test]
+async fn who_is_content_does_not_keep_others_from_what_is_left() {
+    let (_home, store) = node().await;
+    push(&store, 500).await;
+    let claimed =
+        store.claim(vec![claim(300, 150), claim(300, 150), claim(300, 150)]).await.unwrap();
+    assert_eq!(shares(&claimed), [250, 250, 0]);
+    assert_eq!(shares(&store.claim(vec![claim(50, 25)]).await.unwrap()), [0], "none is left");
+}
+
+#[tokio::test]
+async fn of_what_is_acked_in_pieces_only_the_others_have_rows() {
+    let (home, store) = node().await;
+    push(&store, 600).await;
+    assert_eq!(rows(&home).await, [0, 600, 0, 0]);
+    let held = store.claim(vec![claim(600, 600)]).await.unwrap().jobs.remove(0);
+    assert_eq!(rows(&home).await, [0, 600, 0, 0], "a claim leaves them as they are");
+    settle(&store, &held, (0..600).filter(|place| !is_given_back(place))).await;
+    assert_eq!(rows(&home).await, [30, 0, 0, 570]);
+    settle(&store, &held, (0..600).filter(is_given_back)).await;
+    for place in [0, 6, 8, 10, 249, 250, 598, 599] {
+        let job = store.job(held[place].lease.job).await.unwrap().unwrap();
+        assert_eq!(job.result, result(place), "{place}");
+    }
+    let again = store.claim(vec![claim(99, 99)]).await.unwrap().jobs.remove(0);
+    let expected: Vec<JobId> =
+        (0..600).filter(is_given_back).map(|place| held[place].lease.job).collect();
+    assert_eq!(again.iter().map(|job| job.lease.job).collect::<Vec<_>>(), expected);
+}
+
+#[tokio::test]
+async fn where_some_are_given_back_first_the_others_are_acked_as_they_are() {
+    let (home, store) = node().await;
+    push(&store, 500).await;
+    let held = store.claim(vec![claim(500, 500)]).await.unwrap().jobs.remove(0);
+    settle(&store, &held, (0..500).filter(is_given_back)).await;
+    assert_eq!(rows(&home).await, [25, 475, 0, 0]);
+    settle(&store, &held, (0..500).filter(|place| !is_given_back(place))).await;
+    assert_eq!(rows(&home).await, [25, 0, 0, 475]);
+}
+
+#[tokio::test]
+async fn where_completed_jobs_are_not_kept_nothing_is_left_of_a_piece() {
+    let home = Shared::home();
+    let none = Retention { completed: Duration::ZERO, ..Retention::default() };
+    let store = Shared::open(&home, &ManualClock::new(), none).await;
+    push(&store, 500).await;
+    let held = store.claim(vec![claim(500, 500)]).await.unwrap().jobs.remove(0);
+    settle(&store, &held, (0..500).filter(|place| !is_given_back(place))).await;
+    assert_eq!(rows(&home).await, [25, 0, 0, 0]);
+}
+
+#[tokio::test]
+async fn a_subscription_gets_as_many_as_it_has_credit_for_though_it_is_content_with_less() {
+    let cluster = Cluster::of(1).await;
+    let client = cluster.nodes[0].client().await;
+    client.push_batch(vec![batonq_client::NewJob::new("q", "{}"); 600]).await.unwrap();
+    let mut subscription = client.subscribe("q", 300).await.unwrap();
+    let mut held = Vec::new();
+    while held.len() < 300 {
+        held.extend(subscription.next_batch().await);
+    }
+    assert_eq!(held.len(), 300);
+    assert_eq!(client.queue("q").await.unwrap().ready, 300);
+}
+
+#[tokio::test]
+async fn what_another_node_has_taken_out_is_not_acked_with_the_others() {
+    let (home, [one, other]) = two_nodes().await;
+    let ids = push(&one, 100).await;
+    let first = one.claim(vec![claim(50, 50)]).await.unwrap().jobs.remove(0);
+    let verdict = Verdict::Snooze(Duration::from_secs(1));
+    other.settle(vec![Settlement { lease: first[27].lease, verdict }]).await.unwrap();
+    let mut held = first.clone();
+    held.extend(one.claim(vec![claim(50, 50)]).await.unwrap().jobs.remove(0));
+    settle(&one, &held, (0..100).filter(|place| *place != 27)).await;
+    for (place, id) in ids.iter().enumerate() {
+        let job = one.job(*id).await.unwrap().unwrap();
+        let expected = match is_given_back(&place) {
+            true if place == 27 => (State::Scheduled, None),
+            true => (State::Ready, None),
+            false => (State::Completed, result(place)),
+        };
+        assert_eq!((job.state, job.result), expected, "{place}");
+    }
+    assert_eq!(rows(&home).await[0..2], [5, 0]);
+}
+
+#[tokio::test]
+async fn an_ack_is_of_the_jobs_that_are_there_whatever_is_remembered_of_their_run() {
+    for acked in [0..100, 40..100] {
+        let (home, store) = node().await;
+        push(&store, 100).await;
+        let held = store.claim(vec![claim(100, 100)]).await.unwrap().jobs.remove(0);
+        let swap = "UPDATE run SET ids[100] = ids[100] + 900, last = last + 900";
+        client(&home).await.batch_execute(swap).await.unwrap();
+        let ack = |place: usize| {
+            let verdict = Verdict::Ack { result: result(place) };
+            Settlement { lease: held[place].lease, verdict }
+        };
+        let settled = store.settle(acked.clone().map(ack).collect()).await.unwrap().settled;
+        let is_done: Vec<bool> =
+            settled.iter().map(|settled| matches!(settled, Settled::Done(_))).collect();
+        let expected: Vec<bool> = acked.clone().map(|place| place != 99).collect();
+        assert_eq!(is_done, expected);
+        for place in [acked.start, 98] {
+            let job = store.job(held[place].lease.job).await.unwrap().unwrap();
+            assert_eq!(job.result, result(place));
+        }
+    }
+}
+
+#[tokio::test]
+async fn where_some_have_rows_all_are_given_out_in_order() {
+    let (home, store) = node().await;
+    let ids = push(&store, 100).await;
+    let take_out = format!("SELECT take_out(ARRAY[{}, {}])", ids[50], ids[60]);
+    client(&home).await.batch_execute(&take_out).await.unwrap();
+    assert_eq!(rows(&home).await, [2, 98, 0, 0]);
+    let mut given = Vec::new();
+    for count in [45, 10, 99] {
+        given.extend(store.claim(vec![claim(count, count)]).await.unwrap().jobs.remove(0));
+    }
+    assert_eq!(given.iter().map(|job| job.lease.job).collect::<Vec<_>>(), ids);
+}
+
+#[tokio::test]
+async fn where_many_get_few_of_them_each_has_a_row() {
+    let (home, store) = node().await;
+    push(&store, 250).await;
+    let claimed = store.claim(vec![claim(5, 5); 40]).await.unwrap();
+    assert_eq!(shares(&claimed), [5; 40]);
+    assert_eq!(rows(&home).await, [250, 0, 0, 0]);
+}
