@@ -517,6 +517,8 @@ pub(crate) async fn perform(
             let mut claimed = store.claim(claims.clone()).await?;
             // Queues with limits may be served after the others.
             claimed.expired.sort_by_key(|effect| effect.job);
+            // In no order that means anything.
+            claimed.closed.sort();
             let leased = claimed.jobs.iter().flatten().map(|job| job.lease).collect();
             return Ok(Answer { text: format!("{claimed:?}"), leased });
         }
