@@ -246,3 +246,13 @@ async fn where_many_get_few_of_them_each_has_a_row() {
     assert_eq!(shares(&claimed), [5; 40]);
     assert_eq!(rows(&home).await, [250, 0, 0, 0]);
 }
+
+#[tokio::test]
+async fn what_is_left_of_a_block_is_no_small_piece() {
+    let (home, store) = node().await;
+    push(&store, 500).await;
+    for share in [240, 240, 20] {
+        assert_eq!(shares(&store.claim(vec![claim(240, 240)]).await.unwrap()), [share]);
+        assert_eq!(rows(&home).await, [0, 500, 0, 0]);
+    }
+}

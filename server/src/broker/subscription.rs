@@ -19,10 +19,10 @@ use crate::store::{Hold, LeasedJob, SessionId};
 /// After a claim failed, the subscription looks again this much later.
 const AFTER_FAILURE: Duration = Duration::from_secs(1);
 
-/// For what is left of its credit, if that is the smaller part of it, a subscription claims this much later.
-/// A busy worker has more by then, and jobs that stand in line together go to one claim: else the rest of a
-/// worker's credit would divide them, and the rest of them the next credit, for ever (as small windows did to
-/// TCP: RFC 1122, section 4.2.3.4).
+/// For what is left of its credit, if that is the smaller part of it, a subscription claims this much later,
+/// or when half of its credit has come back. Jobs that stand in line together go to one claim so: else the
+/// rest of a worker's credit would divide them, and the rest of them the next credit, for ever (as small
+/// windows did to TCP: RFC 1122, section 4.2.3.4).
 const FOR_MORE_CREDIT: Duration = Duration::from_millis(10);
 
 /// Jobs for one subscription.
@@ -112,14 +112,14 @@ impl Feed {
             match claimed {
                 Ok(None) => {}
                 Ok(Some(Given { jobs, has_more })) => {
-                    let left = credit.saturating_sub(jobs.len());
-                    let rests = has_more && left < jobs.len();
+                    if has_more {
+                        waiter.pass_on();
+                    }
                     for jobs in in_order(jobs, &mut waiter) {
                         self.deliver(jobs).await;
                     }
-                    if rests {
-                        waiter.pass_on();
-                        self.rest(&mut waiter, FOR_MORE_CREDIT, Some(left)).await;
+                    if has_more {
+                        self.rest(&mut waiter, FOR_MORE_CREDIT, Some(credit.div_ceil(2))).await;
                     }
                     continue;
                 }
@@ -155,14 +155,14 @@ impl Feed {
         self.broker.is_draining() || self.stop.is_cancelled() || self.deliveries.is_closed()
     }
 
-    /// Claims nothing for a while, or until there is more credit than `left`.
-    async fn rest(&self, waiter: &mut Waiter, time: Duration, left: Option<usize>) {
+    /// Claims nothing for a while, or until there is so much credit.
+    async fn rest(&self, waiter: &mut Waiter, time: Duration, enough: Option<usize>) {
         let mut over = pin!(tokio::time::sleep(time));
         loop {
             let mut added = pin!(self.added.notified());
             // Enlist before looking, or what comes in between would be missed.
             added.as_mut().enable();
-            if left.is_some_and(|left| self.credit.available_permits() > left) {
+            if enough.is_some_and(|enough| self.credit.available_permits() >= enough) {
                 return;
             }
             tokio::select! {

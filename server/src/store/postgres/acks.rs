@@ -150,7 +150,8 @@ const ACK_IN_RUNS: &str = ack!(
 const RESULT_MAX: usize = 1024;
 
 /// Acks of all jobs of runs that live, by the runs: see [`live_runs`](super::live_runs). One that has other
-/// jobs is passed over.
+/// jobs is passed over. The answer: the numbers of those that are done, from 1 on; what is remembered
+/// of runs, their own numbers too, only says where to look.
 const ACK_RUNS: &str = concat!(
     "
     WITH gone AS (
@@ -162,6 +163,7 @@ const ACK_RUNS: &str = concat!(
             results = ($11::bytea[])[first_result:first_result + run.count - 1]
         FROM (
             SELECT
+                generate_series(1, cardinality($3::bigint[])) AS part,
                 unnest($3::bigint[]) AS run_id, unnest($5::integer[]) AS first_job,
                 unnest($6::integer[]) AS size, unnest($7::integer[]) AS giver,
                 unnest($8::bigint[]) AS started_at, unnest($12::integer[]) AS first_result
@@ -171,7 +173,7 @@ const ACK_RUNS: &str = concat!(
         WHERE run.id = a.run_id AND run.id = ANY($3::bigint[])
         AND run.ids = ($4::bigint[])[first_job:first_job + size - 1]
         AND (run.finished_at > 0) IS NOT TRUE
-        RETURNING run.id
+        RETURNING a.part::bigint AS id
     ),
 ",
     delete_emptied!(),
@@ -185,6 +187,7 @@ const ACK_RUNS_AND_FORGET: &str = concat!(
         DELETE FROM run
         USING (
             SELECT
+                generate_series(1, cardinality($3::bigint[])) AS part,
                 unnest($3::bigint[]) AS run_id, unnest($5::integer[]) AS first_job,
                 unnest($6::integer[]) AS size
             LIMIT cardinality($3)
@@ -196,7 +199,7 @@ const ACK_RUNS_AND_FORGET: &str = concat!(
         AND ",
     nobody_listens!(),
     "
-        RETURNING id, first, last, jobs, ids
+        RETURNING a.part::bigint AS id, run.first, run.last, run.jobs, run.ids
     ),
 ",
     left_beside!(),
@@ -575,9 +578,8 @@ impl Parts {
         let pieces: HashSet<i64> = pieces.iter().map(|row| get(row, "part")).collect();
         let (wholes, jobs) = (ids_of(wholes), ids_of(jobs));
         let of_pieces = (1..).zip(&self.pieces).filter(|(part, _)| pieces.contains(part));
-        let of_pieces = of_pieces.map(|(_, piece)| piece);
-        let of_wholes = self.wholes.iter().filter(|(run, _)| wholes.contains(&run.id));
-        let of_runs = of_pieces.chain(of_wholes).flat_map(|(_, places)| places);
+        let of_wholes = (1..).zip(&self.wholes).filter(|(part, _)| wholes.contains(part));
+        let of_runs = of_pieces.chain(of_wholes).flat_map(|(_, (_, places))| places);
         let is_done = |place: &&usize| jobs.contains(&sql_id(acks[**place].lease.job));
         of_runs.chain(self.singles.iter().filter(is_done)).copied().collect()
     }

@@ -178,7 +178,9 @@ const CLAIM: &str = "
                 coalesce(
                     (SELECT starts FROM shared)[row_number() OVER ()], (base + before)::integer
                 ) AS start,
-                lead(base) OVER () IS NOT DISTINCT FROM base AS is_followed
+                CASE WHEN lead(base) OVER () = base THEN lead(priority) OVER () END
+                    AS next_priority,
+                CASE WHEN lead(base) OVER () = base THEN lead(place) OVER () END AS next_place
             FROM found
         ) f
         WHERE start < base + wanted
@@ -205,7 +207,7 @@ const CLAIM: &str = "
     jobs AS MATERIALIZED (
         SELECT
             p.owner, j.id, p.delivery, p.priority, coalesce(p.block, p.place) AS place, p.count,
-            p.is_whole, p.is_spared, p.is_followed, p.timeout_ms, j.attempts, j.max_attempts, j.created_at,
+            p.is_whole, p.is_spared, p.next_priority, p.next_place, p.timeout_ms, j.attempts, j.max_attempts, j.created_at,
             j.tags, j.content_type, j.payload, j.options, j.is_special, j.run, j.run_count,
             j.ids, j.payloads
         FROM parts p
@@ -408,6 +410,11 @@ impl PostgresStore {
             // What others have got is theirs; these find nothing this time.
             Err(error) if claimed.jobs.iter().any(|jobs| !jobs.is_empty()) => {
                 tracing::warn!(%error, "claim failed");
+                let has_more = |place: &usize| {
+                    let got = claimed.jobs[*place].len();
+                    got > 0 && got < claims[*place].count
+                };
+                claimed.content = (0..claims.len()).filter(has_more).collect();
                 Ok(claimed)
             }
             done => done.map(|()| claimed),
@@ -556,7 +563,7 @@ impl PostgresStore {
     ) -> Result<(), Failure> {
         let mut jobs: Vec<Vec<LeasedJob>> = vec![Vec::new(); part.len()];
         let mut held: Vec<Vec<Holding>> = vec![Vec::new(); part.len()];
-        let mut pieces: HashMap<i64, Vec<(InRun, usize)>> = HashMap::new();
+        let mut pieces: HashMap<i64, Vec<Piece>> = HashMap::new();
         let mut block = (None, 0);
         let now = Timestamp(at(&rows[0], column::NOW));
         let mut payloads = payloads(rows);
@@ -564,8 +571,8 @@ impl PostgresStore {
             let Some(owner) = at::<Option<i32>>(row, column::OWNER) else { break };
             let owner = usize::try_from(owner).unwrap_or(0);
             let wish = part.get(owner).ok_or_else(damaged)?;
-            let ids = ids_of(row);
-            let found = Found::of(row, ids.len());
+            let numbers = ids_of(row);
+            let found = Found::of(row, numbers.len());
             lines.found(wish.queue, &found);
             let mut job = leased_job(row, now + hold(wish.claim).0)?;
             let mut is_plain = !at::<bool>(row, column::IS_SPECIAL) && job.timeout.is_none();
@@ -578,14 +585,16 @@ impl PostgresStore {
             }
             let run = run_of(row);
             if let Some(run) = run {
-                pieces.entry(found.at.after).or_default().push((run, found.jobs));
+                let piece = Piece { run, jobs: found.jobs, stood: found.count };
+                pieces.entry(found.at.after).or_default().push(piece);
             }
             if block.0.replace((owner, found.at)) != Some((owner, found.at)) {
                 block.1 = jobs[owner].len();
             }
-            let is_in_order =
-                jobs[owner][block.1..].last().is_none_or(|last| sql_id(last.lease.job) < ids[0]);
-            for id in ids {
+            let is_in_order = jobs[owner][block.1..]
+                .last()
+                .is_none_or(|last| sql_id(last.lease.job) < numbers[0]);
+            for id in numbers {
                 job.lease.job = JobId(id.cast_unsigned());
                 job.payload.bytes = payloads.next().ok_or_else(damaged)?;
                 held[owner].push(Holding { lease: job.lease, is_plain, run });
@@ -616,16 +625,18 @@ impl PostgresStore {
         Ok(())
     }
 
-    /// Pieces of blocks, by number, were given out: how many jobs of which runs. Where they are small on
-    /// average, others will come for small ones as well, and each of them would read the whole run, as would
-    /// each of their acks.
-    async fn unpack_divided(&self, pieces: HashMap<i64, Vec<(InRun, usize)>>) {
-        let is_small = |pieces: &[(InRun, usize)]| {
-            let taken: usize = pieces.iter().map(|(_, taken)| taken).sum();
-            let most = pieces.iter().map(|(run, _)| run.count).max().unwrap_or(0);
-            taken * PARTS_MAX < pieces.len() * usize::try_from(most).unwrap_or(0)
+    /// Pieces of blocks, by number, were given out. Where they are small on average, others will come for
+    /// small ones as well, and each of them would read the whole run, as would each of their acks. What is
+    /// left of a block of which most was given out before is no such piece.
+    async fn unpack_divided(&self, pieces: HashMap<i64, Vec<Piece>>) {
+        let is_small = |pieces: &[Piece]| {
+            let taken: usize = pieces.iter().map(|piece| piece.jobs).sum();
+            let most = pieces.iter().map(|piece| piece.run.count).max().unwrap_or(0);
+            let most = usize::try_from(most).unwrap_or(0);
+            let has_most = pieces.iter().all(|piece| piece.stood * 2 >= most);
+            has_most && taken * PARTS_MAX < pieces.len() * most
         };
-        let small: Vec<(i64, Vec<(InRun, usize)>)> =
+        let small: Vec<(i64, Vec<Piece>)> =
             pieces.into_iter().filter(|(_, pieces)| is_small(pieces)).collect();
         if small.is_empty() {
             return;
@@ -633,8 +644,8 @@ impl PostgresStore {
         let places: Vec<i64> = small.iter().map(|(place, _)| *place).collect();
         match self.claim_lane.once((UNPACK_PLACES, &[&places])).await {
             Ok(_) => {
-                let runs = small.into_iter().flat_map(|(_, runs)| runs);
-                self.leases.unpacked(runs.map(|(run, _)| run));
+                let pieces = small.into_iter().flat_map(|(_, pieces)| pieces);
+                self.leases.unpacked(pieces.map(|piece| piece.run));
             }
             Err(error) => tracing::debug!(%error, "runs were left as they are"),
         }
@@ -783,20 +794,21 @@ mod column {
     pub(super) const COUNT: usize = 7;
     pub(super) const IS_WHOLE: usize = 8;
     pub(super) const IS_SPARED: usize = 9;
-    pub(super) const IS_FOLLOWED: usize = 10;
-    pub(super) const TIMEOUT_MS: usize = 11;
-    pub(super) const ATTEMPTS: usize = 12;
-    pub(super) const MAX_ATTEMPTS: usize = 13;
-    pub(super) const CREATED_AT: usize = 14;
-    pub(super) const TAGS: usize = 15;
-    pub(super) const CONTENT_TYPE: usize = 16;
-    pub(super) const PAYLOAD: usize = 17;
-    pub(super) const OPTIONS: usize = 18;
-    pub(super) const IS_SPECIAL: usize = 19;
-    pub(super) const RUN: usize = 20;
-    pub(super) const RUN_COUNT: usize = 21;
-    pub(super) const IDS: usize = 22;
-    pub(super) const PAYLOADS: usize = 23;
+    pub(super) const NEXT_PRIORITY: usize = 10;
+    pub(super) const NEXT_PLACE: usize = 11;
+    pub(super) const TIMEOUT_MS: usize = 12;
+    pub(super) const ATTEMPTS: usize = 13;
+    pub(super) const MAX_ATTEMPTS: usize = 14;
+    pub(super) const CREATED_AT: usize = 15;
+    pub(super) const TAGS: usize = 16;
+    pub(super) const CONTENT_TYPE: usize = 17;
+    pub(super) const PAYLOAD: usize = 18;
+    pub(super) const OPTIONS: usize = 19;
+    pub(super) const IS_SPECIAL: usize = 20;
+    pub(super) const RUN: usize = 21;
+    pub(super) const RUN_COUNT: usize = 22;
+    pub(super) const IDS: usize = 23;
+    pub(super) const PAYLOADS: usize = 24;
 }
 
 fn damaged() -> Failure {
@@ -895,6 +907,14 @@ struct Columns {
     rows: Vec<i64>,
 }
 
+/// Jobs of a run that one claim got.
+struct Piece {
+    run: InRun,
+    jobs: usize,
+    /// How many jobs stood in the block.
+    stood: usize,
+}
+
 /// A row of the answer, and the row of the line that it is of.
 struct Found {
     at: Cursor,
@@ -904,20 +924,22 @@ struct Found {
     is_whole: bool,
     /// A claim before got less, so that it is not divided.
     is_spared: bool,
-    /// There is another row behind it, which may be left.
-    is_followed: bool,
+    /// Where the next row of the line stands, which may be left.
+    next: Option<Cursor>,
     /// How many jobs this is.
     jobs: usize,
 }
 
 impl Found {
     fn of(row: &Row, jobs: usize) -> Self {
+        let next = at::<Option<i32>>(row, column::NEXT_PRIORITY);
+        let next = next.zip(at::<Option<i64>>(row, column::NEXT_PLACE));
         Self {
             at: Cursor { priority: at(row, column::PRIORITY), after: at(row, column::PLACE) },
             count: usize::try_from(at::<i32>(row, column::COUNT)).unwrap_or(1),
             is_whole: at(row, column::IS_WHOLE),
             is_spared: at(row, column::IS_SPARED),
-            is_followed: at(row, column::IS_FOLLOWED),
+            next: next.map(|(priority, after)| Cursor { priority, after }),
             jobs,
         }
     }
@@ -936,8 +958,8 @@ struct Line {
     stood: usize,
     /// Claims got less, so that some are not divided.
     has_spared: bool,
-    /// There are rows behind them.
-    is_followed: bool,
+    /// Where the row behind them stands, if there is one.
+    next: Option<Cursor>,
     last: Option<Cursor>,
     /// Up to where it has been gone through, by descending priority.
     reached: Vec<Cursor>,
@@ -945,12 +967,12 @@ struct Line {
 
 impl Line {
     fn is_exhausted(&self) -> bool {
-        self.found < self.wanted && self.rows_found < self.rows && !self.is_followed
+        self.found < self.wanted && self.rows_found < self.rows && self.next.is_none()
     }
 
     /// Whether claims got less, so that something is not divided.
     fn spares(&self) -> bool {
-        self.has_spared || self.found < self.wanted && self.is_followed
+        self.has_spared || self.found < self.wanted && self.next.is_some()
     }
 }
 
@@ -983,7 +1005,7 @@ impl Lines {
                 rows_found: 0,
                 stood: 0,
                 has_spared: false,
-                is_followed: false,
+                next: None,
                 last: None,
                 reached: Vec::new(),
             });
@@ -1008,7 +1030,7 @@ impl Lines {
         let Some(line) = self.lines.iter_mut().find(|line| line.queue == queue) else { return };
         let at = found.at;
         line.found += found.jobs;
-        line.is_followed = found.is_followed;
+        line.next = found.next;
         if line.last.replace(at) == Some(at) {
             return;
         }
@@ -1024,11 +1046,11 @@ impl Lines {
 
     /// Where rows stand that were locked and are left, or may be.
     fn left(&self) -> impl Iterator<Item = (QueueId, Cursor)> {
-        let has_left = |line: &&Line| {
-            !line.is_exhausted() && (line.stood > line.rows_found || line.is_followed)
-        };
-        let last = |line: &Line| Some((line.queue, line.last?));
-        self.lines.iter().filter(has_left).filter_map(last)
+        let lines = self.lines.iter().filter(|line| !line.is_exhausted());
+        lines.flat_map(|line| {
+            let last = line.last.filter(|_| line.stood > line.rows_found);
+            last.into_iter().chain(line.next).map(|at| (line.queue, at))
+        })
     }
 }
 

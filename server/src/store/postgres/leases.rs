@@ -78,7 +78,8 @@ pub(super) struct Memory(Mutex<Rows>);
 struct Rows {
     rows: HashMap<LeaseId, Remembered>,
     jobs: HashMap<JobId, Held>,
-    /// Runs that this node has taken jobs out of, and what was left of each as a run.
+    /// Runs that this node has taken jobs out of, and what was left of each as a run. Hints: a change may have
+    /// been rolled back.
     changed: HashMap<InRun, Option<InRun>>,
     /// Rows whose commit nobody answered.
     doubtful: Vec<LeaseId>,
@@ -118,7 +119,7 @@ pub(super) struct Known {
     pub(super) origin: Arc<Origin>,
     /// The job uses nothing that must be tidied up when it is completed.
     pub(super) is_plain: bool,
-    /// The run that the job was in when it was given out.
+    /// The run that the job is in as far as is known: a hint.
     pub(super) run: Option<InRun>,
 }
 

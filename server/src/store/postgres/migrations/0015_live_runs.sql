@@ -202,9 +202,9 @@ $$;
 -- Claims that are laid end to end share out what stands in line: behind how many jobs
 -- each row begins. counts, bases: of the rows, how many jobs they have, and where the
 -- line begins that they stand in. ends, enough: where the claims end, and with how many
--- jobs each is content. A row of 64 jobs or more that would be divided goes to the next
--- claim as a whole, if the one before is content: so runs are acked as wholes. What begins
--- behind the last claim of its line goes to nobody.
+-- jobs each is content. A row of 64 jobs or more (as many make a run) that would be
+-- divided goes to the next claim as a whole, if the one before is content: so runs are
+-- acked as wholes. What begins behind the last claim of its line goes to nobody.
 CREATE FUNCTION share_out(counts integer[], bases integer[], ends integer[], enough integer[])
 RETURNS integer[]
 LANGUAGE plpgsql IMMUTABLE STRICT
@@ -276,7 +276,8 @@ BEGIN
                 g.*, s.*,
                 coalesce(
                     cardinality(s.left_ids) >= 16 AND g.bytes <= 2048 * cardinality(s.out_ids),
-                    false
+                    -- It has none of them any more.
+                    s.out_ids IS NULL
                 ) AS is_left
             FROM gone g
             CROSS JOIN LATERAL (
