@@ -119,11 +119,49 @@ const LOST: &str = "
     WHERE (SELECT true FROM job WHERE id = u.job_id AND delivery = u.delivery LIMIT 1) IS NULL
     AND (p.ids[width_bucket(u.job_id, p.ids)] = u.job_id) IS NOT TRUE";
 
+/// The rest of a query that is begun for each line `q`: the rows `p` of it that stand first, behind its
+/// cursors, each with its `$tid`; passed over is what others have locked, and queues that give out nothing.
+macro_rules! stands_first {
+    ($cursors:literal, $tid:literal, $rows:literal) => {
+        concat!(
+            "
+            FROM ",
+            $cursors,
+            " AS c (line, priority, place)
+            CROSS JOIN LATERAL (
+                SELECT
+                    ",
+            $tid,
+            " job_id, block, count, priority, place, delivery, bytes, expires_at, timeout_ms
+                FROM ready
+                WHERE queue_id = q.queue_id AND gate = '' AND priority = c.priority
+                AND place > c.place
+                ORDER BY place
+                LIMIT ",
+            $rows,
+            "
+                FOR UPDATE SKIP LOCKED
+            ) p
+            WHERE c.line = q.line
+            LIMIT ",
+            $rows,
+            "
+        ) h
+        WHERE (
+            SELECT true FROM queue
+            WHERE id = q.queue_id AND paused_at IS NULL AND NOT is_gated
+            LIMIT 1
+        )"
+        )
+    };
+}
+pub(super) use stands_first;
+
 /// What stands first in each line goes to its claims, in their order, as far as it reaches: line
 /// `l` gives out `count` jobs at most, of the first `rows` rows. The claims are laid end to end, claim
-/// number n up to `ends[n]`, and `share_out` says behind how many jobs each row begins: those
-/// that are content with less may get less, so that large blocks are not divided. Of the last block it may be a
-/// part; the others stand on.
+/// number n up to `ends[n]`, and `share_out` says behind how many jobs each row begins: those that are
+/// content with less may get less, so that large blocks are not divided. Of the last block it may be a part;
+/// the others stand on.
 ///
 /// If there is more to it than that (a job that may have grown too old in line, or more bytes than
 /// one answer holds) nothing is taken, and the only row says so.
@@ -133,35 +171,17 @@ const LOST: &str = "
 /// a run is one row of the answer. A block may have been cut since the statement began to look: what is
 /// locked is its latest version then, which is not to be found by where it is stored, but by its number.
 /// Its place may be behind those that come next then, so that the cursor goes to its number.
-const CLAIM: &str = "
+const CLAIM: &str = concat!(
+    "
     WITH clock AS MATERIALIZED (SELECT now_ms() AS now),
     found AS MATERIALIZED (
         SELECT q.base, q.count AS wanted, h.*
         FROM unnest($2::integer[], $3::bigint[], $4::integer[], $5::integer[], $16::bigint[])
             AS q (line, queue_id, base, count, rows)
         CROSS JOIN LATERAL (
-            SELECT p.*, sum(p.count) OVER (ROWS UNBOUNDED PRECEDING) - p.count AS before
-            FROM unnest($6::integer[], $7::integer[], $8::bigint[])
-                AS c (line, priority, place)
-            CROSS JOIN LATERAL (
-                SELECT
-                    ctid AS tid, job_id, block, job_ids, count, priority, place, delivery,
-                    bytes, expires_at, timeout_ms
-                FROM ready
-                WHERE queue_id = q.queue_id AND gate = '' AND priority = c.priority
-                AND place > c.place
-                ORDER BY place
-                LIMIT q.rows
-                FOR UPDATE SKIP LOCKED
-            ) p
-            WHERE c.line = q.line
-            LIMIT q.rows
-        ) h
-        WHERE (
-            SELECT true FROM queue
-            WHERE id = q.queue_id AND paused_at IS NULL AND NOT is_gated
-            LIMIT 1
-        )
+            SELECT p.*, sum(p.count) OVER (ROWS UNBOUNDED PRECEDING) - p.count AS before",
+    stands_first!("unnest($6::integer[], $7::integer[], $8::bigint[])", "ctid AS tid, job_ids,", "q.rows"),
+    "
     ),
     shared AS MATERIALIZED (
         SELECT share_out(array_agg(count), array_agg(base), $1::integer[], $17::integer[]) AS starts
@@ -207,9 +227,9 @@ const CLAIM: &str = "
     jobs AS MATERIALIZED (
         SELECT
             p.owner, j.id, p.delivery, p.priority, coalesce(p.block, p.place) AS place, p.count,
-            p.is_whole, p.is_spared, p.next_priority, p.next_place, p.timeout_ms, j.attempts, j.max_attempts, j.created_at,
-            j.tags, j.content_type, j.payload, j.options, j.is_special, j.run, j.run_count,
-            j.ids, j.payloads
+            p.is_whole, p.is_spared, p.next_priority, p.next_place, p.timeout_ms, j.attempts,
+            j.max_attempts, j.created_at, j.tags, j.content_type, j.payload, j.options, j.is_special,
+            j.run, j.run_count, j.ids, j.payloads
         FROM parts p
         CROSS JOIN LATERAL (
             SELECT
@@ -221,8 +241,8 @@ const CLAIM: &str = "
             WHERE id BETWEEN p.first_id AND p.last_id AND place = coalesce(p.block, p.place)
             UNION ALL
             SELECT
-                r.ids[w.low], 0, r.max_attempts, r.created_at, NULL, r.content_type, NULL, NULL, false,
-                r.id, r.count, r.ids[w.low:w.high], r.payloads[w.low:w.high]
+                r.ids[w.low], 0, r.max_attempts, r.created_at, NULL, r.content_type, NULL, NULL,
+                false, r.id, r.count, r.ids[w.low:w.high], r.payloads[w.low:w.high]
             FROM run r
             CROSS JOIN LATERAL (
                 SELECT
@@ -292,7 +312,8 @@ const CLAIM: &str = "
     )
     SELECT total.is_plain, (SELECT now FROM clock), jobs.*
     FROM total
-    LEFT JOIN jobs ON total.is_plain";
+    LEFT JOIN jobs ON total.is_plain"
+);
 
 /// A block is divided into so many parts at most before its jobs have rows of their own.
 const PARTS_MAX: usize = 8;
@@ -1015,13 +1036,12 @@ impl Lines {
 
     fn columns(&self) -> Columns {
         let lines = || self.lines.iter();
-        let long = |count: usize| i64::from(number_of(count));
         Columns {
             line: (0..).zip(lines()).map(|(number, _)| number).collect(),
             queue: lines().map(|line| line.queue).collect(),
             base: lines().map(|line| line.base).collect(),
             count: lines().map(|line| number_of(line.wanted)).collect(),
-            rows: lines().map(|line| long(line.rows)).collect(),
+            rows: lines().map(|line| i64::from(number_of(line.rows))).collect(),
         }
     }
 

@@ -9,6 +9,7 @@ use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use tokio_postgres::Row;
 
 use super::blocks::{blocks_among, split_blocks};
+use super::claim::stands_first;
 use super::cursors::Cursor;
 use super::lane::{Failure, Tx};
 use super::leases::{Given, Holding, LeaseId, Origin};
@@ -22,35 +23,23 @@ use crate::store::{Claim, Claimed, Effect, Hold, LeasedJob, SESSION_LEASE};
 
 /// What stands first, up to a number for each line: by its cursors, in their order. The time comes
 /// with every row, also if there is nothing else.
-const LOCK: &str = "
+const LOCK: &str = concat!(
+    "
     SELECT now.now, r.*
     FROM (SELECT now_ms() AS now OFFSET 0) now
     LEFT JOIN (
         SELECT q.line, h.*
         FROM unnest($1::integer[], $2::bigint[], $3::bigint[]) AS q (line, queue_id, count)
         CROSS JOIN LATERAL (
-            SELECT p.*
-            FROM unnest($4::integer[], $5::integer[], $6::bigint[]) AS c (line, priority, place)
-            CROSS JOIN LATERAL (
-                SELECT
-                    ctid::text AS tid, job_id, block, count, priority, place, delivery, bytes,
-                    expires_at, timeout_ms
-                FROM ready
-                WHERE queue_id = q.queue_id AND gate = '' AND priority = c.priority
-                AND place > c.place
-                ORDER BY place
-                LIMIT q.count
-                FOR UPDATE SKIP LOCKED
-            ) p
-            WHERE c.line = q.line
-            LIMIT q.count
-        ) h
-        WHERE (
-            SELECT true FROM queue
-            WHERE id = q.queue_id AND paused_at IS NULL AND NOT is_gated
-            LIMIT 1
-        )
-    ) r ON true";
+            SELECT p.*",
+    stands_first!(
+        "unnest($4::integer[], $5::integer[], $6::bigint[])",
+        "ctid::text AS tid,",
+        "q.count"
+    ),
+    "
+    ) r ON true"
+);
 
 /// The ids of a lease come as one text for each row: arrays of arrays must be rectangular.
 const TAKE: &str = "
