@@ -178,12 +178,12 @@ fn how_many() -> impl Strategy<Value = usize> {
     prop_oneof![6 => 1..7_usize, 1 => 16..40_usize, 2 => 64..90_usize]
 }
 
-/// Jobs with nothing but a payload, which differ in little.
+/// Jobs with nothing but a payload, which differ in little and may wait for one time.
 fn alike() -> impl Strategy<Value = Vec<NewJob>> {
-    let of = (queue(), 0..2_i32, how_many());
-    of.prop_map(|(queue, priority, count)| {
+    let of = (queue(), 0..2_i32, how_many(), when());
+    of.prop_map(|(queue, priority, count, when)| {
         let payload = Payload::new(Bytes::from_static(b"1")).expect("it is small");
-        vec![NewJob { priority, ..NewJob::new(queue, payload) }; count]
+        vec![NewJob { priority, when, ..NewJob::new(queue, payload) }; count]
     })
 }
 

@@ -6,13 +6,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use batonq_server::clock::ManualClock;
-use batonq_server::job::{JobId, NewJob, Payload, QueueName, State, WorkerName};
+use batonq_server::job::{JobId, NewJob, Payload, QueueName, State, When, WorkerName};
 use batonq_server::store::{
-    Claim, Claimed, Hold, LeasedJob, Retention, SessionId, Settled, Settlement, Store, Verdict,
+    Cancelled, Claim, Claimed, Duty, Hold, LeasedJob, Retention, SessionId, Settled, Settlement,
+    Store, Verdict,
 };
+use batonq_tests::consistency;
 use batonq_tests::harness::Cluster;
 use batonq_tests::stores::{Maker, Schema, Shared};
 use bytes::Bytes;
+
+const SECOND: Duration = Duration::from_secs(1);
 
 async fn node() -> (Schema, Arc<dyn Store>) {
     let (home, [store, _]) = two_nodes().await;
@@ -27,8 +31,12 @@ async fn two_nodes() -> (Schema, [Arc<dyn Store>; 2]) {
 }
 
 async fn push(store: &Arc<dyn Store>, count: usize) -> Vec<JobId> {
+    push_for(store, count, When::Now).await
+}
+
+async fn push_for(store: &Arc<dyn Store>, count: usize, when: When) -> Vec<JobId> {
     let payload = Payload::new(Bytes::from_static(b"{}")).unwrap();
-    let job = NewJob::new(QueueName::parse("q").unwrap(), payload);
+    let job = NewJob { when, ..NewJob::new(QueueName::parse("q").unwrap(), payload) };
     let pushed = store.push(vec![job; count]).await.unwrap();
     pushed.into_iter().filter_map(|pushed| pushed.id()).collect()
 }
@@ -43,6 +51,10 @@ fn claim(count: usize, enough: usize) -> Claim {
         worker: WorkerName::parse("w").unwrap(),
         hold: Hold::Session(SessionId(1)),
     }
+}
+
+async fn claimed(store: &Arc<dyn Store>, count: usize) -> Vec<LeasedJob> {
+    store.claim(vec![claim(count, count)]).await.unwrap().jobs.remove(0)
 }
 
 /// How many jobs each claim got.
@@ -66,6 +78,24 @@ async fn rows(home: &Schema) -> [i64; 4] {
             (SELECT coalesce(sum(count), 0)::bigint FROM run WHERE finished_at IS NOT NULL)";
     let row = client.query_one(sql, &[]).await.unwrap();
     [0, 1, 2, 3].map(|column| row.get(column))
+}
+
+/// Rows of jobs that wait for a time, and of those that stand in line.
+async fn waiting_rows(home: &Schema) -> [i64; 2] {
+    let sql = "SELECT (SELECT count(*) FROM scheduled), (SELECT count(*) FROM ready)";
+    let row = client(home).await.query_one(sql, &[]).await.unwrap();
+    [row.get(0), row.get(1)]
+}
+
+/// All that is due becomes ready. The answer: how many that are.
+async fn make_ready(home: &Schema, store: &Arc<dyn Store>) -> usize {
+    let mut count = 0;
+    loop {
+        match store.run_duty(&Shared::term(home), Duty::Due).await.unwrap().effects.len() {
+            0 => return count,
+            more => count += more,
+        }
+    }
 }
 
 /// One in twenty is given back, the others are acked.
@@ -254,5 +284,72 @@ async fn what_is_left_of_a_block_is_no_small_piece() {
     for share in [240, 240, 20] {
         assert_eq!(shares(&store.claim(vec![claim(240, 240)]).await.unwrap()), [share]);
         assert_eq!(rows(&home).await, [0, 500, 0, 0]);
+    }
+}
+
+#[tokio::test]
+async fn those_that_wait_for_one_time_are_one_row_and_become_ready_as_one() {
+    let (home, clock) = (Shared::home(), ManualClock::new());
+    let store = Shared::open(&home, &clock, Retention::default()).await;
+    push_for(&store, 600, When::After(SECOND)).await;
+    assert_eq!((rows(&home).await, waiting_rows(&home).await), ([0, 600, 0, 0], [3, 0]));
+    Shared::pass(&home, &clock, SECOND);
+    assert_eq!(make_ready(&home, &store).await, 600);
+    assert_eq!((rows(&home).await, waiting_rows(&home).await), ([0, 600, 0, 0], [0, 3]));
+    let held = store.claim(vec![claim(600, 600)]).await.unwrap().jobs.remove(0);
+    let ack =
+        |held: &LeasedJob| Settlement { lease: held.lease, verdict: Verdict::Ack { result: None } };
+    store.settle(held.iter().map(ack).collect()).await.unwrap();
+    assert_eq!((rows(&home).await, waiting_rows(&home).await), ([0, 0, 0, 600], [0, 0]));
+}
+
+#[tokio::test]
+async fn who_wants_one_that_waits_has_rows_made_of_all_that_wait_with_it() {
+    let (home, store) = node().await;
+    let ids = push_for(&store, 600, When::After(SECOND)).await;
+    store.cancel(ids[300], SECOND).await.unwrap();
+    assert_eq!((rows(&home).await, waiting_rows(&home).await), ([249, 350, 0, 0], [251, 0]));
+}
+
+/// Jobs are made ready while others are cancelled, promoted and claimed, at two nodes: each of them goes
+/// one way.
+#[tokio::test(flavor = "multi_thread")]
+async fn while_their_time_comes_each_goes_one_way() {
+    let (home, clock) = (Shared::home(), ManualClock::new());
+    let one = Shared::open(&home, &clock, Retention::default()).await;
+    let other = Shared::open(&home, &clock, Retention::default()).await;
+    for round in 0..20 {
+        let mut ids = push_for(&one, 100, When::After(SECOND)).await;
+        ids.extend(push_for(&other, 100, When::After(SECOND)).await);
+        Shared::pass(&home, &clock, SECOND);
+        let (cancelled, promoted) = (ids[round], ids[199 - round]);
+        let (_, cancel, promote, early) = tokio::join!(
+            make_ready(&home, &one),
+            other.cancel(cancelled, SECOND),
+            other.promote(promoted),
+            claimed(&one, 30),
+        );
+        promote.unwrap();
+        make_ready(&home, &one).await;
+        let mut given = early;
+        // Each knows of what it has made ready itself.
+        for store in [&one, &other] {
+            given.extend(claimed(store, 999).await);
+        }
+        let is_over = matches!(cancel.unwrap(), Cancelled::Done(_));
+        let mut expected: Vec<JobId> =
+            ids.into_iter().filter(|id| !is_over || *id != cancelled).collect();
+        let mut told: Vec<JobId> = given.iter().map(|job| job.lease.job).collect();
+        expected.sort_unstable();
+        told.sort_unstable();
+        assert_eq!(told, expected, "{round}");
+        let broken = consistency::of_postgres(&home.server.client().await, &home.name).await;
+        assert_eq!(broken, [""; 0], "{round}");
+        let ack = |held: &LeasedJob| Settlement {
+            lease: held.lease,
+            verdict: Verdict::Ack { result: None },
+        };
+        let settled = one.settle(given.iter().map(ack).collect()).await.unwrap().settled;
+        assert!(settled.iter().all(|settled| matches!(settled, Settled::Done(_))), "{settled:?}");
     }
 }

@@ -439,21 +439,63 @@ async fn jobs_that_are_one_row_are_known_one_by_one() {
     assert_eq!(refusal(&client, &ack_sql(&jobs[4])).await.0, "QB002");
 }
 
+const IN_RUNS_AND_ROWS: &str = "
+    SELECT (SELECT coalesce(sum(count), 0) FROM batonq.run) || ' ' ||
+    (SELECT count(*) FROM batonq.job)";
+
+/// A hundred of them.
+async fn push_together(http: &Http, job: &Value) -> Vec<u64> {
+    let jobs = vec![job; 100];
+    let pushed = http.post("/v1/queues/q/jobs/batch", json!({ "jobs": jobs })).await.json();
+    let results = pushed["results"].as_array().unwrap().iter();
+    results.map(|job| job["id"].as_u64().unwrap()).collect()
+}
+
+#[tokio::test]
+async fn jobs_that_wait_for_one_time_are_known_one_by_one() {
+    let cluster = Cluster::of(1).await;
+    let (http, client) = (cluster.http(0), cluster.postgres.client().await);
+    let cancel = |id: u64| format!("SELECT batonq.cancel({id}, 0)");
+    let ids = push_together(&http, &json!({"payload": 1, "delay_ms": 3_600_000})).await;
+    assert_eq!(value(&client, IN_RUNS_AND_ROWS).await, "100 0");
+    run(&client, "BEGIN").await;
+    assert_eq!(value(&client, &cancel(ids[3])).await, "requested");
+    let promoted = http.post(&format!("/v1/jobs/{}/promote", ids[5]), json!({})).await;
+    assert_eq!(promoted.status, 200, "it is in nobody's way before the commit");
+    run(&client, "COMMIT").await;
+    assert_eq!(state(&http, ids[3]).await, "cancelled");
+    assert_eq!(one(&http, "q").await["id"], ids[5]);
+    assert_eq!(value(&client, IN_RUNS_AND_ROWS).await, "0 99");
+
+    let ids = push_together(&http, &json!({"payload": 1, "delay_ms": 3_600_000})).await;
+    let child = push_with(&client, &json!({"depends_on": [ids[7]]})).await;
+    assert_eq!(state(&http, child).await, "blocked");
+    assert_eq!(value(&client, &cancel(ids[7])).await, "cancelled");
+    assert_eq!(job(&http, child).await["reason"], "DEPENDENCY_FAILED");
+}
+
+#[tokio::test]
+async fn one_that_was_given_back_keeps_nobody_from_those_that_became_due_with_it() {
+    let cluster = Cluster::of(1).await;
+    let (http, client) = (cluster.http(0), cluster.postgres.client().await);
+    push_together(&http, &json!({"payload": 1, "delay_ms": 50})).await;
+    let held = one(&http, "q").await;
+    let release = json!({"lease": held["lease"]});
+    assert!(http.post(&format!("/v1/jobs/{}/release", held["id"]), release).await.status < 300);
+    run(&client, "BEGIN").await;
+    let cancelled = value(&client, &format!("SELECT batonq.cancel({})", held["id"])).await;
+    assert_eq!(cancelled, "cancelled");
+    assert_eq!(pull(&http, "q", 99, 20_000).await.len(), 99);
+    run(&client, "COMMIT").await;
+    assert_eq!(state(&http, held["id"].as_u64().unwrap()).await, "cancelled");
+}
+
 #[tokio::test]
 async fn jobs_that_were_pushed_together_are_known_one_by_one() {
     let cluster = Cluster::of(1).await;
     let (http, client) = (cluster.http(0), cluster.postgres.client().await);
-    let jobs = vec![json!({"payload": 1}); 100];
-    let pushed = http.post("/v1/queues/q/jobs/batch", json!({ "jobs": jobs })).await.json();
-    let ids: Vec<u64> = pushed["results"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(|job| job["id"].as_u64().unwrap())
-        .collect();
-    let rows = "SELECT (SELECT sum(count) FROM batonq.run) || ' ' || \
-                (SELECT count(*) FROM batonq.job)";
-    assert_eq!(value(&client, rows).await, "100 0");
+    let ids = push_together(&http, &json!({"payload": 1})).await;
+    assert_eq!(value(&client, IN_RUNS_AND_ROWS).await, "100 0");
 
     // One that waits: with others, for whom it is not to be in the way before the commit.
     let cancel = |id: u64| format!("SELECT batonq.cancel({id}, 0)");

@@ -35,8 +35,9 @@ rules! {
     }
 
     async fn a_duty_does_a_bounded_part_and_says_that_there_is_more(given: Given<M>) {
-        let jobs = vec![in_time(SECOND); DUTY_ROWS_MAX + 1];
-        given.store.push(jobs).await.unwrap();
+        // What has a timeout is a row by itself.
+        let job = NewJob { timeout: Some(SECOND), ..in_time(SECOND) };
+        given.store.push(vec![job; DUTY_ROWS_MAX + 1]).await.unwrap();
         given.pass(SECOND);
         let report = given.duty(Duty::Due).await;
         assert_eq!((report.effects.len(), report.next), (DUTY_ROWS_MAX, Some(Duration::ZERO)));

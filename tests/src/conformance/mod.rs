@@ -7,6 +7,7 @@ mod cancel;
 mod claim;
 mod cron;
 mod custom_ids;
+mod delayed;
 mod durable;
 mod duties;
 mod events;
@@ -67,6 +68,7 @@ pub fn all<M: Maker + 'static>() -> Vec<Rule> {
         cron::rules::<M>(),
         claim::rules::<M>(),
         line::rules::<M>(),
+        delayed::rules::<M>(),
         settle::rules::<M>(),
         leases::rules::<M>(),
         duties::rules::<M>(),

@@ -10,7 +10,9 @@ WITH held AS MATERIALIZED (
 places AS (
     SELECT id AS job_id, 'blocked' AS place FROM live_job WHERE is_blocked
     UNION ALL
-    SELECT job_id, 'scheduled' FROM scheduled
+    SELECT job_id, 'scheduled' FROM scheduled WHERE count = 1
+    UNION ALL
+    SELECT j.id, 'scheduled' FROM scheduled s JOIN live_in_run j ON j.place = s.job_id WHERE s.count > 1
     UNION ALL
     SELECT unnest(coalesce(job_ids, ARRAY[job_id])), 'ready' FROM ready
     UNION ALL
@@ -75,7 +77,9 @@ OR r.ids <> ARRAY(SELECT u.id FROM unnest(r.ids) AS u (id) ORDER BY u.id)
 OR cardinality(r.payloads) <> r.count
 OR cardinality(r.results) <> r.count
 OR r.id <> r.first AND r.ids IS NOT NULL
-OR r.finished_at IS NULL AND (r.place IS NULL OR r.place > r.first OR r.payloads IS NULL)
+OR r.finished_at IS NULL AND (r.place IS NULL OR r.payloads IS NULL)
+OR r.finished_at IS NULL AND r.place > r.first AND r.due_at IS NULL
+OR r.run_at IS NOT NULL AND (r.finished_at IS NOT NULL OR r.due_at IS NOT NULL)
 
 UNION ALL
 -- Nobody would look for it when its run is forgotten.
@@ -116,8 +120,8 @@ CROSS JOIN LATERAL (
 ) j
 WHERE r.block IS NOT NULL
 AND (
-    (r.place, r.job_id, r.job_ids, r.count) IS DISTINCT FROM (j.ids[1], j.ids[1], j.ids, j.count)
-    OR r.block > r.place OR r.bytes < 0
+    (r.job_id, r.job_ids, r.count) IS DISTINCT FROM (j.ids[1], j.ids, j.count)
+    OR r.place NOT IN (r.job_id, r.block) OR r.block > r.place OR r.bytes < 0
 )
 
 UNION ALL
@@ -125,6 +129,19 @@ SELECT 'is scheduled otherwise than its body says', s.job_id
 FROM scheduled s
 JOIN live_job j ON j.id = s.job_id
 WHERE (s.run_at, s.queue_id) IS DISTINCT FROM (j.run_at, j.queue_id)
+
+UNION ALL
+-- By the first of those that wait together.
+SELECT 'is scheduled in a run that says otherwise', s.job_id
+FROM scheduled s
+CROSS JOIN LATERAL (
+    SELECT count(*) AS count, sum(length(payload)) AS bytes, min(run_at) AS first, max(run_at) AS last
+    FROM live_in_run
+    WHERE place = s.job_id AND run_at IS NOT NULL
+) j
+WHERE s.count = 1 AND s.bytes IS NOT NULL
+OR s.count > 1
+AND (s.count, s.bytes, s.run_at, s.run_at) IS DISTINCT FROM (j.count, j.bytes, j.first, j.last)
 
 UNION ALL
 SELECT 'is blocked and waits for nothing', id

@@ -242,7 +242,7 @@ macro_rules! ack_pieces {
     gone AS MATERIALIZED (
         SELECT
             t.id, t.count AS size, t.part, t.bucket, t.queue_id, t.place, t.priority, t.created_at,
-            t.max_attempts, t.content_type, t.backoff, s.*, s.ids[1] AS first,
+            t.due_at, t.max_attempts, t.content_type, t.backoff, s.*, s.ids[1] AS first,
             s.ids[cardinality(s.ids)] AS last, NULL::packed[] AS jobs,
             coalesce(
                 cardinality(s.left_ids) >= 16 AND t.bytes <= 2048 * cardinality(s.ids), false
@@ -265,13 +265,13 @@ macro_rules! ack_pieces {
     ),
     left_runs AS (
         INSERT INTO run (
-            id, bucket, queue_id, first, last, count, place, priority, created_at, max_attempts,
-            content_type, backoff, ids, payloads
+            id, bucket, queue_id, first, last, count, place, priority, created_at, due_at,
+            max_attempts, content_type, backoff, ids, payloads
         )
         SELECT
             left_ids[1], bucket, queue_id, left_ids[1], left_ids[cardinality(left_ids)],
-            cardinality(left_ids), place, priority, created_at, max_attempts, content_type, backoff,
-            left_ids, left_payloads
+            cardinality(left_ids), place, priority, created_at, due_at, max_attempts, content_type,
+            backoff, left_ids, left_payloads
         FROM gone
         WHERE is_left
     ),
@@ -286,6 +286,13 @@ macro_rules! ack_pieces {
         FROM gone
         CROSS JOIN LATERAL unnest(left_ids, left_payloads) AS u (id, payload)
         WHERE NOT is_left
+    ),
+    left_notes AS (
+        INSERT INTO job_note (job_id, number, at, kind, delivery, who, detail)
+        OVERRIDING SYSTEM VALUE
+        SELECT unnest(left_ids), 0, due_at, 'due', 1, '', ''
+        FROM gone
+        WHERE NOT is_left AND due_at IS NOT NULL
     ),
 ",
             $end,
@@ -305,12 +312,13 @@ const ACK_PIECES: &str = ack_pieces!(
     "
     kept AS (
         INSERT INTO run (
-            id, bucket, queue_id, first, last, count, place, priority, created_at, max_attempts,
-            content_type, backoff, ids, payloads, finished_at, started_at, node, worker, results
+            id, bucket, queue_id, first, last, count, place, priority, created_at, due_at,
+            max_attempts, content_type, backoff, ids, payloads, finished_at, started_at, node,
+            worker, results
         )
         SELECT
             first, bucket, queue_id, first, last, cardinality(ids), place, priority, created_at,
-            max_attempts, content_type, backoff, ids, payloads, (SELECT now_ms()),
+            due_at, max_attempts, content_type, backoff, ids, payloads, (SELECT now_ms()),
             ($8::bigint[])[part], ($9::text[])[($7::integer[])[part]],
             ($10::text[])[($7::integer[])[part]],
             ($11::bytea[])[($12::integer[])[part]:($12::integer[])[part] + cardinality(ids) - 1]

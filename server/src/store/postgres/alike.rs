@@ -263,11 +263,11 @@ impl Kind<'_> {
     }
 
     /// Whether its jobs may be one row as long as nothing becomes of them but what most become. Those that
-    /// go to one claim mostly come back together.
+    /// go to one claim mostly come back together, and those that wait for one time become ready together.
     fn is_run(&self) -> bool {
-        let NewJob { when, timeout, .. } = self.first;
-        let least = if self.owner.is_some() { RUN_MIN } else { LINE_RUN_MIN };
-        self.count >= least && *when == When::Now && timeout.is_none()
+        let is_together = self.owner.is_some() || is_delayed(self.first);
+        let least = if is_together { RUN_MIN } else { LINE_RUN_MIN };
+        self.count >= least && self.first.timeout.is_none()
     }
 
     /// Whether a job of the line is of this kind, and there is room for it.

@@ -4,7 +4,8 @@
 //! a claim takes it as a whole or cuts off its front. So a line costs next to nothing beside the jobs
 //! themselves. All else that is done to a job that waits is done to a row of its own: it
 //! [splits](split_blocks_of) the block first. That is one statement; a claim that comes at
-//! the same time is waited for, and what it has taken is not in the block any more.
+//! the same time is waited for, and what it has taken is not in the block any more. Jobs that have
+//! become due together share the place of their block, a new number; the others have their own then.
 //!
 //! Two kinds of claims decide on each job, and split what they meet: those in
 //! [rounds](super::rounds) and those of queues [with limits](super::flow).
@@ -14,7 +15,7 @@ use std::collections::BTreeSet;
 use tokio_postgres::Row;
 
 use super::lane::{Call, Failure, Tx};
-use super::live_runs::UNPACK_PLACES;
+use super::live_runs::{UNPACK_PLACES, UNPACK_SCHEDULED};
 use super::row::get;
 
 /// Three rows of this size fit a page, and cutting off the front writes the rest again.
@@ -53,20 +54,22 @@ macro_rules! split {
     gone AS (
         DELETE FROM ready
         WHERE block = ANY(ARRAY(SELECT block FROM locked))
-        RETURNING queue_id, priority, ready_at, timeout_ms, job_ids
+        RETURNING queue_id, priority, block, ready_at, timeout_ms, job_ids
     ),
     waiting AS MATERIALIZED (
-        SELECT queue_id, priority, ready_at, timeout_ms, unnest(job_ids) AS id FROM gone
+        SELECT queue_id, priority, block, ready_at, timeout_ms, unnest(job_ids) AS id FROM gone
     ),
     placed AS (
         UPDATE job
-        SET place = job.id
+        SET place = greatest(place, id)
         WHERE id = ANY(ARRAY(SELECT id FROM waiting))
     )
     INSERT INTO ready (
         queue_id, gate, priority, place, job_id, delivery, bytes, ready_at, timeout_ms
     )
-    SELECT w.queue_id, '', w.priority, w.id, w.id, 1, j.bytes, w.ready_at, w.timeout_ms
+    SELECT
+        w.queue_id, '', w.priority, greatest(w.block, w.id), w.id, 1, j.bytes, w.ready_at,
+        w.timeout_ms
     FROM waiting w
     CROSS JOIN LATERAL (
         SELECT length(payload) AS bytes FROM job WHERE id = w.id OFFSET 0
@@ -99,7 +102,7 @@ const LOCK_OF: &str = "
     ORDER BY block
     FOR UPDATE";
 
-/// None of those that wait where these jobs do is in a run from now on.
+/// None of those that stand where these jobs do is in a run from now on.
 const UNPACK_PLACES_OF: &str = "
     SELECT unpack_places(ARRAY(
         SELECT place FROM job WHERE id = ANY($1::bigint[])
@@ -138,10 +141,14 @@ pub(super) async fn split_blocks(tx: &mut Tx<'_>, blocks: BTreeSet<i64>) -> Resu
     tx.all(&[(UNPACK_PLACES, &[&blocks]), (SPLIT, &[&blocks])]).await.map(drop)
 }
 
-/// Those of these jobs that wait in a block have a row and a place of their own from now on, as have
-/// those that wait there with them.
+/// Those of these jobs that wait in a block, or in a run for their time, have a row and a place of their
+/// own from now on, as have those that wait there with them.
 pub(super) async fn split_blocks_of(tx: &mut Tx<'_>, jobs: &[i64]) -> Result<(), Failure> {
-    let calls: [Call<'_>; 3] =
-        [(LOCK_OF, &[&jobs]), (UNPACK_PLACES_OF, &[&jobs]), (SPLIT_OF, &[&jobs])];
+    let calls: [Call<'_>; 4] = [
+        (UNPACK_SCHEDULED, &[&jobs]),
+        (LOCK_OF, &[&jobs]),
+        (UNPACK_PLACES_OF, &[&jobs]),
+        (SPLIT_OF, &[&jobs]),
+    ];
     tx.all(&calls).await.map(drop)
 }

@@ -122,12 +122,12 @@ const LOST: &str = "
 /// The rest of a query that is begun for each line `q`: the rows `p` of it that stand first, behind its
 /// cursors, each with its `$tid`; passed over is what others have locked, and queues that give out nothing.
 macro_rules! stands_first {
-    ($cursors:literal, $tid:literal, $rows:literal) => {
+    ($cursors:literal, $behind:literal, $tid:literal, $rows:literal) => {
         concat!(
             "
             FROM ",
             $cursors,
-            " AS c (line, priority, place)
+            "
             CROSS JOIN LATERAL (
                 SELECT
                     ",
@@ -135,8 +135,10 @@ macro_rules! stands_first {
             " job_id, block, count, priority, place, delivery, bytes, expires_at, timeout_ms
                 FROM ready
                 WHERE queue_id = q.queue_id AND gate = '' AND priority = c.priority
-                AND place > c.place
-                ORDER BY place
+                AND ",
+            $behind,
+            "
+                ORDER BY place, job_id
                 LIMIT ",
             $rows,
             "
@@ -170,7 +172,8 @@ pub(super) use stands_first;
 /// the first number to the last: they have the block's number, and no others in between. What is taken of
 /// a run is one row of the answer. A block may have been cut since the statement began to look: what is
 /// locked is its latest version then, which is not to be found by where it is stored, but by its number.
-/// Its place may be behind those that come next then, so that the cursor goes to its number.
+/// Its place may be behind those that come next then, so that the cursor goes to its number. A place that
+/// is no job's number may be shared by others that stand there one by one: the cursor stays before it.
 const CLAIM: &str = concat!(
     "
     WITH clock AS MATERIALIZED (SELECT now_ms() AS now),
@@ -180,7 +183,12 @@ const CLAIM: &str = concat!(
             AS q (line, queue_id, base, count, rows)
         CROSS JOIN LATERAL (
             SELECT p.*, sum(p.count) OVER (ROWS UNBOUNDED PRECEDING) - p.count AS before",
-    stands_first!("unnest($6::integer[], $7::integer[], $8::bigint[])", "ctid AS tid, job_ids,", "q.rows"),
+    stands_first!(
+        "unnest($6::integer[], $7::integer[], $8::bigint[]) AS c (line, priority, place)",
+        "place > c.place",
+        "ctid AS tid, job_ids,",
+        "q.rows"
+    ),
     "
     ),
     shared AS MATERIALIZED (
@@ -226,7 +234,7 @@ const CLAIM: &str = concat!(
     ),
     jobs AS MATERIALIZED (
         SELECT
-            p.owner, j.id, p.delivery, p.priority, coalesce(p.block, p.place) AS place, p.count,
+            p.owner, j.id, p.delivery, p.priority, p.place, p.job_id AS first, p.block, p.count,
             p.is_whole, p.is_spared, p.next_priority, p.next_place, p.timeout_ms, j.attempts,
             j.max_attempts, j.created_at, j.tags, j.content_type, j.payload, j.options, j.is_special,
             j.run, j.run_count, j.ids, j.payloads
@@ -278,7 +286,10 @@ const CLAIM: &str = concat!(
     ),
     cut AS (
         UPDATE ready
-        SET place = ready.job_ids[l.taken + 1],
+        SET place = CASE
+                WHEN ready.place = ready.job_id THEN ready.job_ids[l.taken + 1]
+                ELSE ready.place
+            END,
             job_id = ready.job_ids[l.taken + 1],
             job_ids = ready.job_ids[l.taken + 1:],
             count = ready.count - l.taken,
@@ -605,11 +616,11 @@ impl PostgresStore {
                 }
             }
             let run = run_of(row);
-            if let Some(run) = run {
+            if let Some((run, block)) = run.zip(at(row, column::BLOCK)) {
                 let piece = Piece { run, jobs: found.jobs, stood: found.count };
-                pieces.entry(found.at.after).or_default().push(piece);
+                pieces.entry(block).or_default().push(piece);
             }
-            if block.0.replace((owner, found.at)) != Some((owner, found.at)) {
+            if block.0.replace((owner, found.first)) != Some((owner, found.first)) {
                 block.1 = jobs[owner].len();
             }
             let is_in_order = jobs[owner][block.1..]
@@ -812,24 +823,26 @@ mod column {
     pub(super) const DELIVERY: usize = 4;
     pub(super) const PRIORITY: usize = 5;
     pub(super) const PLACE: usize = 6;
-    pub(super) const COUNT: usize = 7;
-    pub(super) const IS_WHOLE: usize = 8;
-    pub(super) const IS_SPARED: usize = 9;
-    pub(super) const NEXT_PRIORITY: usize = 10;
-    pub(super) const NEXT_PLACE: usize = 11;
-    pub(super) const TIMEOUT_MS: usize = 12;
-    pub(super) const ATTEMPTS: usize = 13;
-    pub(super) const MAX_ATTEMPTS: usize = 14;
-    pub(super) const CREATED_AT: usize = 15;
-    pub(super) const TAGS: usize = 16;
-    pub(super) const CONTENT_TYPE: usize = 17;
-    pub(super) const PAYLOAD: usize = 18;
-    pub(super) const OPTIONS: usize = 19;
-    pub(super) const IS_SPECIAL: usize = 20;
-    pub(super) const RUN: usize = 21;
-    pub(super) const RUN_COUNT: usize = 22;
-    pub(super) const IDS: usize = 23;
-    pub(super) const PAYLOADS: usize = 24;
+    pub(super) const FIRST: usize = 7;
+    pub(super) const BLOCK: usize = 8;
+    pub(super) const COUNT: usize = 9;
+    pub(super) const IS_WHOLE: usize = 10;
+    pub(super) const IS_SPARED: usize = 11;
+    pub(super) const NEXT_PRIORITY: usize = 12;
+    pub(super) const NEXT_PLACE: usize = 13;
+    pub(super) const TIMEOUT_MS: usize = 14;
+    pub(super) const ATTEMPTS: usize = 15;
+    pub(super) const MAX_ATTEMPTS: usize = 16;
+    pub(super) const CREATED_AT: usize = 17;
+    pub(super) const TAGS: usize = 18;
+    pub(super) const CONTENT_TYPE: usize = 19;
+    pub(super) const PAYLOAD: usize = 20;
+    pub(super) const OPTIONS: usize = 21;
+    pub(super) const IS_SPECIAL: usize = 22;
+    pub(super) const RUN: usize = 23;
+    pub(super) const RUN_COUNT: usize = 24;
+    pub(super) const IDS: usize = 25;
+    pub(super) const PAYLOADS: usize = 26;
 }
 
 fn damaged() -> Failure {
@@ -938,6 +951,8 @@ struct Piece {
 
 /// A row of the answer, and the row of the line that it is of.
 struct Found {
+    /// The first job of the row of the line.
+    first: i64,
     at: Cursor,
     /// How many jobs stood in the row of the line.
     count: usize,
@@ -945,6 +960,8 @@ struct Found {
     is_whole: bool,
     /// A claim before got less, so that it is not divided.
     is_spared: bool,
+    /// Others may stand at the same place, one by one.
+    is_shared: bool,
     /// Where the next row of the line stands, which may be left.
     next: Option<Cursor>,
     /// How many jobs this is.
@@ -955,11 +972,17 @@ impl Found {
     fn of(row: &Row, jobs: usize) -> Self {
         let next = at::<Option<i32>>(row, column::NEXT_PRIORITY);
         let next = next.zip(at::<Option<i64>>(row, column::NEXT_PLACE));
+        let (first, place): (i64, i64) = (at(row, column::FIRST), at(row, column::PLACE));
+        let is_shared = place != first;
+        let block: Option<i64> = at(row, column::BLOCK);
+        let after = block.filter(|_| !is_shared).unwrap_or(place);
         Self {
-            at: Cursor { priority: at(row, column::PRIORITY), after: at(row, column::PLACE) },
+            first,
+            at: Cursor { priority: at(row, column::PRIORITY), after },
             count: usize::try_from(at::<i32>(row, column::COUNT)).unwrap_or(1),
             is_whole: at(row, column::IS_WHOLE),
             is_spared: at(row, column::IS_SPARED),
+            is_shared,
             next: next.map(|(priority, after)| Cursor { priority, after }),
             jobs,
         }
@@ -981,7 +1004,8 @@ struct Line {
     has_spared: bool,
     /// Where the row behind them stands, if there is one.
     next: Option<Cursor>,
-    last: Option<Cursor>,
+    /// The last row that was found, by its first job.
+    last: Option<(i64, Cursor)>,
     /// Up to where it has been gone through, by descending priority.
     reached: Vec<Cursor>,
 }
@@ -1051,13 +1075,15 @@ impl Lines {
         let at = found.at;
         line.found += found.jobs;
         line.next = found.next;
-        if line.last.replace(at) == Some(at) {
+        let before = line.last.replace((found.first, at));
+        if before.is_some_and(|(first, _)| first == found.first) {
             return;
         }
         line.rows_found += 1;
         line.stood += found.count;
         line.has_spared |= found.is_spared;
-        let after = if found.is_whole { at.after } else { at.after - 1 };
+        let is_left = found.is_shared || !found.is_whole;
+        let after = if is_left { at.after - 1 } else { at.after };
         match line.reached.last_mut() {
             Some(last) if last.priority == at.priority => last.after = after,
             _ => line.reached.push(Cursor { after, ..at }),
@@ -1068,7 +1094,7 @@ impl Lines {
     fn left(&self) -> impl Iterator<Item = (QueueId, Cursor)> {
         let lines = self.lines.iter().filter(|line| !line.is_exhausted());
         lines.flat_map(|line| {
-            let last = line.last.filter(|_| line.stood > line.rows_found);
+            let last = line.last.filter(|_| line.stood > line.rows_found).map(|(_, at)| at);
             last.into_iter().chain(line.next).map(|at| (line.queue, at))
         })
     }

@@ -16,6 +16,7 @@ use super::heads::Head;
 use super::kv::forget_values;
 use super::lane::{Failure, Tx};
 use super::leases::{self, LiveRow};
+use super::live_runs::UNPACK_SCHEDULED;
 use super::needs::release_dependents;
 use super::notes;
 use super::row::{self, count, get, job_id, now};
@@ -55,13 +56,16 @@ pub(super) const FENCE: &str = "
 
 /// Scheduled jobs go to the end of their lines, in the order in which the first part finds them. The
 /// second part notes it, if somebody else does not.
+///
+/// Those that are in runs stand there as a block, with a new number as its place: see
+/// `migrations/0015_live_runs.sql`. When that was their runs say themselves.
 macro_rules! make_ready {
     ($which:literal, $noted:literal) => {
         concat!(
             "
     WITH clock AS MATERIALIZED (SELECT now_ms() AS now),
     due AS MATERIALIZED (
-        SELECT ctid AS tid, job_id, run_at
+        SELECT ctid AS tid, job_id, run_at, count, bytes
         FROM scheduled ",
             $which,
             "
@@ -71,11 +75,16 @@ macro_rules! make_ready {
         DELETE FROM scheduled
         WHERE ctid = ANY(ARRAY(SELECT tid FROM due))
     ),
+    placed AS MATERIALIZED (
+        SELECT job_id, count, bytes, nextval('number') AS new_place FROM due
+    ),
     sorted AS MATERIALIZED (
         SELECT
-            array_agg(job_id ORDER BY job_id) AS ids,
-            array_agg(new_place ORDER BY job_id) AS places
-        FROM (SELECT job_id, nextval('number') AS new_place FROM due) d
+            array_agg(job_id ORDER BY job_id) FILTER (WHERE count = 1) AS ids,
+            array_agg(new_place ORDER BY job_id) FILTER (WHERE count = 1) AS places,
+            array_agg(job_id ORDER BY job_id) FILTER (WHERE count > 1) AS run_places,
+            array_agg(new_place ORDER BY job_id) FILTER (WHERE count > 1) AS new_run_places
+        FROM placed
     ),
     moved AS (
         -- By id: a row that somebody has changed meanwhile stands elsewhere now. Not joined: the
@@ -99,11 +108,40 @@ macro_rules! make_ready {
             expires_at, timeout_ms
         FROM moved
         ORDER BY new_place
+    ),
+    opened AS (
+        UPDATE run
+        SET run_at = NULL,
+            due_at = (SELECT now FROM clock),
+            place = (SELECT new_run_places FROM sorted)[
+                width_bucket(place, (SELECT run_places FROM sorted))
+            ]
+        WHERE place = ANY((SELECT run_places FROM sorted)::bigint[])
+        AND coalesce(finished_at, 0) = 0
+        RETURNING place AS new_place, queue_id, priority, ids
+    ),
+    blocks AS (
+        INSERT INTO ready (
+            queue_id, gate, priority, place, job_id, block, job_ids, count, delivery, bytes, ready_at
+        )
+        SELECT
+            queue_id, '', priority, new_place, min(id), new_place, array_agg(id ORDER BY id),
+            count(*), 1, (SELECT bytes FROM placed WHERE new_place = o.new_place),
+            (SELECT now FROM clock)
+        FROM opened o
+        CROSS JOIN LATERAL unnest(ids) AS u (id)
+        GROUP BY new_place, queue_id, priority
+        RETURNING queue_id, priority, place, job_ids
     )",
             $noted,
             "
-    SELECT job_id, queue_id, priority, new_place, (SELECT max(run_at) FROM due) AS run_at
+    SELECT
+        ARRAY[job_id] AS job_ids, queue_id, priority, new_place,
+        (SELECT max(run_at) FROM due) AS run_at
     FROM moved
+    UNION ALL
+    SELECT job_ids, queue_id, priority, place, (SELECT max(run_at) FROM due)
+    FROM blocks
     ORDER BY new_place"
         )
     };
@@ -858,10 +896,13 @@ impl PostgresStore {
     ) -> Result<Vec<Effect>, Failure> {
         let mut effects = Vec::with_capacity(rows.len());
         for row in rows {
-            let queue = get(row, "queue_id");
-            notes.push((queue, get(row, "priority"), get(row, "new_place")));
-            let queue = self.queues.name(&self.pool, queue).await?;
-            effects.push(Effect { job: job_id(row, "job_id"), queue, to: Destination::Ready });
+            let id = get(row, "queue_id");
+            let queue = self.queues.name(&self.pool, id).await?;
+            for job in get::<Vec<i64>>(row, "job_ids") {
+                notes.push((id, get(row, "priority"), get(row, "new_place")));
+                let job = JobId(job.cast_unsigned());
+                effects.push(Effect { job, queue: queue.clone(), to: Destination::Ready });
+            }
         }
         Ok(effects)
     }
@@ -878,9 +919,9 @@ impl PostgresStore {
         let rows = tx.query(sql, &[&rows_max(), &notes::room(), &due, &from.0]).await?;
         let mut notes = Vec::new();
         let effects = self.effects(&rows, &mut notes).await?;
-        let reached = reached(&rows, "run_at", now);
-        let next = next(tx, FIRST_DUE, effects.len(), (reached, first.until), now).await?;
         let count = effects.len();
+        let reached = reached(&rows, "run_at", now);
+        let next = next(tx, FIRST_DUE, rows.len(), (reached, first.until), now).await?;
         let report = DutyReport { effects, lost: Vec::new(), next };
         Ok(Part { report, count, notes, ended: Vec::new(), reached: Some(reached) })
     }
@@ -892,6 +933,7 @@ impl PostgresStore {
         job: JobId,
         notes: &mut Vec<super::settle::Note>,
     ) -> Result<Option<Effect>, Failure> {
+        tx.query(UNPACK_SCHEDULED, &[&vec![sql_id(job)]]).await?;
         let rows = tx.query(PROMOTE, &[&sql_id(job)]).await?;
         Ok(self.effects(&rows, notes).await?.pop())
     }

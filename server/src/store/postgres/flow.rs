@@ -67,7 +67,7 @@ const LINES: &str = "
             expires_at, timeout_ms
         FROM ready
         WHERE queue_id = $1 AND gate = g.gate
-        ORDER BY priority DESC, place
+        ORDER BY priority DESC, place, job_id
         LIMIT $2
     ) j
     LEFT JOIN LATERAL (SELECT options FROM job WHERE id = j.job_id OFFSET 0) o ON true";
@@ -81,8 +81,8 @@ const MORE_OF: &str = "
             expires_at, timeout_ms
         FROM ready
         WHERE queue_id = $1 AND gate = $2
-        AND (priority < $3 OR priority = $3 AND place > $4)
-        ORDER BY priority DESC, place
+        AND (priority < $3 OR priority = $3 AND (place, job_id) > ($4, $6::bigint))
+        ORDER BY priority DESC, place, job_id
         LIMIT $5
     ) j
     LEFT JOIN LATERAL (SELECT options FROM job WHERE id = j.job_id OFFSET 0) o ON true";
@@ -208,10 +208,10 @@ impl PostgresStore {
             !admission.settings.is_limited() && lines.iter().all(|line| line.gate.is_empty());
         let turns = lines.iter().filter_map(|line| Some((line.gate.clone(), line.turn?)));
         let before = Before { turns: turns.collect(), buckets: buckets(&admission) };
-        let ends = lines.iter().filter_map(|line| {
-            line.jobs.back().map(|last| (line.gate.clone(), (last.priority, last.place)))
-        });
-        let mut ends: HashMap<String, (i32, i64)> = ends.collect();
+        let ends = lines
+            .iter()
+            .filter_map(|line| line.jobs.back().map(|last| (line.gate.clone(), end(last))));
+        let mut ends: HashMap<String, End> = ends.collect();
         let mut fair = Fair::new(admission, lines);
         let (mut picked, mut closed) = (Vec::with_capacity(claims.len()), Vec::new());
         for claim in claims {
@@ -388,13 +388,20 @@ struct Picked {
     keys: Vec<Option<Concurrency>>,
 }
 
+/// Up to where a line has been read: a job's priority, its place, and its number.
+type End = (i32, i64, i64);
+
+fn end(last: &Waiting<Candidate>) -> End {
+    (last.priority, last.place, sql_id(last.job.lease.job))
+}
+
 /// Gives a claim what it may have. `ends` says up to where each line has been read, `seen` when
 /// the last of them was.
 async fn fill(
     tx: &mut Tx<'_>,
     (queue, seen): (QueueId, &mut Timestamp),
     fair: &mut Fair<Candidate>,
-    ends: &mut HashMap<String, (i32, i64)>,
+    ends: &mut HashMap<String, End>,
     claim: &Claim,
 ) -> Result<Picked, Failure> {
     let (mut picked, mut left) = (Picked::default(), None);
@@ -408,13 +415,13 @@ async fn fill(
             Found::Expired(job) => picked.share.expired.push(job.job),
             Found::Dry(at) => {
                 let gate = fair.line(at).gate.clone();
-                let (priority, place) = ends.get(&gate).copied().unwrap_or((i32::MAX, 0));
-                let more: Call<'_> = (MORE_OF, &[&queue, &gate, &priority, &place, &MORE]);
+                let (priority, place, job) = ends.get(&gate).copied().unwrap_or((i32::MAX, 0, 0));
+                let more: Call<'_> = (MORE_OF, &[&queue, &gate, &priority, &place, &MORE, &job]);
                 let rows = single(tx, more).await?;
                 *seen = rows.first().map_or(*seen, now);
                 let jobs = rows.iter().map(waiting).collect::<Result<VecDeque<_>, _>>()?;
                 if let Some(last) = jobs.back() {
-                    ends.insert(gate, (last.priority, last.place));
+                    ends.insert(gate, end(last));
                 }
                 let has_more = jobs.len() as i64 == MORE;
                 fair.fill(at, jobs, has_more);

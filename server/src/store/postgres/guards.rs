@@ -31,9 +31,10 @@ const WAITING: &str = "
         FROM ready
         WHERE queue_id = $1
         UNION ALL
-        SELECT count(*), sum(length(j.payload))
+        SELECT
+            sum(s.count),
+            sum(coalesce(s.bytes, (SELECT length(payload) FROM job WHERE id = s.job_id)))
         FROM scheduled s
-        JOIN job j ON j.id = s.job_id
         WHERE s.queue_id = $1
         UNION ALL
         SELECT count(*), sum(length(payload))

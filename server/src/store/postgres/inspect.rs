@@ -146,7 +146,7 @@ const LEASES_LEFT: &str = leases!("(SELECT * FROM lease WHERE job_ids && $1::big
 /// Jobs that are live and stand nowhere else are leased.
 const LEASES_OF: &str = "
     WITH packed AS MATERIALIZED (
-        SELECT id, queue_id, place FROM places_in_runs($1)
+        SELECT id, queue_id, place FROM places_in_runs($1) WHERE run_at IS NULL
     )
     SELECT u.id, j.delivery
     FROM unnest($1::bigint[]) AS u (id)
@@ -182,7 +182,7 @@ const QUEUES: &str = "
         WHERE $1::text IS NULL OR name = $1
     ),
     counted AS (
-        SELECT queue_id, 'scheduled' AS state, count(*) AS count
+        SELECT queue_id, 'scheduled' AS state, sum(count) AS count
         FROM scheduled
         WHERE queue_id = ANY(ARRAY(SELECT id FROM asked))
         GROUP BY queue_id

@@ -3,10 +3,12 @@
 //! A live job has a row in `job`, or is in one run that has not finished; never both. Pushes write runs
 //! ([`alike`](super::alike)), claims read them and leave them as they are, and an ack of all jobs of a run
 //! says in its row when they were completed: nothing is written twice ([`acks`](super::acks)). All jobs of
-//! such a run are ready or held by their first leases, and nothing is known of them but what the push
-//! said. See `migrations/0015_live_runs.sql`.
+//! such a run wait for one time, or are ready or held by their first leases, and nothing is known of them
+//! but what the push said. See `migrations/0015_live_runs.sql`.
 //!
-//! A run is never changed before it is completed. An ack of many of its jobs divides it into one that is
+//! Jobs that wait for one time are one row in `scheduled`, too, and become ready as one block
+//! ([`duties`](super::duties)): the run is told its new place, and when that was. Else
+//! a run is never changed before it is completed. An ack of many of its jobs divides it into one that is
 //! completed and what is left. Whoever wants anything else of some of its jobs takes
 //! them out: the row goes, and in the same statement they have rows in `job`. What is left either way is a
 //! new run, or rows. All statements about single jobs but reading ones begin with that, so that they find
@@ -16,6 +18,8 @@
 //!   looks for what became of it.
 //! * An ack of jobs of which others have just taken some out of the run: it names its jobs, finds that they
 //!   are not all there, passes over, and is made once more job by job.
+//! * Who wants one of those that wait for a time has rows made of all that wait there with it. Their row in
+//!   `scheduled` is locked before their runs, as by who makes them ready.
 //! * A node that dies with leases of a run: who takes back the leases takes the jobs out.
 //! * While events are recorded pushes write no runs; those that are there are told of as what they are.
 //!
@@ -48,7 +52,10 @@ pub(super) fn bucket_of(job: i64) -> i64 {
 /// Those of these jobs that are in runs that live have rows of their own from now on.
 pub(super) const TAKE_OUT: &str = "SELECT * FROM take_out($1::bigint[])";
 
-/// By their places: all of them.
+/// The same only of those that wait for their time, and of all that wait with them.
+pub(super) const UNPACK_SCHEDULED: &str = "SELECT unpack_scheduled($1::bigint[])";
+
+/// All that stand in these blocks.
 pub(super) const UNPACK_PLACES: &str = "SELECT unpack_places($1::bigint[])";
 
 /// Whether job `u.id` lives; `live_packed` are those of them that are in runs.

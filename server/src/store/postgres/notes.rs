@@ -49,10 +49,24 @@ const INSERT: &str = "
     ) k
     ORDER BY u.ord";
 
+/// The latest. When the time of jobs in runs came is said by the runs.
 const NOTES: &str = "
     SELECT at, kind, delivery, who, detail
-    FROM job_note
-    WHERE job_id = $1
+    FROM (
+        SELECT number, at, kind, delivery, who, detail
+        FROM job_note
+        WHERE job_id = $1
+        UNION ALL
+        SELECT 0, due_at, $3, 1, '', ''
+        FROM run
+        WHERE bucket = $1 >> 10 AND first <= $1 AND last >= $1 AND $1 = ANY(ids)
+        AND due_at IS NOT NULL AND finished_at IS NULL
+        UNION ALL
+        SELECT 0, due_at, $3, 1, '', ''
+        FROM run
+        WHERE bucket = $1 >> 10 AND first <= $1 AND last >= $1 AND $1 = ANY(ids)
+        AND due_at IS NOT NULL AND coalesce(finished_at, 0) <> 0
+    ) n
     ORDER BY number DESC
     LIMIT $2";
 
@@ -148,7 +162,8 @@ impl Noted {
 impl PostgresStore {
     pub(super) async fn find_notes(&self, job: JobId) -> Result<Vec<Note>, Failure> {
         let most = i64::try_from(limits::NOTES_MAX).unwrap_or(i64::MAX);
-        let rows = self.pool.read((NOTES, &[&sql_id(job), &most])).await?;
+        let due = NoteKind::Due.name();
+        let rows = self.pool.read((NOTES, &[&sql_id(job), &most, &due])).await?;
         let note = |row| {
             let kind = parsed(row, "kind", |name| NoteKind::parse(name).ok_or(()))?;
             Ok(Note {

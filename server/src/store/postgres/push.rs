@@ -165,18 +165,22 @@ macro_rules! push_alike {
     runs AS (
         INSERT INTO run (
             id, bucket, queue_id, first, last, count, place, priority, created_at, max_attempts,
-            content_type, backoff, ids, payloads
+            content_type, backoff, ids, payloads, run_at
         )
         SELECT
             (SELECT ids FROM new)[b.low], (SELECT ids FROM new)[b.low] >> 10, queue_id,
             (SELECT ids FROM new)[b.low], (SELECT ids FROM new)[b.high], b.high - b.low + 1,
             (SELECT ids FROM new)[first], priority, (SELECT now FROM clock), max_attempts,
             content_type, backoff, (SELECT ids FROM new)[b.low:b.high],
-            ($2::bytea[])[b.low:b.high]
+            ($2::bytea[])[b.low:b.high], ",
+            either!($later, "(SELECT run_at FROM due)[kind]", "NULL::bigint"),
+            "
         FROM unnest(
             $3::bigint[], $4::integer[], $5::integer[], $7::text[], $8::text[], $9::integer[],
             $10::integer[], $12::boolean[]
-        ) AS k (queue_id, priority, max_attempts, backoff, content_type, first, last, is_run)
+        ) WITH ORDINALITY AS k (
+            queue_id, priority, max_attempts, backoff, content_type, first, last, is_run, kind
+        )
         CROSS JOIN LATERAL (
             SELECT min(number) AS low, max(number) AS high
             FROM generate_series(first, last) AS number
@@ -245,13 +249,22 @@ macro_rules! push_alike {
                 $later,
                 ",
     schedule AS (
-        INSERT INTO scheduled (run_at, job_id, queue_id)
+        INSERT INTO scheduled (run_at, job_id, queue_id, count, bytes)
         SELECT
-            (SELECT run_at FROM due)[kind], (SELECT ids FROM new)[generate_series(first, last)],
-            queue_id
-        FROM unnest($3::bigint[], $9::integer[], $10::integer[])
-            WITH ORDINALITY AS r (queue_id, first, last, kind)
-        WHERE (SELECT run_at FROM due)[kind] IS NOT NULL
+            run_at,
+            (SELECT ids FROM new)[generate_series(first, CASE WHEN is_run THEN first ELSE last END)],
+            queue_id, CASE WHEN is_run THEN last - first + 1 ELSE 1 END,
+            CASE WHEN is_run THEN bytes END
+        FROM (
+            SELECT
+                (SELECT run_at FROM due)[kind] AS run_at, queue_id, first, last, bytes,
+                may_be_run AND (SELECT is_on FROM packing) AS is_run
+            FROM unnest(
+                $3::bigint[], $9::integer[], $10::integer[], $11::integer[], $12::boolean[]
+            ) WITH ORDINALITY AS r (queue_id, first, last, bytes, may_be_run, kind)
+            OFFSET 0
+        ) r
+        WHERE run_at IS NOT NULL
     )",
                 ""
             ),
@@ -317,7 +330,7 @@ const STATES: &str = "
         SELECT id, state FROM completed_in_runs($1)
     ),
     live_packed AS MATERIALIZED (
-        SELECT id, queue_id, place FROM places_in_runs($1)
+        SELECT id, queue_id, place, run_at FROM places_in_runs($1)
     )
     SELECT
         u.id, f.state, j.id IS NOT NULL AS is_live, j.is_blocked,
@@ -334,7 +347,7 @@ const STATES: &str = "
         FROM job
         WHERE id = u.id
         UNION ALL
-        SELECT id, false, NULL, queue_id, '', 0, place FROM live_packed WHERE id = u.id
+        SELECT id, false, run_at, queue_id, '', 0, place FROM live_packed WHERE id = u.id
         OFFSET 0
     ) j ON true
     CROSS JOIN LATERAL (

@@ -33,7 +33,9 @@ const LOCK: &str = concat!(
         CROSS JOIN LATERAL (
             SELECT p.*",
     stands_first!(
-        "unnest($4::integer[], $5::integer[], $6::bigint[])",
+        "unnest($4::integer[], $5::integer[], $6::bigint[], $7::bigint[])
+            AS c (line, priority, place, job_id)",
+        "(place, job_id) > (c.place, c.job_id)",
         "ctid::text AS tid,",
         "q.count"
     ),
@@ -92,7 +94,8 @@ pub(super) struct Candidate {
 struct Line {
     queue: QueueId,
     waiting: VecDeque<Candidate>,
-    cursors: Vec<Cursor>,
+    /// Where to go on, and behind which of the jobs that stand there.
+    cursors: Vec<(Cursor, i64)>,
     /// Up to where it has been gone through, by descending priority.
     reached: Vec<Cursor>,
     is_exhausted: bool,
@@ -375,7 +378,7 @@ impl<'a> Round<'a> {
         for queue in queues {
             let line = queue.map(|queue| {
                 *by_queue.entry(queue).or_insert_with(|| {
-                    let cursors = cursors.begin(queue);
+                    let cursors = from(cursors.begin(queue));
                     let is_exhausted = cursors.is_empty();
                     let (waiting, reached) = (VecDeque::new(), Vec::new());
                     lines.push(Line { queue, waiting, cursors, reached, is_exhausted });
@@ -420,20 +423,21 @@ impl<'a> Round<'a> {
 
     async fn lock(&mut self, tx: &mut Tx<'_>, wanted: &[(usize, i64)]) -> Result<(), Failure> {
         let mut q = (Vec::new(), Vec::new(), Vec::new());
-        let mut c = (Vec::new(), Vec::new(), Vec::new());
+        let mut c = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         for (place, count) in wanted {
             let number = i32::try_from(*place).unwrap_or(i32::MAX);
             q.0.push(number);
             q.1.push(self.lines[*place].queue);
             q.2.push(*count);
-            for cursor in &self.lines[*place].cursors {
+            for (cursor, job) in &self.lines[*place].cursors {
                 c.0.push(number);
                 c.1.push(cursor.priority);
                 c.2.push(cursor.after);
+                c.3.push(*job);
             }
         }
         let rows = loop {
-            let rows = tx.query(LOCK, &[&q.0, &q.1, &q.2, &c.0, &c.1, &c.2]).await?;
+            let rows = tx.query(LOCK, &[&q.0, &q.1, &q.2, &c.0, &c.1, &c.2, &c.3]).await?;
             let blocks = Self::blocks(&rows, wanted);
             if blocks.is_empty() {
                 break rows;
@@ -508,7 +512,7 @@ impl<'a> Round<'a> {
     /// Goes on with what a look has found.
     fn resume(&mut self, cursors: &super::cursors::Cursors, looks: &super::cursors::Looks) {
         for line in self.lines.iter_mut().filter(|line| looks.has(line.queue)) {
-            line.cursors = cursors.begin(line.queue);
+            line.cursors = from(cursors.begin(line.queue));
             line.reached.clear();
             line.is_exhausted = line.cursors.is_empty();
         }
@@ -532,19 +536,27 @@ impl<'a> Round<'a> {
     }
 }
 
+/// Behind all that stands at these places.
+fn from(cursors: Vec<Cursor>) -> Vec<(Cursor, i64)> {
+    cursors.into_iter().map(|cursor| (cursor, i64::MAX)).collect()
+}
+
 impl Line {
     fn add(&mut self, job: Candidate, locked: &mut HashSet<JobId>) {
         let at = job.cursor;
-        for cursor in &mut self.cursors {
+        let number = sql_id(job.lease.job);
+        for (cursor, behind) in &mut self.cursors {
             if cursor.priority == at.priority {
-                cursor.after = at.after;
+                (cursor.after, *behind) = (at.after, number);
             }
         }
         // What stands before it has been gone through.
-        self.cursors.retain(|cursor| cursor.priority <= at.priority);
+        self.cursors.retain(|(cursor, _)| cursor.priority <= at.priority);
+        // Others may come to stand at a place that is not the job's number.
+        let after = if at.after == number { at.after } else { at.after - 1 };
         match self.reached.last_mut() {
-            Some(last) if last.priority == at.priority => last.after = at.after,
-            _ => self.reached.push(at),
+            Some(last) if last.priority == at.priority => last.after = after,
+            _ => self.reached.push(Cursor { after, ..at }),
         }
         if locked.insert(job.lease.job) {
             self.waiting.push_back(job);

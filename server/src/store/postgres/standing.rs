@@ -54,13 +54,14 @@ const BEFORE: &str = "
                 SELECT r.count
                 FROM ready r
                 WHERE r.queue_id = j.queue_id AND r.gate = coalesce(j.gate, '')
-                AND r.priority = j.priority AND r.place < coalesce(b.place, j.place)
+                AND r.priority = j.priority
+                AND (r.place, r.job_id) < (coalesce(b.place, j.place), coalesce(b.job_id, j.id))
                 LIMIT $2
             ) c
         ) AS ahead
     FROM live_jobs(ARRAY[$1::bigint]) j
     LEFT JOIN LATERAL (
-        SELECT place, array_position(job_ids, j.id) - 1 AS ahead
+        SELECT place, job_id, array_position(job_ids, j.id) - 1 AS ahead
         FROM ready
         WHERE block = j.place AND j.id = ANY(job_ids)
         OFFSET 0

@@ -9,9 +9,9 @@
 -- then, or none.
 --
 -- So a run that lives has only jobs that were pushed together, of which nothing is
--- known but what the push said: all of them are ready or held by their first
--- leases.
-LOCK TABLE job, ready, lease, completed_run IN ACCESS EXCLUSIVE MODE;
+-- known but what the push said: all of them wait for one time, or are ready or held by
+-- their first leases.
+LOCK TABLE job, ready, scheduled, lease, completed_run IN ACCESS EXCLUSIVE MODE;
 
 ALTER TABLE completed_run RENAME TO run;
 ALTER INDEX completed_run_pkey RENAME TO run_pkey;
@@ -20,7 +20,9 @@ DROP INDEX completed_run_kept;
 
 -- id: from now on the number of its first job; of those that were there before, less than
 -- nothing. place: of all its jobs, as in
--- `job`; several runs may have it if the numbers lie in several buckets. ids,
+-- `job`; several runs may have it if the numbers lie in several buckets. run_at: its jobs
+-- wait for that time; due_at: they did, and then it came, which is their first note (number 0 in
+-- `job_note`, once one has a row). ids,
 -- payloads, results: of its jobs, in order; what else they have is the same for all
 -- of them. A run that was made of completed jobs has `jobs` instead.
 ALTER TABLE run
@@ -33,6 +35,8 @@ ALTER TABLE run
     ADD COLUMN place bigint,
     ADD COLUMN priority integer,
     ADD COLUMN created_at bigint,
+    ADD COLUMN run_at bigint,
+    ADD COLUMN due_at bigint,
     ADD COLUMN max_attempts integer,
     ADD COLUMN content_type text,
     ADD COLUMN backoff text,
@@ -57,6 +61,18 @@ CREATE INDEX run_kept ON run (queue_id, finished_at, id);
 -- It was in a run before: that it is there is no news.
 ALTER TABLE job ADD COLUMN was_packed boolean;
 
+-- A row may be of all jobs of the runs whose place is `job_id`, the first of them: so many,
+-- with so many bytes. A job that has a row of its own is one, and its bytes stand there.
+ALTER TABLE scheduled
+    ADD COLUMN count integer NOT NULL DEFAULT 1,
+    ADD COLUMN bytes integer;
+
+-- Those that have become due together are one block, which has a new number and keeps it as
+-- its place. They share that place, in the order of their numbers, when they come to stand
+-- there one by one.
+DROP INDEX ready_order;
+CREATE UNIQUE INDEX ready_order ON ready (queue_id, gate, priority DESC, place, job_id);
+
 CREATE OR REPLACE VIEW completed_job AS
 SELECT
     r.bucket, r.first, r.last, j.id, r.queue_id, 'completed'::text AS state, NULL::text AS reason,
@@ -80,7 +96,7 @@ WHERE r.finished_at > 0;
 CREATE VIEW live_in_run AS
 SELECT
     r.bucket, r.first, r.last, u.id, r.queue_id, r.priority, r.max_attempts, r.place,
-    r.created_at, 0 AS attempts, 1 AS delivery, 0 AS crashes, NULL::bigint AS run_at,
+    r.created_at, 0 AS attempts, 1 AS delivery, 0 AS crashes, r.run_at,
     NULL::bigint AS expires_at, NULL::bigint AS timeout_ms, NULL::bigint AS replay_of,
     NULL::bigint AS replayed_as, r.content_type, r.backoff, NULL::text AS unique_key,
     NULL::text AS tags, u.payload, NULL::text AS options, NULL::text COLLATE "C" AS gate,
@@ -118,10 +134,10 @@ $$;
 
 -- The same, and no more than where they are: their payloads are not read.
 CREATE FUNCTION places_in_runs(ids bigint[])
-RETURNS TABLE (id bigint, queue_id bigint, place bigint, run_id bigint)
+RETURNS TABLE (id bigint, queue_id bigint, place bigint, run_at bigint, run_id bigint)
 LANGUAGE sql STABLE
 AS $$
-    SELECT u.id, r.queue_id, r.place, r.id
+    SELECT u.id, r.queue_id, r.place, r.run_at, r.id
     FROM (
         SELECT
             u.id >> 10 AS bucket, min(u.id) AS low, max(u.id) AS high,
@@ -130,7 +146,7 @@ AS $$
         GROUP BY u.id >> 10
     ) b
     CROSS JOIN LATERAL (
-        SELECT r.id, r.queue_id, r.place, r.ids
+        SELECT r.id, r.queue_id, r.place, r.run_at, r.ids
         FROM run r
         WHERE r.bucket = b.bucket AND r.first <= b.high AND r.last >= b.low
         AND r.finished_at IS NULL
@@ -161,7 +177,7 @@ SELECT
     payload, options, gate, is_blocked, is_watched, was_packed
 FROM live_in_run;
 
--- The jobs of runs of these places that live have rows in `job` from now on. Those
+-- The jobs of blocks of these places that are in runs have rows in `job` from now on. Those
 -- that others change at this moment are waited for, by their numbers, and what they
 -- have left is looked for again.
 CREATE FUNCTION unpack_places(places bigint[]) RETURNS void
@@ -172,7 +188,9 @@ DECLARE
 BEGIN
     LOOP
         all_runs := ARRAY(
-            SELECT id FROM run WHERE place = ANY(places) AND coalesce(finished_at, 0) = 0
+            SELECT id
+            FROM run
+            WHERE place = ANY(places) AND coalesce(finished_at, 0) = 0 AND run_at IS NULL
         );
         EXIT WHEN all_runs = '{}';
         WITH gone AS (
@@ -185,6 +203,11 @@ BEGIN
                 FOR UPDATE
             ))
             RETURNING *
+        ),
+        notes AS (
+            INSERT INTO job_note (job_id, number, at, kind, delivery, who, detail)
+            OVERRIDING SYSTEM VALUE
+            SELECT unnest(ids), 0, due_at, 'due', 1, '', '' FROM gone WHERE due_at IS NOT NULL
         )
         INSERT INTO job (
             id, queue_id, priority, place, created_at, max_attempts, attempts, delivery, crashes,
@@ -195,6 +218,57 @@ BEGIN
             r.content_type, r.backoff, u.payload, true
         FROM gone r
         CROSS JOIN LATERAL unnest(r.ids, r.payloads) AS u (id, payload);
+    END LOOP;
+END
+$$;
+
+-- Those of these jobs that wait for their time in runs have rows in `job` and in `scheduled`
+-- from now on, as have all that wait there with them. Whoever makes them ready locks the row
+-- in `scheduled` before the runs, and so is waited for here.
+CREATE FUNCTION unpack_scheduled(wanted bigint[]) RETURNS void
+LANGUAGE plpgsql
+AS $$
+DECLARE
+    places bigint[];
+BEGIN
+    LOOP
+        WITH waiting AS MATERIALIZED (
+            SELECT DISTINCT p.run_at, p.place
+            FROM places_in_runs(wanted) p
+            WHERE p.run_at IS NOT NULL
+            ORDER BY p.run_at, p.place
+        ),
+        opened AS (
+            DELETE FROM scheduled
+            WHERE ctid = ANY(ARRAY(
+                SELECT s.ctid
+                FROM waiting w
+                CROSS JOIN LATERAL (
+                    SELECT ctid FROM scheduled WHERE run_at = w.run_at AND job_id = w.place OFFSET 0
+                ) s
+            ))
+            RETURNING job_id
+        )
+        SELECT ARRAY(SELECT job_id FROM opened) INTO places WHERE EXISTS (SELECT 1 FROM waiting);
+        EXIT WHEN places IS NULL;
+        WITH gone AS (
+            DELETE FROM run
+            WHERE place = ANY(places) AND coalesce(finished_at, 0) = 0
+            RETURNING *
+        ),
+        jobs AS (
+            INSERT INTO job (
+                id, queue_id, priority, place, created_at, run_at, max_attempts, attempts,
+                delivery, crashes, content_type, backoff, payload, was_packed
+            )
+            SELECT
+                u.id, g.queue_id, g.priority, 0, g.created_at, g.run_at, g.max_attempts, 0, 1, 0,
+                g.content_type, g.backoff, u.payload, true
+            FROM gone g
+            CROSS JOIN LATERAL unnest(g.ids, g.payloads) AS u (id, payload)
+        )
+        INSERT INTO scheduled (run_at, job_id, queue_id)
+        SELECT run_at, unnest(ids), queue_id FROM gone;
     END LOOP;
 END
 $$;
@@ -237,7 +311,7 @@ END
 $$;
 
 -- These jobs are taken out of the runs that live and have any of them: they have
--- rows in `job` from now on. What is left of a run is a new one, if there are 16 at least, and if
+-- rows in `job` from now on. Of jobs that wait for their time nothing is left. Else what is left of a run is a new one, if there are 16 at least, and if
 -- no more than two kilobytes are written again for each job that is taken out;
 -- else those have rows as well. Runs that others change at this moment are waited
 -- for, by their numbers, and what they have left is looked for again.
@@ -252,6 +326,7 @@ DECLARE
     all_runs bigint[];
     taken bigint;
 BEGIN
+    PERFORM unpack_scheduled(wanted);
     LOOP
         all_runs := ARRAY(SELECT DISTINCT p.run_id FROM places_in_runs(wanted) p);
         EXIT WHEN all_runs = '{}';
@@ -297,15 +372,25 @@ BEGIN
         ),
         runs AS (
             INSERT INTO run (
-                id, bucket, queue_id, first, last, count, place, priority, created_at, max_attempts,
-                content_type, backoff, ids, payloads
+                id, bucket, queue_id, first, last, count, place, priority, created_at, due_at,
+                max_attempts, content_type, backoff, ids, payloads
             )
             SELECT
                 s.left_ids[1], s.bucket, s.queue_id, s.left_ids[1],
                 s.left_ids[cardinality(s.left_ids)], cardinality(s.left_ids), s.place, s.priority,
-                s.created_at, s.max_attempts, s.content_type, s.backoff, s.left_ids, s.left_payloads
+                s.created_at, s.due_at, s.max_attempts, s.content_type, s.backoff, s.left_ids,
+                s.left_payloads
             FROM split s
             WHERE s.is_left
+        ),
+        notes AS (
+            INSERT INTO job_note (job_id, number, at, kind, delivery, who, detail)
+            OVERRIDING SYSTEM VALUE
+            SELECT
+                unnest(CASE WHEN s.is_left THEN s.out_ids ELSE s.out_ids || s.left_ids END), 0,
+                s.due_at, 'due', 1, '', ''
+            FROM split s
+            WHERE s.due_at IS NOT NULL
         ),
         jobs AS (
             INSERT INTO job (
@@ -395,6 +480,11 @@ AS $$
             SELECT id FROM run WHERE id = ANY(runs) ORDER BY id FOR UPDATE
         ))
         RETURNING *
+    ),
+    notes AS (
+        INSERT INTO job_note (job_id, number, at, kind, delivery, who, detail)
+        OVERRIDING SYSTEM VALUE
+        SELECT unnest(ids), 0, due_at, 'due', 1, '', '' FROM gone WHERE due_at IS NOT NULL
     )
     INSERT INTO finished (
         id, queue_id, state, priority, created_at, finished_at, max_attempts, attempts,
@@ -634,7 +724,9 @@ BEGIN
             ) f;
             RETURN coalesce(noted, 'not_found');
         END IF;
-        IF held.is_blocked OR is_in_block(held) OR (lease_of(held)).id IS NOT NULL THEN
+        IF held.is_blocked OR is_in_block(held) OR (lease_of(held)).id IS NOT NULL
+            OR EXISTS (SELECT 1 FROM places_in_runs(ARRAY[wanted]))
+        THEN
             INSERT INTO pending (kind, job_ids, grace_ms)
             VALUES ('cancel', ARRAY[wanted], cancel.grace_ms);
             RETURN 'requested';
@@ -644,6 +736,112 @@ BEGIN
         END IF;
     END LOOP;
     PERFORM try_again();
+END
+$$;
+
+-- As in 0013_blocks.sql; and a block of jobs that have become due keeps its place.
+CREATE OR REPLACE FUNCTION leave_place(of_job bigint) RETURNS boolean
+LANGUAGE plpgsql AS $$
+DECLARE
+    held job;
+    stood ready;
+    left_behind bigint[];
+BEGIN
+    SELECT * INTO held FROM job WHERE id = of_job;
+    IF held.is_blocked THEN
+        UPDATE job SET is_blocked = false WHERE id = of_job AND is_blocked;
+        RETURN FOUND;
+    ELSIF held.run_at IS NOT NULL THEN
+        DELETE FROM scheduled WHERE run_at = held.run_at AND job_id = of_job;
+        RETURN FOUND;
+    END IF;
+    -- One that was put back may have the place of a block that it does not stand in.
+    SELECT * INTO stood
+    FROM ready
+    WHERE block = held.place AND of_job = ANY(job_ids)
+    FOR UPDATE;
+    left_behind := array_remove(stood.job_ids, of_job);
+    IF stood.job_ids = left_behind OR stood.job_ids IS NULL THEN
+        DELETE FROM ready
+        WHERE queue_id = held.queue_id AND gate = coalesce(held.gate, '')
+        AND priority = held.priority AND place = held.place AND job_id = of_job
+        AND block IS NULL;
+    ELSIF left_behind = '{}' THEN
+        DELETE FROM ready WHERE block = stood.block;
+    ELSE
+        UPDATE ready
+        SET place = CASE WHEN place = ready.job_id THEN left_behind[1] ELSE place END,
+            job_id = left_behind[1],
+            job_ids = left_behind,
+            count = count - 1,
+            bytes = greatest(bytes - length(held.payload), 0)
+        WHERE block = stood.block;
+    END IF;
+    RETURN FOUND;
+END
+$$;
+
+-- As in 0013_blocks.sql; and several jobs that are scheduled may be one row.
+CREATE OR REPLACE FUNCTION judge_pushed(ids bigint[]) RETURNS void
+LANGUAGE plpgsql AS $$
+DECLARE
+    guarded queue;
+    minute_now bigint := now_ms() - now_ms() % 60000;
+    new_count bigint;
+    used bigint[];
+    guard text;
+    most bigint;
+BEGIN
+    FOR guarded IN
+        SELECT *
+        FROM queue
+        WHERE is_guarded AND id = ANY(ARRAY(SELECT queue_id FROM job WHERE id = ANY(ids)))
+        ORDER BY id
+        FOR NO KEY UPDATE
+    LOOP
+        new_count := (SELECT count(*) FROM job WHERE id = ANY(ids) AND queue_id = guarded.id);
+        -- What is new is in the tables already.
+        SELECT ARRAY[
+            (SELECT max(length(payload)) FROM job WHERE id = ANY(ids) AND queue_id = guarded.id),
+            new_count + coalesce((
+                SELECT count FROM taken WHERE queue_id = guarded.id AND minute = minute_now
+            ), 0),
+            sum(w.count),
+            sum(w.bytes)
+        ]
+        INTO used
+        FROM (
+            SELECT sum(count) AS count, sum(bytes) AS bytes
+            FROM ready
+            WHERE queue_id = guarded.id
+            UNION ALL
+            SELECT
+                sum(s.count),
+                sum(coalesce(s.bytes, (SELECT length(payload) FROM job WHERE id = s.job_id)))
+            FROM scheduled s
+            WHERE s.queue_id = guarded.id
+            UNION ALL
+            SELECT count(*), sum(length(payload))
+            FROM job
+            WHERE queue_id = guarded.id AND is_blocked
+        ) w;
+        FOR place IN 1 .. 4 LOOP
+            guard := ('{payload_bytes_max, pushes_per_minute, depth_max, waiting_bytes_max}'::text[])[place];
+            most := guarded.settings::jsonb -> guard;
+            IF used[place] > most THEN
+                RAISE EXCEPTION 'queue % takes no more: % is %', guarded.name, guard, most USING
+                    ERRCODE = 'program_limit_exceeded',
+                    CONSTRAINT = guard,
+                    HINT = 'Roll back, and try again later unless the payload is too large.';
+            END IF;
+        END LOOP;
+        IF guarded.settings::jsonb ? 'pushes_per_minute' THEN
+            INSERT INTO taken (queue_id, minute, count)
+            VALUES (guarded.id, minute_now, used[2])
+            ON CONFLICT (queue_id) DO UPDATE
+            SET minute = excluded.minute, count = excluded.count;
+        END IF;
+    END LOOP;
 END
 $$;
 
@@ -694,6 +892,7 @@ DECLARE
     item pending;
     held job;
     pushed bigint[];
+    wanted bigint[];
     gated bigint[];
     ended bigint[] := '{}';
 BEGIN
@@ -704,7 +903,16 @@ BEGIN
     FROM pending p, unnest(p.job_ids) AS u (id)
     WHERE p.tx = NEW.tx AND p.kind = 'pushed';
     PERFORM judge_pushed(pushed);
-    -- Those that wait are in the way of claims, which lock blocks and then runs.
+    wanted := ARRAY(
+        SELECT p.job_ids[1] FROM pending p WHERE p.tx = NEW.tx AND p.kind <> 'pushed'
+        UNION
+        SELECT jsonb_array_elements(j.options::jsonb #> '{depends, on}')::bigint
+        FROM job j
+        WHERE j.id = ANY(pushed) AND j.is_blocked
+    );
+    -- Those that wait are in the way of duties and claims, which lock `scheduled` and blocks, and
+    -- then runs.
+    PERFORM unpack_scheduled(wanted);
     PERFORM 1
     FROM ready
     WHERE block = ANY(ARRAY(
@@ -719,13 +927,7 @@ BEGIN
     ))
     ORDER BY block
     FOR UPDATE;
-    PERFORM take_out(ARRAY(
-        SELECT p.job_ids[1] FROM pending p WHERE p.tx = NEW.tx AND p.kind <> 'pushed'
-        UNION
-        SELECT jsonb_array_elements(j.options::jsonb #> '{depends, on}')::bigint
-        FROM job j
-        WHERE j.id = ANY(pushed) AND j.is_blocked
-    ));
+    PERFORM take_out(wanted);
     FOR item IN
         SELECT * FROM pending WHERE tx = NEW.tx AND kind = 'cancel' ORDER BY job_ids
     LOOP
@@ -733,17 +935,7 @@ BEGIN
             UPDATE pending SET kind = 'cancelled' WHERE tx = item.tx AND id = item.id;
         END IF;
     END LOOP;
-    PERFORM 1
-    FROM job
-    WHERE id = ANY(ARRAY(
-        SELECT p.job_ids[1] FROM pending p WHERE p.tx = NEW.tx AND p.kind <> 'pushed'
-        UNION
-        SELECT jsonb_array_elements(j.options::jsonb #> '{depends, on}')::bigint
-        FROM job j
-        WHERE j.id = ANY(pushed) AND j.is_blocked
-    ))
-    ORDER BY id
-    FOR UPDATE;
+    PERFORM 1 FROM job WHERE id = ANY(wanted) ORDER BY id FOR UPDATE;
     FOR item IN
         SELECT * FROM pending WHERE tx = NEW.tx AND kind <> 'pushed' ORDER BY job_ids
     LOOP
