@@ -6,15 +6,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use batonq_server::clock::ManualClock;
-use batonq_server::job::{JobId, NewJob, Payload, QueueName, State, When, WorkerName};
+use batonq_server::job::{
+    Depends, FailureCode, JobId, NewJob, OnFailure, Options, Payload, QueueName, State, When,
+    WorkerName,
+};
 use batonq_server::store::{
-    Cancelled, Claim, Claimed, Duty, Hold, LeasedJob, Retention, SessionId, Settled, Settlement,
-    Store, Verdict,
+    Cancelled, Claim, Claimed, Duty, Hold, LeasedJob, Retention, Retry, SessionId, Settled,
+    Settlement, Store, Verdict,
 };
 use batonq_tests::consistency;
 use batonq_tests::harness::Cluster;
 use batonq_tests::stores::{Maker, Schema, Shared};
 use bytes::Bytes;
+
+const ACKED: Verdict = Verdict::Ack { result: None };
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -345,11 +350,90 @@ async fn while_their_time_comes_each_goes_one_way() {
         assert_eq!(told, expected, "{round}");
         let broken = consistency::of_postgres(&home.server.client().await, &home.name).await;
         assert_eq!(broken, [""; 0], "{round}");
-        let ack = |held: &LeasedJob| Settlement {
-            lease: held.lease,
-            verdict: Verdict::Ack { result: None },
-        };
-        let settled = one.settle(given.iter().map(ack).collect()).await.unwrap().settled;
+        let settled = settle_as(&one, &given, ACKED).await;
         assert!(settled.iter().all(|settled| matches!(settled, Settled::Done(_))), "{settled:?}");
+    }
+}
+
+/// Fails with another attempt in a second.
+fn failing() -> Verdict {
+    let code = FailureCode::parse("NO").unwrap();
+    Verdict::Fail { code, message: String::new(), retry: Retry::After(SECOND), chance: 0.0 }
+}
+
+async fn settle_as(store: &Arc<dyn Store>, held: &[LeasedJob], verdict: Verdict) -> Vec<Settled> {
+    let settlement = |held: &LeasedJob| Settlement { lease: held.lease, verdict: verdict.clone() };
+    store.settle(held.iter().map(settlement).collect()).await.unwrap().settled
+}
+
+#[tokio::test]
+async fn those_that_fail_together_are_one_row_again_and_leave_nothing_behind() {
+    for kept in [Duration::ZERO, 60 * SECOND] {
+        let (home, clock) = (Shared::home(), ManualClock::new());
+        let retention = Retention { completed: kept, ..Retention::default() };
+        let store = Shared::open(&home, &clock, retention).await;
+        push(&store, 250).await;
+        let held = claimed(&store, 250).await;
+        settle_as(&store, &held[..100], failing()).await;
+        assert_eq!((rows(&home).await, waiting_rows(&home).await), ([0, 250, 0, 0], [1, 0]));
+        Shared::pass(&home, &clock, SECOND);
+        assert_eq!(make_ready(&home, &store).await, 100);
+        let again = claimed(&store, 100).await;
+        settle_as(&store, &again[..50], ACKED).await;
+        settle_as(&store, &again[50..], ACKED).await;
+        settle_as(&store, &held[100..], ACKED).await;
+        let is_kept = kept > Duration::ZERO;
+        assert_eq!(rows(&home).await, [0, 0, 0, if is_kept { 250 } else { 0 }]);
+        Shared::pass(&home, &clock, 61 * SECOND);
+        store.run_duty(&Shared::term(&home), Duty::Retention).await.unwrap();
+        let sql = "SELECT (SELECT count(*) FROM run) + (SELECT count(*) FROM attempt_log)
+            + (SELECT count(*) FROM job_note)";
+        let left: i64 = client(&home).await.query_one(sql, &[]).await.unwrap().get(0);
+        assert_eq!(left, 0);
+    }
+}
+
+/// Jobs fail together while others want some of them, at two nodes.
+#[tokio::test(flavor = "multi_thread")]
+async fn while_they_fail_together_each_goes_one_way() {
+    let (home, clock) = (Shared::home(), ManualClock::new());
+    let one = Shared::open(&home, &clock, Retention::default()).await;
+    let other = Shared::open(&home, &clock, Retention::default()).await;
+    for round in 0..40 {
+        // Those of small pushes have rows, and those of large ones have not.
+        let count = if round % 2 == 0 { 100 } else { 30 };
+        let ids = push(&one, count).await;
+        let held = claimed(&one, count).await;
+        let depends = Depends { on: vec![ids[7]], on_failure: OnFailure::Fail };
+        let options = Options { depends, ..Options::default() };
+        let payload = Payload::new(Bytes::from_static(b"{}")).unwrap();
+        let waits = NewJob { options, ..NewJob::new(QueueName::parse("q").unwrap(), payload) };
+        let last = [held[count - 1].clone()];
+        let (_, cancel, _, pushed, _) = tokio::join!(
+            settle_as(&one, &held[..count - 1], failing()),
+            other.cancel(ids[3], 10 * SECOND),
+            settle_as(&other, &held[20..count - 1], failing()),
+            other.push(vec![waits]),
+            settle_as(&other, &last, ACKED),
+        );
+        let waits = pushed.unwrap()[0].id().unwrap();
+        assert_eq!(other.job(waits).await.unwrap().unwrap().state, State::Blocked, "{round}");
+        let broken = consistency::of_postgres(&home.server.client().await, &home.name).await;
+        assert_eq!(broken, [""; 0], "{round}");
+        Shared::pass(&home, &clock, SECOND);
+        make_ready(&home, &one).await;
+        let again = claimed(&one, 999).await;
+        let is_gone = match cancel.unwrap() {
+            Cancelled::Done(_) => true,
+            Cancelled::Requested { .. } => {
+                one.job(ids[3]).await.unwrap().unwrap().state == State::Cancelled
+            }
+            other => panic!("{other:?}"),
+        };
+        let expected = ids[..count - 1].iter().filter(|id| !is_gone || **id != ids[3]);
+        let told: Vec<JobId> = again.iter().map(|job| job.lease.job).collect();
+        assert_eq!(told, expected.copied().collect::<Vec<_>>(), "{round}");
+        settle_as(&one, &again, ACKED).await;
+        settle_as(&one, &claimed(&one, 9).await, ACKED).await;
     }
 }

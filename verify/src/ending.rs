@@ -61,8 +61,7 @@ const JOBS: &str = "
     ) l
     ORDER BY id";
 
-/// The leases of those that were delivered more than once, or are not completed. None of those is in
-/// a run.
+/// The leases of those that were delivered more than once, or are not completed.
 const LEASES: &str = "
     SELECT job_id, delivery, attempt, started_at, ended_at, ending
     FROM (
@@ -71,6 +70,8 @@ const LEASES: &str = "
         WHERE job_id IN (
             SELECT id FROM finished WHERE queue_id = ANY($1)
             UNION ALL
+            SELECT id FROM completed_job WHERE queue_id = ANY($1)
+            UNION ALL
             SELECT id FROM live_job WHERE queue_id = ANY($1)
         )
         UNION ALL
@@ -78,6 +79,11 @@ const LEASES: &str = "
             id, deliveries, attempts + 1, coalesce(started_at, 0), finished_at, 'completed'
         FROM finished
         WHERE queue_id = ANY($1) AND state = 'completed' AND deliveries > 1
+        UNION ALL
+        SELECT
+            id, deliveries, attempts + 1, coalesce(started_at, 0), finished_at, 'completed'
+        FROM completed_job
+        WHERE queue_id = ANY($1) AND deliveries > 1
         UNION ALL
         SELECT u.job_id, u.delivery, j.attempts + 1, l.started_at, 0, ''
         FROM lease l

@@ -25,6 +25,7 @@ mod needs;
 mod notes;
 mod people;
 mod push;
+mod retried;
 mod settle;
 mod standing;
 mod together;
@@ -69,6 +70,7 @@ pub fn all<M: Maker + 'static>() -> Vec<Rule> {
         claim::rules::<M>(),
         line::rules::<M>(),
         delayed::rules::<M>(),
+        retried::rules::<M>(),
         settle::rules::<M>(),
         leases::rules::<M>(),
         duties::rules::<M>(),

@@ -12,7 +12,10 @@ places AS (
     UNION ALL
     SELECT job_id, 'scheduled' FROM scheduled WHERE count = 1
     UNION ALL
-    SELECT j.id, 'scheduled' FROM scheduled s JOIN live_in_run j ON j.place = s.job_id WHERE s.count > 1
+    SELECT j.id, 'scheduled'
+    FROM scheduled s
+    JOIN live_in_run j ON j.place = s.job_id AND j.run_at IS NOT NULL
+    WHERE s.count > 1
     UNION ALL
     SELECT unnest(coalesce(job_ids, ARRAY[job_id])), 'ready' FROM ready
     UNION ALL
@@ -84,8 +87,10 @@ OR r.run_at IS NOT NULL AND (r.finished_at IS NOT NULL OR r.due_at IS NOT NULL)
 UNION ALL
 -- Nobody would look for it when its run is forgotten.
 SELECT 'is in a run and has more than that', id
-FROM (SELECT id FROM completed_job UNION ALL SELECT id FROM live_in_run) j
-WHERE id IN (SELECT job_id FROM attempt_log)
+FROM (
+    SELECT id, deliveries FROM completed_job UNION ALL SELECT id, delivery FROM live_in_run
+) j
+WHERE deliveries = 1 AND id IN (SELECT job_id FROM attempt_log)
 OR id IN (SELECT job_id FROM job_tag)
 OR id IN (SELECT job_id FROM custom_id)
 
@@ -105,7 +110,7 @@ UNION ALL
 SELECT 'is ready in a block otherwise than its body says', j.id
 FROM ready r
 JOIN live_job j ON j.id = ANY(r.job_ids)
-WHERE (r.queue_id, r.priority, r.block, 1, r.gate, r.timeout_ms)
+WHERE (r.queue_id, r.priority, r.block, r.delivery, r.gate, r.timeout_ms)
     IS DISTINCT FROM
     (j.queue_id, j.priority, j.place, j.delivery, coalesce(j.gate, ''), j.timeout_ms)
 OR j.run_at IS NOT NULL OR r.expires_at IS NOT NULL

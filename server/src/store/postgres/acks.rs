@@ -158,20 +158,22 @@ const ACK_RUNS: &str = concat!(
         UPDATE run
         SET finished_at = (SELECT now_ms()),
             started_at = a.started_at,
-            node = ($9::text[])[giver],
-            worker = ($10::text[])[giver],
-            results = ($11::bytea[])[first_result:first_result + run.count - 1]
+            node = ($10::text[])[giver],
+            worker = ($11::text[])[giver],
+            results = ($12::bytea[])[first_result:first_result + run.count - 1]
         FROM (
             SELECT
                 generate_series(1, cardinality($3::bigint[])) AS part,
                 unnest($3::bigint[]) AS run_id, unnest($5::integer[]) AS first_job,
-                unnest($6::integer[]) AS size, unnest($7::integer[]) AS giver,
-                unnest($8::bigint[]) AS started_at, unnest($12::integer[]) AS first_result
+                unnest($6::integer[]) AS size, unnest($7::integer[]) AS lease_delivery,
+                unnest($8::integer[]) AS giver, unnest($9::bigint[]) AS started_at,
+                unnest($13::integer[]) AS first_result
             LIMIT cardinality($3)
         ) a
         -- Twice, so that the planner goes by the index whatever it believes of the table.
         WHERE run.id = a.run_id AND run.id = ANY($3::bigint[])
         AND run.ids = ($4::bigint[])[first_job:first_job + size - 1]
+        AND run.delivery = a.lease_delivery
         AND (run.finished_at > 0) IS NOT TRUE
         RETURNING a.part::bigint AS id
     ),
@@ -189,17 +191,19 @@ const ACK_RUNS_AND_FORGET: &str = concat!(
             SELECT
                 generate_series(1, cardinality($3::bigint[])) AS part,
                 unnest($3::bigint[]) AS run_id, unnest($5::integer[]) AS first_job,
-                unnest($6::integer[]) AS size
+                unnest($6::integer[]) AS size, unnest($7::integer[]) AS lease_delivery
             LIMIT cardinality($3)
         ) a
         -- Twice, so that the planner goes by the index whatever it believes of the table.
         WHERE run.id = a.run_id AND run.id = ANY($3::bigint[])
         AND run.ids = ($4::bigint[])[first_job:first_job + size - 1]
+        AND run.delivery = a.lease_delivery
         AND (run.finished_at > 0) IS NOT TRUE
         AND ",
     nobody_listens!(),
     "
-        RETURNING a.part::bigint AS id, run.first, run.last, run.jobs, run.ids
+        RETURNING
+            a.part::bigint AS id, run.first, run.last, run.delivery, run.jobs, run.ids
     ),
 ",
     left_beside!(),
@@ -221,14 +225,15 @@ macro_rules! ack_pieces {
     WITH taken AS (
         DELETE FROM run
         USING (
-            SELECT run_id, part, ($4::bigint[])[first_job:first_job + jobs - 1] AS acked
-            FROM unnest($3::bigint[], $5::integer[], $6::integer[])
-                WITH ORDINALITY AS u (run_id, first_job, jobs, part)
+            SELECT
+                run_id, part, ($4::bigint[])[first_job:first_job + jobs - 1] AS acked, lease_delivery
+            FROM unnest($3::bigint[], $5::integer[], $6::integer[], $7::integer[])
+                WITH ORDINALITY AS u (run_id, first_job, jobs, lease_delivery, part)
             LIMIT cardinality($3)
         ) a
         -- Twice, so that the planner goes by the index whatever it believes of the table.
         WHERE run.id = a.run_id AND run.id = ANY($3::bigint[])
-        AND (run.finished_at > 0) IS NOT TRUE
+        AND (run.finished_at > 0) IS NOT TRUE AND run.delivery = a.lease_delivery
         AND (
             SELECT count(*)
             FROM unnest(run.ids) AS u (id)
@@ -242,8 +247,8 @@ macro_rules! ack_pieces {
     gone AS MATERIALIZED (
         SELECT
             t.id, t.count AS size, t.part, t.bucket, t.queue_id, t.place, t.priority, t.created_at,
-            t.due_at, t.max_attempts, t.content_type, t.backoff, s.*, s.ids[1] AS first,
-            s.ids[cardinality(s.ids)] AS last, NULL::packed[] AS jobs,
+            t.due_at, t.due_note, t.attempts, t.delivery, t.max_attempts, t.content_type, t.backoff,
+            s.*, s.ids[1] AS first, s.ids[cardinality(s.ids)] AS last, NULL::packed[] AS jobs,
             coalesce(
                 cardinality(s.left_ids) >= 16 AND t.bytes <= 2048 * cardinality(s.ids), false
             ) AS is_left
@@ -265,13 +270,13 @@ macro_rules! ack_pieces {
     ),
     left_runs AS (
         INSERT INTO run (
-            id, bucket, queue_id, first, last, count, place, priority, created_at, due_at,
-            max_attempts, content_type, backoff, ids, payloads
+            id, bucket, queue_id, first, last, count, place, priority, created_at, due_at, due_note,
+            max_attempts, attempts, delivery, content_type, backoff, ids, payloads
         )
         SELECT
             left_ids[1], bucket, queue_id, left_ids[1], left_ids[cardinality(left_ids)],
-            cardinality(left_ids), place, priority, created_at, due_at, max_attempts, content_type,
-            backoff, left_ids, left_payloads
+            cardinality(left_ids), place, priority, created_at, due_at, due_note, max_attempts,
+            attempts, delivery, content_type, backoff, left_ids, left_payloads
         FROM gone
         WHERE is_left
     ),
@@ -281,8 +286,8 @@ macro_rules! ack_pieces {
             content_type, backoff, payload, was_packed
         )
         SELECT
-            u.id, queue_id, priority, place, created_at, max_attempts, 0, 1, 0, content_type,
-            backoff, u.payload, true
+            u.id, queue_id, priority, place, created_at, max_attempts, attempts, delivery, 0,
+            content_type, backoff, u.payload, true
         FROM gone
         CROSS JOIN LATERAL unnest(left_ids, left_payloads) AS u (id, payload)
         WHERE NOT is_left
@@ -290,7 +295,7 @@ macro_rules! ack_pieces {
     left_notes AS (
         INSERT INTO job_note (job_id, number, at, kind, delivery, who, detail)
         OVERRIDING SYSTEM VALUE
-        SELECT unnest(left_ids), 0, due_at, 'due', 1, '', ''
+        SELECT unnest(left_ids), due_note, due_at, 'due', delivery, '', ''
         FROM gone
         WHERE NOT is_left AND due_at IS NOT NULL
     ),
@@ -301,7 +306,8 @@ macro_rules! ack_pieces {
             delete_emptied!(),
             "
     SELECT
-        part, id AS run_id, size AS run_count, CASE WHEN is_left THEN left_ids[1] END AS left_id,
+        part, id AS run_id, size AS run_count, delivery AS run_delivery,
+        CASE WHEN is_left THEN left_ids[1] END AS left_id,
         CASE WHEN is_left THEN cardinality(left_ids) END AS left_count
     FROM gone"
         )
@@ -312,16 +318,16 @@ const ACK_PIECES: &str = ack_pieces!(
     "
     kept AS (
         INSERT INTO run (
-            id, bucket, queue_id, first, last, count, place, priority, created_at, due_at,
-            max_attempts, content_type, backoff, ids, payloads, finished_at, started_at, node,
-            worker, results
+            id, bucket, queue_id, first, last, count, place, priority, created_at, due_at, due_note,
+            attempts, delivery, max_attempts, content_type, backoff, ids, payloads, finished_at,
+            started_at, node, worker, results
         )
         SELECT
             first, bucket, queue_id, first, last, cardinality(ids), place, priority, created_at,
-            due_at, max_attempts, content_type, backoff, ids, payloads, (SELECT now_ms()),
-            ($8::bigint[])[part], ($9::text[])[($7::integer[])[part]],
-            ($10::text[])[($7::integer[])[part]],
-            ($11::bytea[])[($12::integer[])[part]:($12::integer[])[part] + cardinality(ids) - 1]
+            due_at, due_note, attempts, delivery, max_attempts, content_type, backoff, ids, payloads,
+            (SELECT now_ms()), ($9::bigint[])[part], ($10::text[])[($8::integer[])[part]],
+            ($11::text[])[($8::integer[])[part]],
+            ($12::bytea[])[($13::integer[])[part]:($13::integer[])[part] + cardinality(ids) - 1]
         FROM gone
     )"
 );
@@ -562,6 +568,7 @@ impl Parts {
         let joins = |place: &usize| {
             let ack = acks[*place];
             Arc::ptr_eq(&ack.origin, origin)
+                && ack.lease.delivery.cast_signed() == run.delivery
                 && ack.result.is_none_or(|result| result.len() <= RESULT_MAX)
         };
         let (count, are_alike) = (places.len(), places.iter().all(joins));
@@ -602,6 +609,7 @@ struct Runs<'a> {
     acked: Vec<i64>,
     first_acked: Vec<i32>,
     acked_count: Vec<i32>,
+    delivery: Vec<i32>,
     giver: Vec<i32>,
     started_at: Vec<i64>,
     node: Vec<&'a str>,
@@ -632,6 +640,7 @@ impl<'a> Runs<'a> {
             acked,
             first_acked,
             acked_count: runs.iter().map(|(_, places)| places.len() as i32).collect(),
+            delivery: runs.iter().map(|(run, _)| run.delivery).collect(),
             giver,
             started_at: given().map(|given| given.started_at.0).collect(),
             node,
@@ -642,13 +651,14 @@ impl<'a> Runs<'a> {
     }
 
     fn params(&self, is_kept: bool) -> Vec<&(dyn ToSql + Sync)> {
-        let all: [&(dyn ToSql + Sync); 12] = [
+        let all: [&(dyn ToSql + Sync); 13] = [
             &self.deleted,
             &self.count,
             &self.id,
             &self.acked,
             &self.first_acked,
             &self.acked_count,
+            &self.delivery,
             &self.giver,
             &self.started_at,
             &self.node,
@@ -656,7 +666,7 @@ impl<'a> Runs<'a> {
             &self.result,
             &self.first_result,
         ];
-        all[..if is_kept { 12 } else { 6 }].to_vec()
+        all[..if is_kept { 13 } else { 7 }].to_vec()
     }
 }
 

@@ -145,7 +145,8 @@ impl<'a> Alike<'a> {
             let ids = &stored.ids[from..count_of(*last)];
             for run in ids.chunk_by(|one, other| bucket_of(*one) == bucket_of(*other)) {
                 let to = from + run.len();
-                runs[from..to].fill(Some(InRun { id: run[0], count: sql_count(run.len()) }));
+                let run = InRun { id: run[0], count: sql_count(run.len()), delivery: 1 };
+                runs[from..to].fill(Some(run));
                 from = to;
             }
         }

@@ -42,7 +42,7 @@ macro_rules! split {
             WHERE block = k.block AND (
                 SELECT true
                 FROM run
-                WHERE place = k.block AND coalesce(finished_at, 0) = 0
+                WHERE place = k.block AND coalesce(finished_at, 0) = 0 AND run_at IS NULL
                 LIMIT 1
             ) IS NULL
             OFFSET 0
@@ -54,10 +54,11 @@ macro_rules! split {
     gone AS (
         DELETE FROM ready
         WHERE block = ANY(ARRAY(SELECT block FROM locked))
-        RETURNING queue_id, priority, block, ready_at, timeout_ms, job_ids
+        RETURNING queue_id, priority, block, delivery, ready_at, timeout_ms, job_ids
     ),
     waiting AS MATERIALIZED (
-        SELECT queue_id, priority, block, ready_at, timeout_ms, unnest(job_ids) AS id FROM gone
+        SELECT queue_id, priority, block, delivery, ready_at, timeout_ms, unnest(job_ids) AS id
+        FROM gone
     ),
     placed AS (
         UPDATE job
@@ -68,7 +69,7 @@ macro_rules! split {
         queue_id, gate, priority, place, job_id, delivery, bytes, ready_at, timeout_ms
     )
     SELECT
-        w.queue_id, '', w.priority, greatest(w.block, w.id), w.id, 1, j.bytes, w.ready_at,
+        w.queue_id, '', w.priority, greatest(w.block, w.id), w.id, w.delivery, j.bytes, w.ready_at,
         w.timeout_ms
     FROM waiting w
     CROSS JOIN LATERAL (

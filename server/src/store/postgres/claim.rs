@@ -111,7 +111,7 @@ const ENDED: &str = "
 /// Those that have ended: each change of a job's delivery ends the lease of the one before.
 const LOST: &str = "
     WITH packed AS MATERIALIZED (
-        SELECT array_agg(id ORDER BY id) AS ids FROM places_in_runs($1)
+        SELECT array_agg(id ORDER BY id) AS ids FROM held_in_runs($1, $2)
     )
     SELECT u.job_id, u.delivery
     FROM unnest($1::bigint[], $2::integer[]) AS u (job_id, delivery)
@@ -249,7 +249,7 @@ const CLAIM: &str = concat!(
             WHERE id BETWEEN p.first_id AND p.last_id AND place = coalesce(p.block, p.place)
             UNION ALL
             SELECT
-                r.ids[w.low], 0, r.max_attempts, r.created_at, NULL, r.content_type, NULL, NULL,
+                r.ids[w.low], r.attempts, r.max_attempts, r.created_at, NULL, r.content_type, NULL, NULL,
                 false, r.id, r.count, r.ids[w.low:w.high], r.payloads[w.low:w.high]
             FROM run r
             CROSS JOIN LATERAL (
@@ -258,7 +258,7 @@ const CLAIM: &str = concat!(
                     width_bucket(p.last_id, r.ids) AS high
                 OFFSET 0
             ) w
-            WHERE r.place = p.block AND coalesce(r.finished_at, 0) = 0
+            WHERE r.place = p.block AND coalesce(r.finished_at, 0) = 0 AND r.run_at IS NULL
             AND w.low <= w.high
             ORDER BY id
         ) j
@@ -858,7 +858,7 @@ fn ids_of(row: &Row) -> Vec<i64> {
 fn run_of(row: &Row) -> Option<InRun> {
     let count = at::<Option<i32>>(row, column::RUN_COUNT);
     let (id, count) = at::<Option<i64>>(row, column::RUN).zip(count)?;
-    Some(InRun { id, count })
+    Some(InRun { id, count, delivery: at(row, column::DELIVERY) })
 }
 
 /// The payloads of the jobs of all rows, in one piece of memory.

@@ -113,12 +113,13 @@ macro_rules! make_ready {
         UPDATE run
         SET run_at = NULL,
             due_at = (SELECT now FROM clock),
+            due_note = nextval('job_note_number_seq'),
             place = (SELECT new_run_places FROM sorted)[
                 width_bucket(place, (SELECT run_places FROM sorted))
             ]
         WHERE place = ANY((SELECT run_places FROM sorted)::bigint[])
-        AND coalesce(finished_at, 0) = 0
-        RETURNING place AS new_place, queue_id, priority, ids
+        AND coalesce(finished_at, 0) = 0 AND run_at IS NOT NULL
+        RETURNING place AS new_place, queue_id, priority, delivery, ids
     ),
     blocks AS (
         INSERT INTO ready (
@@ -126,11 +127,11 @@ macro_rules! make_ready {
         )
         SELECT
             queue_id, '', priority, new_place, min(id), new_place, array_agg(id ORDER BY id),
-            count(*), 1, (SELECT bytes FROM placed WHERE new_place = o.new_place),
+            count(*), delivery, (SELECT bytes FROM placed WHERE new_place = o.new_place),
             (SELECT now FROM clock)
         FROM opened o
         CROSS JOIN LATERAL unnest(ids) AS u (id)
-        GROUP BY new_place, queue_id, priority
+        GROUP BY new_place, queue_id, priority, delivery
         RETURNING queue_id, priority, place, job_ids
     )",
             $noted,

@@ -108,7 +108,7 @@ const LEASED: &str = "
             SELECT queue_id FROM job WHERE id = u.job_id AND delivery = u.delivery OFFSET 0
         ) j
         UNION ALL
-        SELECT queue_id FROM places_in_runs(l.job_ids)
+        SELECT queue_id FROM held_in_runs(l.job_ids, l.deliveries)
     ) j
     WHERE j.queue_id = $1";
 

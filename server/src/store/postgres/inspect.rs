@@ -146,7 +146,7 @@ const LEASES_LEFT: &str = leases!("(SELECT * FROM lease WHERE job_ids && $1::big
 /// Jobs that are live and stand nowhere else are leased.
 const LEASES_OF: &str = "
     WITH packed AS MATERIALIZED (
-        SELECT id, queue_id, place FROM places_in_runs($1) WHERE run_at IS NULL
+        SELECT id, queue_id, place, delivery FROM places_in_runs($1) WHERE run_at IS NULL
     )
     SELECT u.id, j.delivery
     FROM unnest($1::bigint[]) AS u (id)
@@ -155,7 +155,7 @@ const LEASES_OF: &str = "
         FROM job
         WHERE id = u.id AND run_at IS NULL AND NOT is_blocked
         UNION ALL
-        SELECT 1, queue_id, '', 0, place FROM packed WHERE id = u.id
+        SELECT delivery, queue_id, '', 0, place FROM packed WHERE id = u.id
         OFFSET 0
     ) j
     WHERE (
@@ -208,7 +208,7 @@ const QUEUES: &str = "
         UNION ALL
         SELECT j.queue_id, 'leased', count(*)
         FROM lease l
-        CROSS JOIN LATERAL places_in_runs(l.job_ids) j
+        CROSS JOIN LATERAL held_in_runs(l.job_ids, l.deliveries) j
         WHERE j.queue_id = ANY(ARRAY(SELECT id FROM asked))
         GROUP BY j.queue_id
         UNION ALL

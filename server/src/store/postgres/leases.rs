@@ -6,7 +6,7 @@
 //! change compares (job, delivery) with the job's row.
 //!
 //! Locks are taken in one order everywhere: first the row that says where a job stands (`lease`,
-//! `ready`, `scheduled`), those of one table by id, then jobs by id.
+//! `scheduled`, `ready`), those of one table by id, then jobs by id.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -194,7 +194,8 @@ impl Memory {
             }
         }
         let run = |row, id, count| {
-            Some(InRun { id: get::<Option<_>>(row, id)?, count: get::<Option<_>>(row, count)? })
+            let (id, count) = (get::<Option<_>>(row, id)?, get::<Option<_>>(row, count)?);
+            Some(InRun { id, count, delivery: get(row, "run_delivery") })
         };
         for row in changed {
             let left = run(row, "left_id", "left_count");
@@ -338,9 +339,10 @@ impl LiveRow {
 const TAKE_OUT_LEASED: &str = "
     SELECT count(*)
     FROM take_out(ARRAY(
-        SELECT unnest(l.job_ids)
+        SELECT h.id
         FROM unnest($1::bigint[]) AS u (id)
-        CROSS JOIN LATERAL (SELECT job_ids FROM lease WHERE id = u.id OFFSET 0) l
+        CROSS JOIN LATERAL (SELECT job_ids, deliveries FROM lease WHERE id = u.id OFFSET 0) l
+        CROSS JOIN LATERAL held_in_runs(l.job_ids, l.deliveries) h
     ))";
 
 /// Rows and their live jobs, by row and then by job. The rows must be locked, and their jobs in no runs.
@@ -391,7 +393,7 @@ const NOT_LOST: &str = "
     FROM unnest($1::bigint[], $2::integer[]) AS u (job_id, delivery)
     WHERE (SELECT true FROM job WHERE id = u.job_id AND delivery = u.delivery LIMIT 1)
     UNION ALL
-    SELECT id FROM places_in_runs($1)";
+    SELECT id FROM held_in_runs($1, $2)";
 
 const LOCK: &str = "
     SELECT id
@@ -422,7 +424,7 @@ pub(super) const DELETE_IF_EMPTY: &str = "
                 SELECT true FROM job WHERE id = a.job_id AND job.delivery = a.delivery LIMIT 1
             )
             UNION ALL
-            SELECT true FROM places_in_runs(job_ids)
+            SELECT true FROM held_in_runs(job_ids, deliveries)
             LIMIT 1
         ) IS NULL
         FOR UPDATE SKIP LOCKED

@@ -3,8 +3,8 @@
 //! A live job has a row in `job`, or is in one run that has not finished; never both. Pushes write runs
 //! ([`alike`](super::alike)), claims read them and leave them as they are, and an ack of all jobs of a run
 //! says in its row when they were completed: nothing is written twice ([`acks`](super::acks)). All jobs of
-//! such a run wait for one time, or are ready or held by their first leases, and nothing is known of them
-//! but what the push said. See `migrations/0015_live_runs.sql`.
+//! such a run wait for one time, or are ready or leased, with one number of attempts and of leases; and nothing
+//! else is known of them but what the push said. See `migrations/0015_live_runs.sql`.
 //!
 //! Jobs that wait for one time are one row in `scheduled`, too, and become ready as one block
 //! ([`duties`](super::duties)): the run is told its new place, and when that was. Else
@@ -18,6 +18,10 @@
 //!   looks for what became of it.
 //! * An ack of jobs of which others have just taken some out of the run: it names its jobs, finds that they
 //!   are not all there, passes over, and is made once more job by job.
+//! * Jobs that fail are taken out. Those that are to be tried again at one time and are alike, beside what
+//!   was logged of their attempts, are a run once more ([`settle`](super::settle)), with the next delivery.
+//!   So a row in `job` that is waited for may be gone while its job lives: who needs to know looks into runs
+//!   then.
 //! * Who wants one of those that wait for a time has rows made of all that wait there with it. Their row in
 //!   `scheduled` is locked before their runs, as by who makes them ready.
 //! * A node that dies with leases of a run: who takes back the leases takes the jobs out.
@@ -36,12 +40,17 @@ pub(super) const LINE_RUN_MIN: usize = 64;
 /// With fewer jobs that are alike a run is no gain: its row and its indexes cost as much as theirs.
 pub(super) const RUN_MIN: usize = 16;
 
-/// A run that lives, and how many jobs are in it: a hint where its jobs are. Jobs are only taken out of a
-/// run, so it has the same jobs with the same number and as many of them, if the change was committed.
+/// Of jobs that wait for another attempt: each that has a row costs ten more until it is completed.
+pub(super) const RETRIED_RUN_MIN: usize = 8;
+
+/// A run that lives, how many jobs are in it, and the number of their lease: a hint where its jobs are. Jobs
+/// are only taken out of a run, so it has the same jobs with the same number, the same lease and as many of
+/// them, if the change was committed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct InRun {
     pub(super) id: i64,
     pub(super) count: i32,
+    pub(super) delivery: i32,
 }
 
 /// The bucket of a job's number.
@@ -51,6 +60,11 @@ pub(super) fn bucket_of(job: i64) -> i64 {
 
 /// Those of these jobs that are in runs that live have rows of their own from now on.
 pub(super) const TAKE_OUT: &str = "SELECT * FROM take_out($1::bigint[])";
+
+/// The same of those that are held by these leases.
+pub(super) const TAKE_OUT_HELD: &str = "
+    SELECT *
+    FROM take_out(ARRAY(SELECT id FROM held_in_runs($1::bigint[], $2::integer[])))";
 
 /// The same only of those that wait for their time, and of all that wait with them.
 pub(super) const UNPACK_SCHEDULED: &str = "SELECT unpack_scheduled($1::bigint[])";

@@ -10,7 +10,7 @@ use crate::mutants::{Mutant, is};
 use crate::store::Settlement;
 use crate::store::columns::sql_id;
 
-const DELIVERIES: &str = "SELECT id, delivery FROM job WHERE id = ANY($1::bigint[])";
+const DELIVERIES: &str = "SELECT id, delivery FROM live_jobs($1::bigint[])";
 
 impl PostgresStore {
     /// The settlements, with the deliveries that their jobs have now: there is nothing left to

@@ -150,9 +150,12 @@ const ENDED: &str = "
     UNION ALL
     SELECT id, state FROM completed_in_runs($1)";
 
+const IN_RUNS: &str = "SELECT id FROM places_in_runs($1::bigint[]) LIMIT 1";
+
 /// See [`super::hot_statements`].
 pub(super) const HOT: &[super::Named] = &[
     ("needs::WATCH", WATCH),
+    ("needs::IN_RUNS", IN_RUNS),
     ("needs::WAITING", WAITING),
     ("needs::LET_GO", LET_GO),
     ("needs::UNBLOCK_NOW", UNBLOCK_NOW),
@@ -180,6 +183,10 @@ pub(super) async fn look(tx: &mut Tx<'_>, depends: &Depends) -> Result<Standing,
     live_runs::take_out(tx, &ids).await?;
     let live: Vec<i64> = tx.query(WATCH, &[&ids]).await?.iter().map(|row| get(row, "id")).collect();
     let ended: Vec<i64> = ids.into_iter().filter(|id| !live.contains(id)).collect();
+    if !ended.is_empty() && !tx.query(IN_RUNS, &[&ended]).await?.is_empty() {
+        // Who had it locked has made it wait in a run.
+        return Err(Failure::Conflict("a job that is waited for is on its way".into()));
+    }
     let (mut blocked, mut has_failed) = (live, false);
     for row in tx.query(ENDED, &[&ended]).await? {
         let state = State::parse(get(&row, "state")).unwrap_or(State::Completed);

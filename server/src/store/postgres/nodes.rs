@@ -46,7 +46,7 @@ const NODES: &str = concat!(
                     SELECT 1 FROM job WHERE id = u.job_id AND delivery = u.delivery OFFSET 0
                 ) j
                 UNION ALL
-                SELECT 1 FROM places_in_runs(l.job_ids)
+                SELECT 1 FROM held_in_runs(l.job_ids, l.deliveries)
             ) j
         ) AS leased
     FROM node n

@@ -21,7 +21,7 @@ const INSERT: &str = "
         CROSS JOIN LATERAL completed_in_runs(ended.ids) p
     ),
     live_packed AS MATERIALIZED (
-        SELECT id FROM places_in_runs($7)
+        SELECT id, delivery FROM places_in_runs($7)
     ),
     old AS (
         DELETE FROM job_note
@@ -41,7 +41,7 @@ const INSERT: &str = "
     CROSS JOIN LATERAL (
         SELECT delivery FROM job WHERE id = u.job_id
         UNION ALL
-        SELECT 1 FROM live_packed WHERE id = u.job_id
+        SELECT delivery FROM live_packed WHERE id = u.job_id
         UNION ALL
         SELECT deliveries FROM finished WHERE id = u.job_id
         UNION ALL
@@ -57,12 +57,12 @@ const NOTES: &str = "
         FROM job_note
         WHERE job_id = $1
         UNION ALL
-        SELECT 0, due_at, $3, 1, '', ''
+        SELECT due_note, due_at, $3, delivery, '', ''
         FROM run
         WHERE bucket = $1 >> 10 AND first <= $1 AND last >= $1 AND $1 = ANY(ids)
         AND due_at IS NOT NULL AND finished_at IS NULL
         UNION ALL
-        SELECT 0, due_at, $3, 1, '', ''
+        SELECT due_note, due_at, $3, delivery, '', ''
         FROM run
         WHERE bucket = $1 >> 10 AND first <= $1 AND last >= $1 AND $1 = ANY(ids)
         AND due_at IS NOT NULL AND coalesce(finished_at, 0) <> 0

@@ -309,15 +309,18 @@ impl PostgresStore {
     ) -> Result<Cancelled, Failure> {
         let id = sql_id(job);
         let sql = "SELECT delivery FROM job WHERE id = $1";
+        // It has just gone elsewhere: whoever asks again will meet it there.
+        let moved = || Failure::Conflict("the job is on its way".into());
         let Some(row) = tx.query(sql, &[&id]).await?.pop() else {
-            let state = super::inspect::state(&mut tx, job).await?;
-            return Ok(state.map_or(Cancelled::NotFound, Cancelled::WrongState));
+            return match super::inspect::state(&mut tx, job).await? {
+                None => Ok(Cancelled::NotFound),
+                Some(state) if state.is_final() => Ok(Cancelled::WrongState(state)),
+                Some(_) => Err(moved()),
+            };
         };
         let lease = Lease { job, delivery: count(&row, "delivery") };
         let rows = leases::find(&mut tx, &[lease]).await?;
         let held = rows.iter().find(|row| row.leases.contains(&lease));
-        // It has just gone elsewhere: whoever asks again will meet it there.
-        let moved = || Failure::Conflict("the job is on its way".into());
         let session = held.ok_or_else(moved)?.given.session;
         let sql = "UPDATE job SET is_watched = true WHERE id = $1 AND delivery = $2 RETURNING id";
         let delivery = lease.delivery.cast_signed();

@@ -44,8 +44,8 @@ pub(super) const KEEP: &str = "
     FOR KEY SHARE";
 
 /// Deletes what may be known of the jobs of runs that are `gone`, beside them: in the tables of
-/// notes and of progress, which are walked through where anything is noted of a number in between.
-/// They have no failed attempts, no tags and no custom ids.
+/// notes, of progress and of attempts, which are walked through where anything is noted of a number in
+/// between. They have no tags and no custom ids.
 macro_rules! left_beside {
     () => {
         "
@@ -84,6 +84,22 @@ macro_rules! left_beside {
                 OFFSET 0
             ) p
         ))
+    ),
+    logs AS (
+        DELETE FROM attempt_log
+        WHERE ctid = ANY(ARRAY(
+            SELECT l.tid
+            FROM gone g
+            CROSS JOIN LATERAL (
+                SELECT l.tid
+                FROM unnest(g.ids) AS j (id)
+                CROSS JOIN LATERAL (
+                    SELECT ctid AS tid FROM attempt_log WHERE job_id = j.id OFFSET 0
+                ) l
+                WHERE g.delivery > 1
+                OFFSET 0
+            ) l
+        ))
     )"
     };
 }
@@ -101,7 +117,7 @@ macro_rules! forget {
     gone AS (
         DELETE FROM run
         WHERE ctid = ANY(ARRAY(SELECT tid FROM old))
-        RETURNING queue_id, finished_at, first, last, count, jobs, ids
+        RETURNING queue_id, finished_at, first, last, count, delivery, jobs, ids
     ),
 ",
             left_beside!(),

@@ -10,10 +10,11 @@ use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 
 use super::acks::Ack;
+use super::blocks::{BLOCK_MAX, PAYLOAD_MAX};
 use super::duties::{self, FORGET};
 use super::lane::{Call, Failure, Tx};
 use super::leases::{self, Given};
-use super::live_runs::{TAKE_OUT, is_live};
+use super::live_runs::{RETRIED_RUN_MIN, TAKE_OUT_HELD, is_live};
 use super::needs::release_dependents;
 use super::row::{self, count, get, job_id, now, time};
 use super::{PostgresStore, QueueId, retrying};
@@ -192,6 +193,83 @@ const GO_ON: &str = "
     FROM going g
     WHERE job.ctid = g.tid";
 
+/// The same of plain jobs that go on at one time, are alike and were pushed together, if they are not too
+/// few: they are a run again, and wait as one row. Where another one comes between them that is to stand
+/// in the same line, a run ends, so that they come in the order of their numbers. Must be carried out
+/// first: what it takes is not there any more.
+const GO_ON_TOGETHER: &str = "
+    WITH going AS MATERIALIZED (
+        SELECT
+            u.*, j.*, job_id >> 10 AS bucket,
+            u.crashes_now = 0 AND crashes = 0 AND expires_at IS NULL AND timeout_ms IS NULL
+                AND replay_of IS NULL AND replayed_as IS NULL AND unique_key IS NULL
+                AND tags IS NULL AND options IS NULL AND gate IS NULL AND NOT is_watched
+                AND length(payload) <= $6 AS is_plain
+        FROM unnest($1::bigint[], $2::integer[], $3::integer[], $4::bigint[])
+            AS u (job_id, attempts_now, crashes_now, next_at)
+        CROSS JOIN LATERAL (
+            SELECT
+                ctid AS tid, queue_id, priority, created_at, delivery, max_attempts, content_type,
+                backoff, payload, crashes, expires_at, timeout_ms, replay_of, replayed_as,
+                unique_key, tags, options, gate, is_watched
+            FROM job
+            WHERE id = u.job_id
+            OFFSET 0
+        ) j
+        WHERE u.next_at IS NOT NULL
+    ),
+    numbered AS (
+        SELECT
+            *,
+            -- As far as jobs of a line are alike both grow by one with each of them.
+            row_number() OVER (PARTITION BY queue_id, priority, next_at ORDER BY job_id)
+                - row_number() OVER (
+                    PARTITION BY
+                        queue_id, priority, next_at, bucket, created_at, delivery, max_attempts,
+                        content_type, backoff, attempts_now, is_plain
+                    ORDER BY job_id
+                ) AS stretch
+        FROM going
+    ),
+    parts AS (
+        SELECT
+            *,
+            (row_number() OVER (
+                PARTITION BY
+                    queue_id, priority, next_at, bucket, created_at, delivery, max_attempts,
+                    content_type, backoff, attempts_now, stretch
+                ORDER BY job_id
+            ) - 1) / $7::integer AS part
+        FROM numbered
+        WHERE is_plain
+    ),
+    runs AS MATERIALIZED (
+        SELECT
+            bucket, queue_id, priority, created_at, delivery, max_attempts, content_type, backoff,
+            attempts_now, next_at, array_agg(tid) AS tids, array_agg(job_id ORDER BY job_id) AS ids,
+            array_agg(payload ORDER BY job_id) AS payloads, count(*)::integer AS count,
+            sum(length(payload))::integer AS bytes
+        FROM parts
+        GROUP BY 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, stretch, part
+        HAVING count(*) >= $5::integer
+    ),
+    gone AS (
+        DELETE FROM job
+        WHERE ctid = ANY(ARRAY(SELECT unnest(tids) FROM runs))
+    ),
+    stored AS (
+        INSERT INTO run (
+            id, bucket, queue_id, first, last, count, place, priority, created_at, run_at,
+            max_attempts, attempts, delivery, content_type, backoff, ids, payloads
+        )
+        SELECT
+            ids[1], bucket, queue_id, ids[1], ids[count], count, ids[1], priority, created_at,
+            next_at, max_attempts, attempts_now, delivery + 1, content_type, backoff, ids, payloads
+        FROM runs
+    )
+    INSERT INTO scheduled (run_at, job_id, queue_id, count, bytes)
+    SELECT next_at, ids[1], queue_id, count, bytes FROM runs";
+
 /// Those of these jobs that others wait for. Nobody else begins to while the job is locked.
 const AWAITED: &str = "
     SELECT DISTINCT d.needs_id
@@ -298,7 +376,8 @@ async fn standing(
     sorted.sort_unstable();
     let ids: Vec<i64> = sorted.iter().map(|lease| sql_id(lease.job)).collect();
     let deliveries: Vec<i32> = sorted.iter().map(|lease| lease.delivery.cast_signed()).collect();
-    let calls: [Call<'_>; 2] = [(TAKE_OUT, &[&ids]), (STANDING, &[&ids, &deliveries])];
+    let calls: [Call<'_>; 2] =
+        [(TAKE_OUT_HELD, &[&ids, &deliveries]), (STANDING, &[&ids, &deliveries])];
     let answers = tx.all(&calls).await?;
     // Before the commit: if that fails, acks of what is said to be left are passed over.
     store.leases.taken_out(&ids, &answers[0]);
@@ -500,7 +579,13 @@ impl<'a> Plan<'a> {
         let attempts = params([job_id, started_at]);
         let (jobs, charged, crashed, next_at) = &self.go_on;
         let go_on = params([jobs, charged, crashed, next_at, &now.0]);
+        let (least, most) = (sql_count(RETRIED_RUN_MIN), sql_count(BLOCK_MAX));
+        let payload_max = sql_count(PAYLOAD_MAX);
+        let together = params([jobs, charged, crashed, next_at, &least, &payload_max, &most]);
         let mut calls = vec![(logging(LOG), &log[..]), (END_ATTEMPTS, &attempts[..])];
+        if next_at.iter().flatten().count() >= RETRIED_RUN_MIN {
+            calls.push((raising_together(), &together[..]));
+        }
         if !jobs.is_empty() {
             calls.push((raising(GO_ON), &go_on[..]));
         }
@@ -554,6 +639,7 @@ pub(super) const HOT: &[super::Named] = &[
     ("settle::END_ATTEMPTS", END_ATTEMPTS),
     ("settle::LOG", LOG),
     ("settle::GO_ON", GO_ON),
+    ("settle::GO_ON_TOGETHER", GO_ON_TOGETHER),
     ("settle::AWAITED", AWAITED),
     ("settle::BEFORE", BEFORE),
     ("settle::DELETE_TTLS_OF", DELETE_TTLS_OF),
@@ -735,6 +821,15 @@ impl PostgresStore {
 fn raising(sql: &'static str) -> &'static str {
     let sql = altered(Mutant::SameDelivery, sql, "job.delivery + 1", "job.delivery");
     altered(Mutant::SameDelivery, sql, "delivery + 1, bytes", "delivery, bytes")
+}
+
+/// [`GO_ON_TOGETHER`], unless this process is wrong about it.
+fn raising_together() -> &'static str {
+    altered(Mutant::SameDelivery, GO_ON_TOGETHER, "delivery + 1", "delivery")
+}
+
+fn sql_count(count: usize) -> i32 {
+    i32::try_from(count).unwrap_or(i32::MAX)
 }
 
 /// Of [`LOG`].

@@ -21,8 +21,9 @@ DROP INDEX completed_run_kept;
 -- id: from now on the number of its first job; of those that were there before, less than
 -- nothing. place: of all its jobs, as in
 -- `job`; several runs may have it if the numbers lie in several buckets. run_at: its jobs
--- wait for that time; due_at: they did, and then it came, which is their first note (number 0 in
--- `job_note`, once one has a row). ids,
+-- wait for that time; due_at, due_note: they did, and then it came, which is that note of theirs in
+-- `job_note`, once they have rows. attempts, delivery: as in `job`; of those that are completed, the
+-- last delivery. ids,
 -- payloads, results: of its jobs, in order; what else they have is the same for all
 -- of them. A run that was made of completed jobs has `jobs` instead.
 ALTER TABLE run
@@ -37,7 +38,10 @@ ALTER TABLE run
     ADD COLUMN created_at bigint,
     ADD COLUMN run_at bigint,
     ADD COLUMN due_at bigint,
+    ADD COLUMN due_note bigint,
     ADD COLUMN max_attempts integer,
+    ADD COLUMN attempts integer NOT NULL DEFAULT 0,
+    ADD COLUMN delivery integer NOT NULL DEFAULT 1,
     ADD COLUMN content_type text,
     ADD COLUMN backoff text,
     ADD COLUMN ids bigint[],
@@ -76,7 +80,7 @@ CREATE UNIQUE INDEX ready_order ON ready (queue_id, gate, priority DESC, place, 
 CREATE OR REPLACE VIEW completed_job AS
 SELECT
     r.bucket, r.first, r.last, j.id, r.queue_id, 'completed'::text AS state, NULL::text AS reason,
-    j.priority, j.max_attempts, j.created_at, r.finished_at, 0 AS attempts, 1 AS deliveries,
+    j.priority, j.max_attempts, j.created_at, r.finished_at, r.attempts, r.delivery AS deliveries,
     0 AS crashes, r.node, r.worker, r.started_at, j.expires_at, NULL::bigint AS timeout_ms,
     j.replay_of, NULL::bigint AS replayed_as, j.content_type, j.backoff, NULL::text AS unique_key,
     NULL::text AS tags, j.payload, j.result, j.options, r.is_dropped,
@@ -96,7 +100,7 @@ WHERE r.finished_at > 0;
 CREATE VIEW live_in_run AS
 SELECT
     r.bucket, r.first, r.last, u.id, r.queue_id, r.priority, r.max_attempts, r.place,
-    r.created_at, 0 AS attempts, 1 AS delivery, 0 AS crashes, r.run_at,
+    r.created_at, r.attempts, r.delivery, 0 AS crashes, r.run_at,
     NULL::bigint AS expires_at, NULL::bigint AS timeout_ms, NULL::bigint AS replay_of,
     NULL::bigint AS replayed_as, r.content_type, r.backoff, NULL::text AS unique_key,
     NULL::text AS tags, u.payload, NULL::text AS options, NULL::text COLLATE "C" AS gate,
@@ -134,10 +138,12 @@ $$;
 
 -- The same, and no more than where they are: their payloads are not read.
 CREATE FUNCTION places_in_runs(ids bigint[])
-RETURNS TABLE (id bigint, queue_id bigint, place bigint, run_at bigint, run_id bigint)
+RETURNS TABLE (
+    id bigint, queue_id bigint, place bigint, delivery integer, run_at bigint, run_id bigint
+)
 LANGUAGE sql STABLE
 AS $$
-    SELECT u.id, r.queue_id, r.place, r.run_at, r.id
+    SELECT u.id, r.queue_id, r.place, r.delivery, r.run_at, r.id
     FROM (
         SELECT
             u.id >> 10 AS bucket, min(u.id) AS low, max(u.id) AS high,
@@ -146,7 +152,7 @@ AS $$
         GROUP BY u.id >> 10
     ) b
     CROSS JOIN LATERAL (
-        SELECT r.id, r.queue_id, r.place, r.run_at, r.ids
+        SELECT r.id, r.queue_id, r.place, r.delivery, r.run_at, r.ids
         FROM run r
         WHERE r.bucket = b.bucket AND r.first <= b.high AND r.last >= b.low
         AND r.finished_at IS NULL
@@ -154,6 +160,21 @@ AS $$
     ) r
     CROSS JOIN LATERAL unnest(r.ids) AS u (id)
     WHERE b.wanted[width_bucket(u.id, b.wanted)] = u.id
+$$;
+
+-- Those of these leases, of different jobs, that live in runs.
+CREATE FUNCTION held_in_runs(ids bigint[], deliveries integer[])
+RETURNS TABLE (id bigint, queue_id bigint, delivery integer)
+LANGUAGE sql STABLE
+AS $$
+    SELECT p.id, p.queue_id, p.delivery
+    FROM (
+        SELECT
+            array_agg(u.id ORDER BY u.id) AS ids, array_agg(u.delivery ORDER BY u.id) AS deliveries
+        FROM unnest(ids, deliveries) AS u (id, delivery)
+    ) s
+    CROSS JOIN LATERAL places_in_runs(s.ids) p
+    WHERE s.deliveries[width_bucket(p.id, s.ids)] = p.delivery
 $$;
 
 -- Those of these jobs that live, wherever they are.
@@ -198,7 +219,7 @@ BEGIN
             WHERE id = ANY(ARRAY(
                 SELECT id
                 FROM run
-                WHERE id = ANY(all_runs) AND (finished_at > 0) IS NOT TRUE
+                WHERE id = ANY(all_runs) AND (finished_at > 0) IS NOT TRUE AND run_at IS NULL
                 ORDER BY id
                 FOR UPDATE
             ))
@@ -207,15 +228,17 @@ BEGIN
         notes AS (
             INSERT INTO job_note (job_id, number, at, kind, delivery, who, detail)
             OVERRIDING SYSTEM VALUE
-            SELECT unnest(ids), 0, due_at, 'due', 1, '', '' FROM gone WHERE due_at IS NOT NULL
+            SELECT unnest(ids), due_note, due_at, 'due', delivery, '', ''
+            FROM gone
+            WHERE due_at IS NOT NULL
         )
         INSERT INTO job (
             id, queue_id, priority, place, created_at, max_attempts, attempts, delivery, crashes,
             content_type, backoff, payload, was_packed
         )
         SELECT
-            u.id, r.queue_id, r.priority, r.place, r.created_at, r.max_attempts, 0, 1, 0,
-            r.content_type, r.backoff, u.payload, true
+            u.id, r.queue_id, r.priority, r.place, r.created_at, r.max_attempts, r.attempts,
+            r.delivery, 0, r.content_type, r.backoff, u.payload, true
         FROM gone r
         CROSS JOIN LATERAL unnest(r.ids, r.payloads) AS u (id, payload);
     END LOOP;
@@ -253,7 +276,7 @@ BEGIN
         EXIT WHEN places IS NULL;
         WITH gone AS (
             DELETE FROM run
-            WHERE place = ANY(places) AND coalesce(finished_at, 0) = 0
+            WHERE place = ANY(places) AND coalesce(finished_at, 0) = 0 AND run_at IS NOT NULL
             RETURNING *
         ),
         jobs AS (
@@ -262,8 +285,8 @@ BEGIN
                 delivery, crashes, content_type, backoff, payload, was_packed
             )
             SELECT
-                u.id, g.queue_id, g.priority, 0, g.created_at, g.run_at, g.max_attempts, 0, 1, 0,
-                g.content_type, g.backoff, u.payload, true
+                u.id, g.queue_id, g.priority, 0, g.created_at, g.run_at, g.max_attempts, g.attempts,
+                g.delivery, 0, g.content_type, g.backoff, u.payload, true
             FROM gone g
             CROSS JOIN LATERAL unnest(g.ids, g.payloads) AS u (id, payload)
         )
@@ -317,19 +340,25 @@ $$;
 -- for, by their numbers, and what they have left is looked for again.
 -- The answer: the runs that are gone, and what is left of each as a run, if it is one.
 --
--- So a run that has the same number as another had has fewer jobs.
+-- So a run that has the same number and the same delivery as another had has fewer jobs.
 CREATE FUNCTION take_out(wanted bigint[])
-RETURNS TABLE (run_id bigint, run_count integer, left_id bigint, left_count integer)
+RETURNS TABLE (
+    run_id bigint, run_count integer, run_delivery integer, left_id bigint, left_count integer
+)
 LANGUAGE plpgsql
 AS $$
 DECLARE
     all_runs bigint[];
+    are_some boolean;
     taken bigint;
 BEGIN
-    PERFORM unpack_scheduled(wanted);
     LOOP
-        all_runs := ARRAY(SELECT DISTINCT p.run_id FROM places_in_runs(wanted) p);
-        EXIT WHEN all_runs = '{}';
+        -- Those that were waited for may be runs again that wait for a time.
+        PERFORM unpack_scheduled(wanted);
+        SELECT array_agg(DISTINCT p.run_id) FILTER (WHERE p.run_at IS NULL), count(*) > 0
+        INTO all_runs, are_some
+        FROM places_in_runs(wanted) p;
+        EXIT WHEN NOT are_some;
         RETURN QUERY
         WITH asked AS MATERIALIZED (
             -- Not in a variable, which each search would copy.
@@ -340,7 +369,7 @@ BEGIN
             WHERE id = ANY(ARRAY(
                 SELECT id
                 FROM run
-                WHERE id = ANY(all_runs) AND (finished_at > 0) IS NOT TRUE
+                WHERE id = ANY(all_runs) AND (finished_at > 0) IS NOT TRUE AND run_at IS NULL
                 ORDER BY id
                 FOR UPDATE
             ))
@@ -373,13 +402,13 @@ BEGIN
         runs AS (
             INSERT INTO run (
                 id, bucket, queue_id, first, last, count, place, priority, created_at, due_at,
-                max_attempts, content_type, backoff, ids, payloads
+                due_note, max_attempts, attempts, delivery, content_type, backoff, ids, payloads
             )
             SELECT
                 s.left_ids[1], s.bucket, s.queue_id, s.left_ids[1],
                 s.left_ids[cardinality(s.left_ids)], cardinality(s.left_ids), s.place, s.priority,
-                s.created_at, s.due_at, s.max_attempts, s.content_type, s.backoff, s.left_ids,
-                s.left_payloads
+                s.created_at, s.due_at, s.due_note, s.max_attempts, s.attempts, s.delivery,
+                s.content_type, s.backoff, s.left_ids, s.left_payloads
             FROM split s
             WHERE s.is_left
         ),
@@ -387,8 +416,8 @@ BEGIN
             INSERT INTO job_note (job_id, number, at, kind, delivery, who, detail)
             OVERRIDING SYSTEM VALUE
             SELECT
-                unnest(CASE WHEN s.is_left THEN s.out_ids ELSE s.out_ids || s.left_ids END), 0,
-                s.due_at, 'due', 1, '', ''
+                unnest(CASE WHEN s.is_left THEN s.out_ids ELSE s.out_ids || s.left_ids END),
+                s.due_note, s.due_at, 'due', s.delivery, '', ''
             FROM split s
             WHERE s.due_at IS NOT NULL
         ),
@@ -398,8 +427,8 @@ BEGIN
                 content_type, backoff, payload, was_packed
             )
             SELECT
-                u.id, s.queue_id, s.priority, s.place, s.created_at, s.max_attempts, 0, 1, 0,
-                s.content_type, s.backoff, u.payload, true
+                u.id, s.queue_id, s.priority, s.place, s.created_at, s.max_attempts, s.attempts,
+                s.delivery, 0, s.content_type, s.backoff, u.payload, true
             FROM split s
             CROSS JOIN LATERAL (
                 SELECT * FROM unnest(s.out_ids, s.out_payloads)
@@ -408,7 +437,7 @@ BEGIN
             ) AS u (id, payload)
         )
         SELECT
-            s.id, s.count, CASE WHEN s.is_left THEN s.left_ids[1] END,
+            s.id, s.count, s.delivery, CASE WHEN s.is_left THEN s.left_ids[1] END,
             CASE WHEN s.is_left THEN cardinality(s.left_ids) END
         FROM split s;
         GET DIAGNOSTICS taken = ROW_COUNT;
@@ -484,7 +513,9 @@ AS $$
     notes AS (
         INSERT INTO job_note (job_id, number, at, kind, delivery, who, detail)
         OVERRIDING SYSTEM VALUE
-        SELECT unnest(ids), 0, due_at, 'due', 1, '', '' FROM gone WHERE due_at IS NOT NULL
+        SELECT unnest(ids), due_note, due_at, 'due', delivery, '', ''
+        FROM gone
+        WHERE due_at IS NOT NULL
     )
     INSERT INTO finished (
         id, queue_id, state, priority, created_at, finished_at, max_attempts, attempts,
@@ -492,8 +523,8 @@ AS $$
         backoff, options, payload, result, is_dropped, was_packed
     )
     SELECT
-        j.id, r.queue_id, 'completed', j.priority, j.created_at, r.finished_at, j.max_attempts, 0,
-        1, 0, r.node, r.worker, r.started_at, j.expires_at, j.replay_of, j.content_type,
+        j.id, r.queue_id, 'completed', j.priority, j.created_at, r.finished_at, j.max_attempts,
+        r.attempts, r.delivery, 0, r.node, r.worker, r.started_at, j.expires_at, j.replay_of, j.content_type,
         j.backoff, j.options, j.payload, j.result, r.is_dropped, true
     FROM gone r
     CROSS JOIN LATERAL (
@@ -580,7 +611,7 @@ DECLARE
 BEGIN
     IF queues <> '{}' THEN
         INSERT INTO event (at, kind, queue_id, job_id, number)
-        SELECT now_ms(), 'completed', c.queue_id, u.id, 1
+        SELECT now_ms(), 'completed', c.queue_id, u.id, c.delivery
         FROM changed c
         JOIN before b ON b.id = c.id
         CROSS JOIN LATERAL unnest(c.ids) AS u (id)
@@ -877,7 +908,7 @@ BEGIN
             FROM unnest(l.job_ids, l.deliveries) AS u (job_id, delivery)
             JOIN job j ON j.id = u.job_id AND j.delivery = u.delivery
             UNION ALL
-            SELECT 1 FROM places_in_runs(l.job_ids)
+            SELECT 1 FROM held_in_runs(l.job_ids, l.deliveries)
         )
         FOR UPDATE SKIP LOCKED
     ));
@@ -936,6 +967,10 @@ BEGIN
         END IF;
     END LOOP;
     PERFORM 1 FROM job WHERE id = ANY(wanted) ORDER BY id FOR UPDATE;
+    -- Who had one locked has made it wait in a run.
+    IF EXISTS (SELECT 1 FROM places_in_runs(wanted)) THEN
+        PERFORM try_again();
+    END IF;
     FOR item IN
         SELECT * FROM pending WHERE tx = NEW.tx AND kind <> 'pushed' ORDER BY job_ids
     LOOP
