@@ -409,13 +409,19 @@ async fn while_they_fail_together_each_goes_one_way() {
         let payload = Payload::new(Bytes::from_static(b"{}")).unwrap();
         let waits = NewJob { options, ..NewJob::new(QueueName::parse("q").unwrap(), payload) };
         let last = [held[count - 1].clone()];
-        let (_, cancel, _, pushed, _) = tokio::join!(
+        let (first, cancel, second, pushed, acked) = tokio::join!(
             settle_as(&one, &held[..count - 1], failing()),
             other.cancel(ids[3], 10 * SECOND),
             settle_as(&other, &held[20..count - 1], failing()),
             other.push(vec![waits]),
             settle_as(&other, &last, ACKED),
         );
+        let is_done = |settled: &Settled| matches!(settled, Settled::Done(_));
+        assert!(acked.iter().all(is_done), "{round}: {acked:?}");
+        for (place, settled) in first.iter().enumerate() {
+            let again = place.checked_sub(20).is_some_and(|place| is_done(&second[place]));
+            assert_ne!(is_done(settled), again, "{round}: {place} ends once");
+        }
         let waits = pushed.unwrap()[0].id().unwrap();
         assert_eq!(other.job(waits).await.unwrap().unwrap().state, State::Blocked, "{round}");
         let broken = consistency::of_postgres(&home.server.client().await, &home.name).await;

@@ -96,7 +96,7 @@ const LOCK_OF: &str = "
     SELECT block
     FROM ready
     WHERE block = ANY(ARRAY(
-        SELECT place FROM job WHERE id = ANY($1::bigint[])
+        SELECT place FROM job WHERE id = ANY($1::bigint[]) AND run_at IS NULL
         UNION
         SELECT place FROM places_in_runs($1)
     ))
@@ -106,7 +106,7 @@ const LOCK_OF: &str = "
 /// None of those that stand where these jobs do is in a run from now on.
 const UNPACK_PLACES_OF: &str = "
     SELECT unpack_places(ARRAY(
-        SELECT place FROM job WHERE id = ANY($1::bigint[])
+        SELECT place FROM job WHERE id = ANY($1::bigint[]) AND run_at IS NULL
         UNION
         SELECT place FROM places_in_runs($1)
     ))";

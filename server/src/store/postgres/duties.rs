@@ -58,7 +58,8 @@ pub(super) const FENCE: &str = "
 /// second part notes it, if somebody else does not.
 ///
 /// Those that are in runs stand there as a block, with a new number as its place: see
-/// `migrations/0015_live_runs.sql`. When that was their runs say themselves.
+/// `migrations/0015_live_runs.sql`. As many numbers are used up as if each had a place, as in the other
+/// stores. When that was their runs say themselves.
 macro_rules! make_ready {
     ($which:literal, $noted:literal) => {
         concat!(
@@ -76,7 +77,10 @@ macro_rules! make_ready {
         WHERE ctid = ANY(ARRAY(SELECT tid FROM due))
     ),
     placed AS MATERIALIZED (
-        SELECT job_id, count, bytes, nextval('number') AS new_place FROM due
+        SELECT
+            job_id, count, bytes,
+            (ARRAY(SELECT nextval('number') FROM generate_series(1, count)))[1] AS new_place
+        FROM due
     ),
     sorted AS MATERIALIZED (
         SELECT

@@ -145,17 +145,23 @@ const NEEDS: &str = concat!(
     ) l"
 );
 
+/// How jobs have ended, in one sight of all tables; without a state: they live. Those that nobody knows
+/// are not answered.
 const ENDED: &str = "
     SELECT id, state FROM finished WHERE id = ANY($1::bigint[])
     UNION ALL
-    SELECT id, state FROM completed_in_runs($1)";
+    SELECT id, state FROM completed_in_runs($1)
+    UNION ALL
+    SELECT id, NULL FROM job WHERE id = ANY($1)
+    UNION ALL
+    SELECT id, NULL FROM places_in_runs($1)";
 
-const IN_RUNS: &str = "SELECT id FROM places_in_runs($1::bigint[]) LIMIT 1";
+/// How often jobs are looked for that others move meanwhile.
+const LOOKS_MAX: usize = 5;
 
 /// See [`super::hot_statements`].
 pub(super) const HOT: &[super::Named] = &[
     ("needs::WATCH", WATCH),
-    ("needs::IN_RUNS", IN_RUNS),
     ("needs::WAITING", WAITING),
     ("needs::LET_GO", LET_GO),
     ("needs::UNBLOCK_NOW", UNBLOCK_NOW),
@@ -180,26 +186,35 @@ pub(super) async fn look(tx: &mut Tx<'_>, depends: &Depends) -> Result<Standing,
         return Ok(Standing::Free);
     }
     let ids: Vec<i64> = depends.on.iter().map(|id| sql_id(*id)).collect();
-    live_runs::take_out(tx, &ids).await?;
-    let live: Vec<i64> = tx.query(WATCH, &[&ids]).await?.iter().map(|row| get(row, "id")).collect();
-    let ended: Vec<i64> = ids.into_iter().filter(|id| !live.contains(id)).collect();
-    if !ended.is_empty() && !tx.query(IN_RUNS, &[&ended]).await?.is_empty() {
-        // Who had it locked has made it wait in a run.
-        return Err(Failure::Conflict("a job that is waited for is on its way".into()));
+    for _ in 0..LOOKS_MAX {
+        live_runs::take_out(tx, &ids).await?;
+        let rows = tx.query(WATCH, &[&ids]).await?;
+        let live: Vec<i64> = rows.iter().map(|row| get(row, "id")).collect();
+        let others: Vec<i64> = ids.iter().copied().filter(|id| !live.contains(id)).collect();
+        let ended = tx.query(ENDED, &[&others]).await?;
+        // Who had one of them locked may have put it elsewhere: it lives there.
+        if ended.iter().all(|row| get::<Option<&str>>(row, "state").is_some()) {
+            return Ok(standing(depends, live, &ended));
+        }
     }
+    Err(Failure::Conflict("a job that is waited for is on its way".into()))
+}
+
+/// If these live, and the others have ended.
+fn standing(depends: &Depends, live: Vec<i64>, ended: &[Row]) -> Standing {
     let (mut blocked, mut has_failed) = (live, false);
-    for row in tx.query(ENDED, &[&ended]).await? {
-        let state = State::parse(get(&row, "state")).unwrap_or(State::Completed);
+    for row in ended {
+        let state = State::parse(get(row, "state")).unwrap_or(State::Completed);
         match fate(state, depends.on_failure) {
-            None => blocked.push(get(&row, "id")),
+            None => blocked.push(get(row, "id")),
             Some(is_good) => has_failed |= !is_good,
         }
     }
-    Ok(match (has_failed, blocked.is_empty()) {
+    match (has_failed, blocked.is_empty()) {
         (true, _) => Standing::Failed,
         (false, true) => Standing::Free,
         (false, false) => Standing::Blocked(blocked),
-    })
+    }
 }
 
 /// Notes what a new job waits for.

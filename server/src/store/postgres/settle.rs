@@ -12,6 +12,7 @@ use tokio_postgres::types::ToSql;
 use super::acks::Ack;
 use super::blocks::{BLOCK_MAX, PAYLOAD_MAX};
 use super::duties::{self, FORGET};
+use super::events::nobody_listens;
 use super::lane::{Call, Failure, Tx};
 use super::leases::{self, Given};
 use super::live_runs::{RETRIED_RUN_MIN, TAKE_OUT_HELD, is_live};
@@ -196,8 +197,9 @@ const GO_ON: &str = "
 /// The same of plain jobs that go on at one time, are alike and were pushed together, if they are not too
 /// few: they are a run again, and wait as one row. Where another one comes between them that is to stand
 /// in the same line, a run ends, so that they come in the order of their numbers. Must be carried out
-/// first: what it takes is not there any more.
-const GO_ON_TOGETHER: &str = "
+/// first: what it takes is not there any more. Nothing is done while events are recorded.
+const GO_ON_TOGETHER: &str = concat!(
+    "
     WITH going AS MATERIALIZED (
         SELECT
             u.*, j.*, job_id >> 10 AS bucket,
@@ -241,7 +243,9 @@ const GO_ON_TOGETHER: &str = "
                 ORDER BY job_id
             ) - 1) / $7::integer AS part
         FROM numbered
-        WHERE is_plain
+        WHERE is_plain AND ",
+    nobody_listens!(),
+    "
     ),
     runs AS MATERIALIZED (
         SELECT
@@ -268,7 +272,8 @@ const GO_ON_TOGETHER: &str = "
         FROM runs
     )
     INSERT INTO scheduled (run_at, job_id, queue_id, count, bytes)
-    SELECT next_at, ids[1], queue_id, count, bytes FROM runs";
+    SELECT next_at, ids[1], queue_id, count, bytes FROM runs"
+);
 
 /// Those of these jobs that others wait for. Nobody else begins to while the job is locked.
 const AWAITED: &str = "
@@ -570,6 +575,16 @@ impl<'a> Plan<'a> {
         self.to.push(run_at.map_or(Destination::Ready, Destination::Scheduled));
     }
 
+    /// Whether so many go on at one time that they may be a run.
+    fn are_many_at_once(&self) -> bool {
+        let mut counts: HashMap<i64, usize> = HashMap::default();
+        self.go_on.3.iter().flatten().any(|at| {
+            let count = counts.entry(*at).or_default();
+            *count += 1;
+            *count >= RETRIED_RUN_MIN
+        })
+    }
+
     async fn carry_out(&self, tx: &mut Tx<'_>, now: Timestamp) -> Result<(), Failure> {
         let Log { job_id, delivery, attempt, node, worker, started_at, ending, code, message } =
             &self.log;
@@ -583,7 +598,7 @@ impl<'a> Plan<'a> {
         let payload_max = sql_count(PAYLOAD_MAX);
         let together = params([jobs, charged, crashed, next_at, &least, &payload_max, &most]);
         let mut calls = vec![(logging(LOG), &log[..]), (END_ATTEMPTS, &attempts[..])];
-        if next_at.iter().flatten().count() >= RETRIED_RUN_MIN {
+        if self.are_many_at_once() {
             calls.push((raising_together(), &together[..]));
         }
         if !jobs.is_empty() {
