@@ -29,10 +29,15 @@ async fn node() -> (Schema, Arc<dyn Store>) {
 }
 
 async fn two_nodes() -> (Schema, [Arc<dyn Store>; 2]) {
+    let (home, _, nodes) = two_nodes_on_a_clock().await;
+    (home, nodes)
+}
+
+async fn two_nodes_on_a_clock() -> (Schema, Arc<ManualClock>, [Arc<dyn Store>; 2]) {
     let (home, clock) = (Shared::home(), ManualClock::new());
     let one = Shared::open(&home, &clock, Retention::default()).await;
     let other = Shared::open(&home, &clock, Retention::default()).await;
-    (home, [one, other])
+    (home, clock, [one, other])
 }
 
 async fn push(store: &Arc<dyn Store>, count: usize) -> Vec<JobId> {
@@ -320,9 +325,7 @@ async fn who_wants_one_that_waits_has_rows_made_of_all_that_wait_with_it() {
 /// one way.
 #[tokio::test(flavor = "multi_thread")]
 async fn while_their_time_comes_each_goes_one_way() {
-    let (home, clock) = (Shared::home(), ManualClock::new());
-    let one = Shared::open(&home, &clock, Retention::default()).await;
-    let other = Shared::open(&home, &clock, Retention::default()).await;
+    let (home, clock, [one, other]) = two_nodes_on_a_clock().await;
     for round in 0..20 {
         let mut ids = push_for(&one, 100, When::After(SECOND)).await;
         ids.extend(push_for(&other, 100, When::After(SECOND)).await);
@@ -396,9 +399,7 @@ async fn those_that_fail_together_are_one_row_again_and_leave_nothing_behind() {
 /// Jobs fail together while others want some of them, at two nodes.
 #[tokio::test(flavor = "multi_thread")]
 async fn while_they_fail_together_each_goes_one_way() {
-    let (home, clock) = (Shared::home(), ManualClock::new());
-    let one = Shared::open(&home, &clock, Retention::default()).await;
-    let other = Shared::open(&home, &clock, Retention::default()).await;
+    let (home, clock, [one, other]) = two_nodes_on_a_clock().await;
     for round in 0..40 {
         // Those of small pushes have rows, and those of large ones have not.
         let count = if round % 2 == 0 { 100 } else { 30 };

@@ -9,41 +9,18 @@ use batonq_server::store::{
 };
 use bytes::Bytes;
 
-use super::given::{self, Given, Jobs, SECOND, ack, fail_with, named, queue};
+use super::given::{self, Given, Jobs, SECOND, ack, fail_with, named, plain, queue};
 use super::rules;
 use crate::stores::Maker;
-
-fn plain() -> NewJob {
-    NewJob::new(queue(), Payload::new(Bytes::from_static(b"{}")).expect("it is small"))
-}
 
 fn in_a_second() -> NewJob {
     NewJob { when: When::After(SECOND), ..plain() }
 }
 
-/// So many jobs of one push.
-async fn together<M: Maker>(given: &Given<M>, job: NewJob, count: usize) -> Vec<JobId> {
-    let pushed = given.store.push(vec![job; count]).await.expect("it works");
-    pushed.iter().map(|pushed| pushed.id().expect("it is stored")).collect()
-}
-
-/// A second passes, and all that is due becomes ready.
-async fn their_time_comes<M: Maker>(given: &Given<M>) -> Vec<JobId> {
-    given.pass(SECOND);
-    let mut due = Vec::new();
-    loop {
-        let effects = given.duty(Duty::Due).await.effects;
-        if effects.is_empty() {
-            return due;
-        }
-        due.extend(effects.jobs());
-    }
-}
-
 /// So many that are ready since their time has come.
 async fn due<M: Maker>(given: &Given<M>, count: usize) -> Vec<JobId> {
-    let ids = together(given, in_a_second(), count).await;
-    assert_eq!(their_time_comes(given).await, ids);
+    let ids = given.together(in_a_second(), count).await;
+    assert_eq!(given.a_second_passes().await, ids);
     ids
 }
 
@@ -60,11 +37,11 @@ const THEIR_TIME_CAME: [(&str, String); 1] = [("due", String::new())];
 
 rules! {
     async fn they_come_behind_those_that_are_ready(given: Given<M>) {
-        let late = together(&given, in_a_second(), 600).await;
-        let before = together(&given, plain(), 70).await;
+        let late = given.together(in_a_second(), 600).await;
+        let before = given.together(plain(), 70).await;
         assert_eq!(given.counts().await, Counts { ready: 70, scheduled: 600, ..Counts::default() });
-        assert_eq!(their_time_comes(&given).await, late);
-        let after = together(&given, plain(), 70).await;
+        assert_eq!(given.a_second_passes().await, late);
+        let after = given.together(plain(), 70).await;
         assert_eq!(given.counts().await, Counts { ready: 740, ..Counts::default() });
         let expected = [before, late, after].concat();
         assert_eq!(claimed(&given, &[3, 80, 1, 300]).await, expected);
@@ -75,11 +52,11 @@ rules! {
             let at = Timestamp(given.now().0 + millis);
             NewJob { when: When::At(at), ..plain() }
         };
-        let last = together(&given, at(900), 100).await;
+        let last = given.together(at(900), 100).await;
         let single = given.push(at(500)).await;
-        let first = together(&given, at(100), 100).await;
-        let high = together(&given, NewJob { priority: 1, ..at(900) }, 100).await;
-        their_time_comes(&given).await;
+        let first = given.together(at(100), 100).await;
+        let high = given.together(NewJob { priority: 1, ..at(900) }, 100).await;
+        given.a_second_passes().await;
         let expected = [&high, &first, &vec![single], &last].map(Vec::as_slice).concat();
         assert_eq!(claimed(&given, &[150]).await, expected);
     }
@@ -91,7 +68,7 @@ rules! {
         let job = given.job(pushed[271].id().unwrap()).await;
         assert_eq!((job.state, job.payload), (State::Scheduled, Some(payload(271))));
         assert_eq!(job.run_at, Some(given.now() + SECOND));
-        their_time_comes(&given).await;
+        given.a_second_passes().await;
         let claimed = given.claim(999).await;
         let payloads: Vec<_> = claimed.iter().map(|job| job.payload.clone()).collect();
         assert_eq!(payloads, (0..300).map(payload).collect::<Vec<_>>());
@@ -100,18 +77,18 @@ rules! {
 
     async fn one_of_them_is_cancelled_and_the_others_wait_on(given: Given<M>) {
         for leaving in [0, 2, 99] {
-            let ids = together(&given, in_a_second(), 100).await;
+            let ids = given.together(in_a_second(), 100).await;
             given.cancel(ids[leaving]).await;
             assert_eq!(given.counts().await.scheduled, 99);
             assert_eq!(given.state(ids[leaving]).await, State::Cancelled);
             let left: Vec<JobId> = ids.iter().copied().filter(|id| *id != ids[leaving]).collect();
-            assert_eq!(their_time_comes(&given).await, left);
+            assert_eq!(given.a_second_passes().await, left);
             assert_eq!(claimed(&given, &[]).await, left);
         }
     }
 
     async fn one_of_them_is_changed_and_the_others_wait_on(given: Given<M>) {
-        let ids = together(&given, in_a_second(), 100).await;
+        let ids = given.together(in_a_second(), 100).await;
         given.store.promote(ids[3]).await.unwrap();
         assert_eq!(given.claim(9).await.jobs(), ids[3..4]);
         let later = Edit { when: Some(When::After(3 * SECOND)), ..Edit::default() };
@@ -121,11 +98,11 @@ rules! {
         let first = Edit { priority: Some(1), ..Edit::default() };
         given.store.edit(ids[99], first).await.unwrap();
         assert_eq!(given.counts().await.scheduled, 98);
-        their_time_comes(&given).await;
+        given.a_second_passes().await;
         let expected = [&ids[99..], &ids[1..3], &ids[4..50], &ids[51..99]].concat();
         assert_eq!(claimed(&given, &[10]).await, expected);
         given.pass(SECOND);
-        assert_eq!(their_time_comes(&given).await, ids[..1]);
+        assert_eq!(given.a_second_passes().await, ids[..1]);
     }
 
     async fn in_line_one_of_them_is_changed_and_the_others_stay(given: Given<M>) {
@@ -193,7 +170,7 @@ rules! {
             assert_eq!(given.noted(ids[place]).await, THEIR_TIME_CAME, "{place}");
         }
         assert_eq!(given.job(ids[99]).await.result, result(99));
-        assert_eq!(their_time_comes(&given).await, ids[62..63]);
+        assert_eq!(given.a_second_passes().await, ids[62..63]);
         assert_eq!(given.noted(ids[62]).await, [THEIR_TIME_CAME, THEIR_TIME_CAME].concat());
         let kinds = |id| async move {
             given.story(id).await.iter().map(|event| event.kind).collect::<Vec<_>>()
@@ -239,7 +216,7 @@ rules! {
     }
 
     async fn a_guard_counts_each_of_them(given: Given<M>) {
-        together(&given, in_a_second(), 100).await;
+        given.together(in_a_second(), 100).await;
         for settings in [
             Settings { depth_max: Some(101), ..Settings::default() },
             Settings { waiting_bytes_max: Some(203), ..Settings::default() },
@@ -253,12 +230,12 @@ rules! {
     }
 
     async fn others_may_wait_for_one_of_them(given: Given<M>) {
-        let ids = together(&given, in_a_second(), 100).await;
+        let ids = given.together(in_a_second(), 100).await;
         let depends = Depends { on: vec![ids[40]], on_failure: OnFailure::Fail };
         let waits = NewJob { options: Options { depends, ..Options::default() }, ..plain() };
         let waits = given.push(waits).await;
         assert_eq!(given.state(waits).await, State::Blocked);
-        assert_eq!(their_time_comes(&given).await, ids);
+        assert_eq!(given.a_second_passes().await, ids);
         let held = given.claim(999).await;
         given.end(held[40].lease, ack()).await;
         assert_eq!(given.claim(9).await.jobs(), [waits]);
@@ -267,11 +244,11 @@ rules! {
     async fn they_wait_and_stand_in_line_after_a_restart(given: Given<M>) {
         let ids = due(&given, 100).await;
         given.claim(2).await;
-        let late = together(&given, in_a_second(), 100).await;
+        let late = given.together(in_a_second(), 100).await;
         let given = given.reopened().await;
         let counts = Counts { ready: 98, leased: 2, scheduled: 100, ..Counts::default() };
         assert_eq!(given.counts().await, counts);
-        assert_eq!(their_time_comes(&given).await, late);
+        assert_eq!(given.a_second_passes().await, late);
         assert_eq!(claimed(&given, &[4]).await, [&ids[2..], &late].concat());
     }
 }

@@ -58,6 +58,11 @@ pub(super) fn job() -> NewJob {
     NewJob { backoff: Some(Backoff::Fixed(10 * SECOND)), ..NewJob::new(queue(), payload) }
 }
 
+/// One that says nothing but its payload: those that are pushed together may be kept together.
+pub(super) fn plain() -> NewJob {
+    NewJob::new(queue(), Payload::new(Bytes::from_static(b"{}")).expect("it is small"))
+}
+
 pub(super) fn in_time(delay: Duration) -> NewJob {
     NewJob { when: When::After(delay), ..job() }
 }
@@ -122,6 +127,24 @@ impl<M: Maker> Given<M> {
         match self.store.push(vec![job]).await.expect("it works")[..] {
             [Pushed::Inserted { id, .. }] => id,
             ref other => panic!("not inserted: {other:?}"),
+        }
+    }
+
+    /// So many jobs of one push.
+    pub(super) async fn together(&self, job: NewJob, count: usize) -> Vec<JobId> {
+        let pushed = self.store.push(vec![job; count]).await.expect("it works");
+        pushed.iter().map(|pushed| pushed.id().expect("it is stored")).collect()
+    }
+
+    /// A second passes, and all that is due becomes ready. The answer: what that was.
+    pub(super) async fn a_second_passes(&self) -> Vec<JobId> {
+        self.pass(SECOND);
+        let mut due = Vec::new();
+        loop {
+            match self.duty(Duty::Due).await.effects.jobs() {
+                none if none.is_empty() => return due,
+                more => due.extend(more),
+            }
         }
     }
 

@@ -7,18 +7,13 @@ use batonq_server::store::{
 };
 use bytes::Bytes;
 
-use super::given::{self, Given, Jobs, SECOND, ack, fail_with, job, named, queue};
+use super::given::{self, Given, Jobs, SECOND, ack, fail_with, job, named, plain, queue};
 use super::rules;
 use crate::stores::Maker;
 
-fn plain() -> NewJob {
-    NewJob::new(queue(), Payload::new(Bytes::from_static(b"{}")).expect("it is small"))
-}
-
 /// So many jobs of one push.
 async fn together<M: Maker>(given: &Given<M>, count: usize) -> Vec<JobId> {
-    let pushed = given.store.push(vec![plain(); count]).await.expect("it works");
-    pushed.iter().map(|pushed| pushed.id().expect("it is stored")).collect()
+    given.together(plain(), count).await
 }
 
 fn acks(leases: impl IntoIterator<Item = batonq_server::job::Lease>) -> Vec<Settlement> {

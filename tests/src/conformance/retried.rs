@@ -1,24 +1,13 @@
 //! Jobs that were pushed together and fail together: each goes on by itself.
 
-use batonq_server::job::{JobId, Lease, NewJob, Payload, Settings, State, Tag};
+use batonq_server::job::{JobId, Lease, NewJob, Settings, State, Tag};
 use batonq_server::store::{
     Cancelled, Counts, Duty, Edit, LeasedJob, Pushed, Refusal, Retry, Settled, Settlement, Verdict,
 };
-use bytes::Bytes;
 
-use super::given::{Given, Jobs, SECOND, SESSION, ack, fail_with, queue};
+use super::given::{Given, Jobs, SECOND, SESSION, ack, fail_with, plain, queue};
 use super::rules;
 use crate::stores::Maker;
-
-fn plain() -> NewJob {
-    NewJob::new(queue(), Payload::new(Bytes::from_static(b"{}")).expect("it is small"))
-}
-
-/// So many jobs of one push.
-async fn together<M: Maker>(given: &Given<M>, job: NewJob, count: usize) -> Vec<JobId> {
-    let pushed = given.store.push(vec![job; count]).await.expect("it works");
-    pushed.iter().map(|pushed| pushed.id().expect("it is stored")).collect()
-}
 
 /// All of them end in this way.
 async fn end_all<M: Maker>(given: &Given<M>, held: &[LeasedJob], verdict: Verdict) {
@@ -39,15 +28,9 @@ fn in_a_second() -> Verdict {
     fail_with(Retry::After(SECOND))
 }
 
-/// A second passes, and all that is due becomes ready.
-async fn their_time_comes<M: Maker>(given: &Given<M>) {
-    given.pass(SECOND);
-    while !given.duty(Duty::Due).await.effects.is_empty() {}
-}
-
 /// So many that have failed once, and wait.
 async fn failed<M: Maker>(given: &Given<M>, count: usize) -> Vec<LeasedJob> {
-    together(given, plain(), count).await;
+    given.together(plain(), count).await;
     let held = given.claim(count).await;
     end_all(given, &held, in_a_second()).await;
     held
@@ -61,14 +44,14 @@ fn deliveries(held: &[LeasedJob]) -> Vec<(u32, u32)> {
 
 rules! {
     async fn they_come_back_in_their_order_and_tell_their_attempts(given: Given<M>) {
-        let ids = together(&given, plain(), 300).await;
+        let ids = given.together(plain(), 300).await;
         let held = given.claim(300).await;
         end_all(&given, &held[20..280], in_a_second()).await;
         end_all(&given, &held[..20], ack()).await;
         let counts = Counts { scheduled: 260, leased: 20, completed: 20, ..Counts::default() };
         assert_eq!(given.counts().await, counts);
         let before = given.push(plain()).await;
-        their_time_comes(&given).await;
+        given.a_second_passes().await;
         let after = given.push(plain()).await;
         let again = given.claim(999).await;
         assert_eq!(again.jobs(), [&[before], &ids[20..280], &[after]].concat());
@@ -76,7 +59,7 @@ rules! {
         let again = &again[1..261];
         end_all(&given, &again[100..], in_a_second()).await;
         end_all(&given, &again[..100], ack()).await;
-        their_time_comes(&given).await;
+        given.a_second_passes().await;
         let last = given.claim(999).await;
         assert_eq!((last.jobs(), deliveries(&last)), (ids[120..280].to_vec(), vec![(3, 3)]));
         end_all(&given, &last, ack()).await;
@@ -102,7 +85,7 @@ rules! {
         let leases = || first.iter().map(|job| job.lease);
         let lost = vec![Settled::LeaseLost; 100];
         assert_eq!(settle_all(&given, leases(), ack()).await, lost);
-        their_time_comes(&given).await;
+        given.a_second_passes().await;
         assert_eq!(settle_all(&given, leases(), ack()).await, lost);
         let second = given.claim(100).await;
         assert_eq!(settle_all(&given, leases(), ack()).await, lost);
@@ -119,7 +102,7 @@ rules! {
         given.cancel(ids[3]).await;
         given.store.promote(ids[5]).await.unwrap();
         assert_eq!(deliveries(&given.claim(9).await), [(2, 2)]);
-        their_time_comes(&given).await;
+        given.a_second_passes().await;
         let high = Edit { priority: Some(1), ..Edit::default() };
         given.store.edit(ids[7], high).await.unwrap();
         let again = given.claim(9).await;
@@ -134,7 +117,7 @@ rules! {
 
     async fn those_that_become_ready_together_are_given_back_to_their_places(given: Given<M>) {
         let ids = failed(&given, 100).await.jobs();
-        their_time_comes(&given).await;
+        given.a_second_passes().await;
         let held = given.claim(30).await;
         given.push(plain()).await;
         assert_eq!(given.store.give_back(SESSION).await.unwrap().len(), 30);
@@ -151,13 +134,13 @@ rules! {
         let pushed = given.store.push((0..90).map(of).collect()).await.unwrap();
         let ids: Vec<JobId> = pushed.iter().filter_map(Pushed::id).collect();
         end_all(&given, &given.claim(90).await, in_a_second()).await;
-        their_time_comes(&given).await;
+        given.a_second_passes().await;
         assert_eq!(given.claim(99).await.jobs(), ids);
     }
 
     async fn those_that_they_stood_in_line_with_are_served_without_them(given: Given<M>) {
         for way in 0..4 {
-            let ids = together(&given, plain(), 250).await;
+            let ids = given.together(plain(), 250).await;
             let held = given.claim(100).await;
             end_all(&given, &held, fail_with(Retry::After(3600 * SECOND))).await;
             let mut left = ids[100..].to_vec();
@@ -183,9 +166,9 @@ rules! {
     }
 
     async fn they_die_when_there_is_no_attempt_left(given: Given<M>) {
-        together(&given, NewJob { max_attempts: 2, ..plain() }, 100).await;
+        given.together(NewJob { max_attempts: 2, ..plain() }, 100).await;
         end_all(&given, &given.claim(100).await, in_a_second()).await;
-        their_time_comes(&given).await;
+        given.a_second_passes().await;
         let last = given.claim(100).await;
         end_all(&given, &last, in_a_second()).await;
         let counts = Counts { dead: 100, ..Counts::default() };
@@ -204,7 +187,7 @@ rules! {
 
     async fn of_those_that_are_completed_nothing_is_left_in_the_end(given: Given<M>) {
         let ids = failed(&given, 100).await.jobs();
-        their_time_comes(&given).await;
+        given.a_second_passes().await;
         end_all(&given, &given.claim(100).await, ack()).await;
         given.store.delete(ids[7]).await.unwrap();
         assert_eq!(given.store.timeline(ids[7]).await.unwrap(), None);
@@ -219,13 +202,13 @@ rules! {
 
     async fn they_go_on_after_a_restart(given: Given<M>) {
         let ids = failed(&given, 100).await.jobs();
-        their_time_comes(&given).await;
+        given.a_second_passes().await;
         let held = given.claim(50).await;
         let given = given.reopened().await;
         let counts = Counts { ready: 50, leased: 50, ..Counts::default() };
         assert_eq!(given.counts().await, counts);
         end_all(&given, &held, in_a_second()).await;
-        their_time_comes(&given).await;
+        given.a_second_passes().await;
         let again = given.claim(999).await;
         assert_eq!(again.jobs(), [&ids[50..], &ids[..50]].concat());
         assert_eq!(deliveries(&again), [(2, 2), (3, 3)]);

@@ -330,7 +330,8 @@ fn count_of(number: i32) -> usize {
     usize::try_from(number).unwrap_or(0)
 }
 
-fn sql_count(count: usize) -> i32 {
+/// A number of jobs as a parameter.
+pub(super) fn sql_count(count: usize) -> i32 {
     i32::try_from(count).unwrap_or(i32::MAX)
 }
 

@@ -17,6 +17,7 @@ use tokio::time::Instant;
 use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 
+use super::alike::sql_count;
 use super::cursors::{Cursor, Cursors, Depth, Looks};
 use super::lane::{Call, Failure, Tx};
 use super::leases::{Given, Holding, LeaseId, Origin, lately, new_id};
@@ -249,8 +250,8 @@ const CLAIM: &str = concat!(
             WHERE id BETWEEN p.first_id AND p.last_id AND place = coalesce(p.block, p.place)
             UNION ALL
             SELECT
-                r.ids[w.low], r.attempts, r.max_attempts, r.created_at, NULL, r.content_type, NULL, NULL,
-                false, r.id, r.count, r.ids[w.low:w.high], r.payloads[w.low:w.high]
+                r.ids[w.low], r.attempts, r.max_attempts, r.created_at, NULL, r.content_type, NULL,
+                NULL, false, r.id, r.count, r.ids[w.low:w.high], r.payloads[w.low:w.high]
             FROM run r
             CROSS JOIN LATERAL (
                 SELECT
@@ -548,7 +549,7 @@ impl PostgresStore {
         let bytes_max = part.iter().map(|wish| wish.bytes).min().unwrap_or(0);
         let bytes_max = i64::try_from(bytes_max).unwrap_or(i64::MAX);
         let (node, q, c) = (&self.node, lines.columns(), &lines.cursors);
-        let enough: Vec<i32> = part.iter().map(|wish| number_of(wish.enough)).collect();
+        let enough: Vec<i32> = part.iter().map(|wish| sql_count(wish.enough)).collect();
         let params: [&(dyn ToSql + Sync); 17] = [
             &lines.ends,
             &q.line,
@@ -1029,21 +1030,21 @@ impl Lines {
             let queue = wishes[0].queue;
             let in_a_row = cursors.in_a_row(queue);
             for cursor in cursors.begin(queue) {
-                from.0.push(number_of(lines.len()));
+                from.0.push(sql_count(lines.len()));
                 from.1.push(cursor.priority);
                 from.2.push(cursor.after);
             }
             let base = end;
             for wish in wishes {
                 end += wish.count;
-                ends.push(number_of(end));
+                ends.push(sql_count(end));
             }
             let wanted = end - base;
             // The first may have been cut before.
             let rows = if in_a_row > 1 { wanted.div_ceil(in_a_row) + 1 } else { wanted };
             lines.push(Line {
                 queue,
-                base: number_of(base),
+                base: sql_count(base),
                 wanted,
                 rows,
                 found: 0,
@@ -1064,8 +1065,8 @@ impl Lines {
             line: (0..).zip(lines()).map(|(number, _)| number).collect(),
             queue: lines().map(|line| line.queue).collect(),
             base: lines().map(|line| line.base).collect(),
-            count: lines().map(|line| number_of(line.wanted)).collect(),
-            rows: lines().map(|line| i64::from(number_of(line.rows))).collect(),
+            count: lines().map(|line| sql_count(line.wanted)).collect(),
+            rows: lines().map(|line| i64::from(sql_count(line.rows))).collect(),
         }
     }
 
@@ -1098,10 +1099,6 @@ impl Lines {
             last.into_iter().chain(line.next).map(|at| (line.queue, at))
         })
     }
-}
-
-fn number_of(count: usize) -> i32 {
-    i32::try_from(count).unwrap_or(i32::MAX)
 }
 
 /// How long a claim's leases last, and what they hang on.

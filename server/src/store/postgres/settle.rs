@@ -10,6 +10,7 @@ use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 
 use super::acks::Ack;
+use super::alike::sql_count;
 use super::blocks::{BLOCK_MAX, PAYLOAD_MAX};
 use super::duties::{self, FORGET};
 use super::events::nobody_listens;
@@ -841,10 +842,6 @@ fn raising(sql: &'static str) -> &'static str {
 /// [`GO_ON_TOGETHER`], unless this process is wrong about it.
 fn raising_together() -> &'static str {
     altered(Mutant::SameDelivery, GO_ON_TOGETHER, "delivery + 1", "delivery")
-}
-
-fn sql_count(count: usize) -> i32 {
-    i32::try_from(count).unwrap_or(i32::MAX)
 }
 
 /// Of [`LOG`].

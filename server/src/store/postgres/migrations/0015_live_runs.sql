@@ -9,8 +9,8 @@
 -- then, or none.
 --
 -- So a run that lives has only jobs that were pushed together, of which nothing is
--- known but what the push said: all of them wait for one time, or are ready or held by
--- their first leases.
+-- known but what the push said, and how often they have been tried: all of them wait for
+-- one time, or are ready or leased.
 LOCK TABLE job, ready, scheduled, lease, completed_run IN ACCESS EXCLUSIVE MODE;
 
 ALTER TABLE completed_run RENAME TO run;
@@ -334,7 +334,8 @@ END
 $$;
 
 -- These jobs are taken out of the runs that live and have any of them: they have
--- rows in `job` from now on. Of jobs that wait for their time nothing is left. Else what is left of a run is a new one, if there are 16 at least, and if
+-- rows in `job` from now on. Of jobs that wait for their time nothing is left. Else what is
+-- left of a run is a new one, if there are 16 at least, and if
 -- no more than two kilobytes are written again for each job that is taken out;
 -- else those have rows as well. Runs that others change at this moment are waited
 -- for, by their numbers, and what they have left is looked for again.
@@ -524,7 +525,8 @@ AS $$
     )
     SELECT
         j.id, r.queue_id, 'completed', j.priority, j.created_at, r.finished_at, j.max_attempts,
-        r.attempts, r.delivery, 0, r.node, r.worker, r.started_at, j.expires_at, j.replay_of, j.content_type,
+        r.attempts, r.delivery, 0, r.node, r.worker, r.started_at, j.expires_at, j.replay_of,
+        j.content_type,
         j.backoff, j.options, j.payload, j.result, r.is_dropped, true
     FROM gone r
     CROSS JOIN LATERAL (
