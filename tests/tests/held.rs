@@ -1,10 +1,10 @@
 //! What somebody holds who is frozen or cut off amid a transaction keeps those waiting who need it,
 //! and nobody else.
 
-use batonq_tests::harness::Cluster;
 use batonq_tests::harness::cluster::{ack, pull, push};
+use batonq_tests::harness::{Cluster, Http, Reply, eventually};
 use hyper::Method;
-use serde_json::json;
+use serde_json::{Value, json};
 
 /// How long a pull waits here: much longer than it should, and less than a lock is waited for.
 const WAIT_MS: u64 = 2_500;
@@ -64,6 +64,108 @@ async fn a_job_that_somebody_holds_keeps_no_other_from_coming_at_its_time() {
     held.batch_execute("ROLLBACK").await.expect("it is there");
     let again = pull(&http, "q", 1, 20_000).await;
     assert_eq!(again[0]["id"], late["id"]);
+}
+
+/// What the node answers to this call, which must wait for what `held` holds; then that commits.
+async fn answer_after(
+    cluster: &Cluster,
+    held: tokio_postgres::Client,
+    call: impl Future<Output = Reply>,
+) -> Reply {
+    let commit = async {
+        waits(cluster).await;
+        held.batch_execute("COMMIT").await.expect("it is there");
+    };
+    tokio::pin!(call);
+    tokio::select! {
+        reply = &mut call => panic!("it did not wait: {} {}", reply.status, reply.text),
+        () = commit => call.await,
+    }
+}
+
+/// Until somebody waits for a lock.
+async fn waits(cluster: &Cluster) {
+    eventually("somebody waits", async || {
+        let waiting = "SELECT count(*) > 0 FROM pg_locks WHERE NOT granted";
+        (cluster.postgres.value(waiting).await == "t").then_some(())
+    })
+    .await;
+}
+
+async fn tell_progress(http: &Http, job: &Value) -> Reply {
+    let body = json!({ "lease": job["lease"], "percent": 50 });
+    http.post(&format!("/v1/jobs/{}/progress", job["id"]), body).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn progress_of_a_lease_that_is_just_ending_is_refused() {
+    let cluster = Cluster::of(1).await;
+    let http = cluster.http(0);
+    push(&http, "q", json!(1)).await;
+    let job = &pull(&http, "q", 1, WAIT_MS).await[0];
+    let sql = format!("UPDATE batonq.job SET delivery = 2 WHERE id = {}", job["id"]);
+    let held = hold(&cluster, &sql).await;
+    let reply = answer_after(&cluster, held, tell_progress(&http, job)).await;
+    assert_eq!(reply.problem(), (409, "LEASE_LOST".into()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn progress_of_a_job_that_was_pushed_with_others_is_noted_wherever_it_stands() {
+    let cluster = Cluster::of(1).await;
+    let http = cluster.http(0);
+    let jobs = vec![json!({ "payload": 1 }); 100];
+    let pushed = http.post("/v1/queues/q/jobs/batch", json!({ "jobs": jobs })).await;
+    assert!(pushed.status < 300, "{}", pushed.text);
+    let pulled = pull(&http, "q", 100, WAIT_MS).await;
+    assert_eq!(cluster.postgres.value("SELECT count(*) FROM batonq.run").await, "1");
+    for job in [&pulled[7], &pulled[99]] {
+        let sql = format!("SET search_path = batonq; SELECT * FROM take_out(ARRAY[{}])", job["id"]);
+        let held = hold(&cluster, &sql).await;
+        let reply = answer_after(&cluster, held, tell_progress(&http, job)).await;
+        assert!(reply.status < 300, "it has its lease: {}", reply.text);
+    }
+    let held = hold(&cluster, "UPDATE batonq.run SET finished_at = 1, started_at = 1").await;
+    let reply = answer_after(&cluster, held, tell_progress(&http, &pulled[8])).await;
+    assert_eq!(reply.problem(), (409, "LEASE_LOST".into()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_attempt_whose_end_had_to_wait_ended_after_that() {
+    let cluster = Cluster::of(1).await;
+    let (http, client) = (cluster.http(0), cluster.nodes[0].client().await);
+    let late = json!({ "payload": 1, "timeout_ms": 300 });
+    let late = http.post("/v1/queues/q/jobs", late).await.json();
+    let job = &pull(&http, "q", 1, WAIT_MS).await[0];
+    let sql = format!("SELECT FROM batonq.job WHERE id = {} FOR SHARE", late["id"]);
+    let held = hold(&cluster, &sql).await;
+    waits(&cluster).await;
+    assert!(tell_progress(&http, job).await.status < 300, "nobody has ended it");
+    let after = cluster.postgres.value("SELECT batonq.now_ms()").await;
+    held.batch_execute("COMMIT").await.expect("it is there");
+    assert_eq!(pull(&http, "q", 1, 20_000).await[0]["delivery"], 2);
+    let id = late["id"].as_u64().expect("an id");
+    let attempts = client.timeline(id).await.expect("it is there").attempts;
+    let ended = attempts[0].ended_at_ms.expect("it ran too long").to_string();
+    assert!(ended >= after, "it ended at {ended}, when progress was noted at {after}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_that_fails_while_somebody_cancels_it_is_not_tried_again() {
+    let cluster = Cluster::of(1).await;
+    let http = cluster.http(0);
+    let id = push(&http, "q", json!(1)).await;
+    let job = &pull(&http, "q", 1, WAIT_MS).await[0];
+    let sql = format!(
+        "UPDATE batonq.job SET is_watched = true WHERE id = {id};
+        INSERT INTO batonq.cancel (job_id, delivery, requested_at, force_at)
+        SELECT id, delivery, batonq.now_ms(), batonq.now_ms() + 600000 FROM batonq.job"
+    );
+    let held = hold(&cluster, &sql).await;
+    let path = format!("/v1/jobs/{id}/fail");
+    let fail = http.post(&path, json!({ "lease": job["lease"] }));
+    let failed = answer_after(&cluster, held, fail).await;
+    assert!(failed.status < 300, "{}", failed.text);
+    assert_eq!(http.get(&format!("/v1/jobs/{id}")).await.json()["state"], "cancelled");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -515,11 +515,25 @@ const RENEW_OWN: &str = "
         FOR UPDATE
     ))";
 
+/// The lock on the job, or on the run that it is in, has whoever ends the lease wait, and waits for them:
+/// nothing is noted after the end. No answer: the lease has ended, or the job has just been taken out of its
+/// run.
 const PROGRESS: &str = "
+    WITH alone AS MATERIALIZED (
+        SELECT id FROM job WHERE id = $1 AND delivery = $2 FOR SHARE
+    ),
+    packed AS MATERIALIZED (
+        SELECT id
+        FROM run
+        WHERE id = ANY(ARRAY(
+            SELECT run_id FROM places_in_runs(ARRAY[$1::bigint]) WHERE delivery = $2
+        ))
+        AND (finished_at > 0) IS NOT TRUE AND delivery = $2 AND $1 = ANY(ids)
+        FOR SHARE
+    )
     INSERT INTO progress (job_id, delivery, percent, message)
-    SELECT id, delivery, $3, $4
-    FROM live_jobs(ARRAY[$1::bigint])
-    WHERE delivery = $2
+    SELECT $1, $2, $3::smallint, $4::text
+    WHERE (SELECT true FROM (SELECT id FROM alone UNION ALL SELECT id FROM packed) held LIMIT 1)
     ON CONFLICT (job_id) DO UPDATE
     SET delivery = excluded.delivery, percent = excluded.percent, message = excluded.message
     RETURNING job_id";
@@ -730,6 +744,10 @@ impl PostgresStore {
         lease: Lease,
         progress: &Progress,
     ) -> Result<bool, Failure> {
+        retrying!(self.try_note_progress(lease, progress))
+    }
+
+    async fn try_note_progress(&self, lease: Lease, progress: &Progress) -> Result<bool, Failure> {
         let mut tx = self.keep_lane.begin().await?;
         if !self.is_held(&mut tx, lease).await? {
             return Ok(false);
@@ -737,8 +755,15 @@ impl PostgresStore {
         let percent = i16::from(progress.percent);
         let (job, delivery) = (sql_id(lease.job), lease.delivery.cast_signed());
         let noted = tx.query(PROGRESS, &[&job, &delivery, &percent, &progress.message]).await?;
+        if noted.is_empty() {
+            let live = tx.query(NOT_LOST, &[&vec![job], &vec![delivery]]).await?;
+            return match live.is_empty() {
+                true => Ok(false),
+                false => Err(Failure::Conflict("the job is being taken out of its run".into())),
+            };
+        }
         tx.commit(&[]).await?;
-        Ok(!noted.is_empty())
+        Ok(true)
     }
 
     pub(super) async fn tell_partial(

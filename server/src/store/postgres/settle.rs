@@ -30,26 +30,26 @@ use crate::store::{
 
 /// Locks leased jobs, by id, and reads what decides how they go on.
 const STANDING: &str = "
-    SELECT now.now, j.*
+    SELECT j.*
+    FROM unnest($1::bigint[], $2::integer[]) AS u (id, delivery)
+    CROSS JOIN LATERAL (
+        SELECT
+            id, queue_id, priority, place, attempts, crashes, delivery, max_attempts, backoff,
+            expires_at, gate IS NOT NULL AS is_gated, is_watched
+        FROM job
+        WHERE id = u.id AND delivery = u.delivery
+        OFFSET 0
+        FOR UPDATE
+    ) j";
+
+/// When these jobs were locked, and of which of them somebody had asked for the end by then. A statement
+/// of its own: one that has waited for a lock sees what was before it.
+const LOCKED: &str = "
+    SELECT now.now, c.*
     FROM (SELECT now_ms() AS now OFFSET 0) now
     LEFT JOIN (
-        SELECT j.*
-        FROM unnest($1::bigint[], $2::integer[]) AS u (id, delivery)
-        CROSS JOIN LATERAL (
-            SELECT
-                id, queue_id, priority, place, attempts, crashes, delivery, max_attempts, backoff,
-                expires_at, gate IS NOT NULL AS is_gated, is_watched,
-                (
-                    SELECT true FROM cancel
-                    WHERE job_id = u.id AND cancel.delivery = u.delivery
-                    LIMIT 1
-                ) IS NOT NULL AS is_cancelled
-            FROM job
-            WHERE id = u.id AND delivery = u.delivery
-            OFFSET 0
-            FOR UPDATE
-        ) j
-    ) j ON true";
+        SELECT job_id, delivery FROM cancel WHERE job_id = ANY($1::bigint[])
+    ) c ON true";
 
 /// Jobs that end: completed, dead or cancelled. They must be locked.
 const FINISH: &str = "
@@ -382,18 +382,27 @@ async fn standing(
     sorted.sort_unstable();
     let ids: Vec<i64> = sorted.iter().map(|lease| sql_id(lease.job)).collect();
     let deliveries: Vec<i32> = sorted.iter().map(|lease| lease.delivery.cast_signed()).collect();
-    let calls: [Call<'_>; 2] =
-        [(TAKE_OUT_HELD, &[&ids, &deliveries]), (STANDING, &[&ids, &deliveries])];
+    let calls: [Call<'_>; 3] = [
+        (TAKE_OUT_HELD, &[&ids, &deliveries]),
+        (STANDING, &[&ids, &deliveries]),
+        (LOCKED, &[&ids]),
+    ];
     let answers = tx.all(&calls).await?;
     // Before the commit: if that fails, acks of what is said to be left are passed over.
     store.leases.taken_out(&ids, &answers[0]);
-    let rows = &answers[1];
+    let (rows, locked) = (&answers[1], &answers[2]);
     let mut found = HashMap::with_capacity_and_hasher(rows.len(), Default::default());
-    for row in rows.iter().filter(|row| get::<Option<i64>>(row, "id").is_some()) {
+    for row in rows {
         let lease = Lease { job: job_id(row, "id"), delivery: count(row, "delivery") };
         found.insert(lease, read_standing(row)?);
     }
-    Ok((now(&rows[0]), found))
+    for row in locked.iter().filter(|row| get::<Option<i64>>(row, "job_id").is_some()) {
+        let lease = Lease { job: job_id(row, "job_id"), delivery: count(row, "delivery") };
+        if let Some(standing) = found.get_mut(&lease) {
+            standing.rules.is_cancelled = true;
+        }
+    }
+    Ok((now(&locked[0]), found))
 }
 
 fn read_standing(row: &Row) -> Result<Standing, Failure> {
@@ -409,7 +418,7 @@ fn read_standing(row: &Row) -> Result<Standing, Failure> {
             crashes_max: CRASHES_MAX,
             backoff: row::parsed(row, "backoff", parse_backoff)?.unwrap_or_default(),
             expires_at: time(row, "expires_at"),
-            is_cancelled: get(row, "is_cancelled"),
+            is_cancelled: false,
         },
     })
 }
@@ -651,6 +660,7 @@ pub(super) async fn finish_waiting(
 /// See [`super::hot_statements`].
 pub(super) const HOT: &[super::Named] = &[
     ("settle::STANDING", STANDING),
+    ("settle::LOCKED", LOCKED),
     ("settle::FINISH", FINISH),
     ("settle::END_ATTEMPTS", END_ATTEMPTS),
     ("settle::LOG", LOG),
