@@ -60,7 +60,7 @@ ALTER TABLE run
 CREATE INDEX run_live ON run (bucket) WHERE finished_at IS NULL;
 CREATE INDEX run_place ON run (place) WHERE coalesce(finished_at, 0) = 0;
 CREATE INDEX run_bucket ON run (bucket) WHERE coalesce(finished_at, 0) <> 0;
-CREATE INDEX run_kept ON run (queue_id, finished_at, id);
+CREATE INDEX run_kept ON run (queue_id, finished_at, id) WHERE finished_at IS NOT NULL;
 
 -- It was in a run before: that it is there is no news.
 ALTER TABLE job ADD COLUMN was_packed boolean;
