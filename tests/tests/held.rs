@@ -72,15 +72,12 @@ async fn answer_after(
     held: tokio_postgres::Client,
     call: impl Future<Output = Reply>,
 ) -> Reply {
-    let commit = async {
-        waits(cluster).await;
-        held.batch_execute("COMMIT").await.expect("it is there");
-    };
     tokio::pin!(call);
     tokio::select! {
         reply = &mut call => panic!("it did not wait: {} {}", reply.status, reply.text),
-        () = commit => call.await,
+        () = waits(cluster) => held.batch_execute("COMMIT").await.expect("it is there"),
     }
+    call.await
 }
 
 /// Until somebody waits for a lock.
@@ -133,7 +130,7 @@ async fn progress_of_a_job_that_was_pushed_with_others_is_noted_wherever_it_stan
 async fn an_attempt_whose_end_had_to_wait_ended_after_that() {
     let cluster = Cluster::of(1).await;
     let (http, client) = (cluster.http(0), cluster.nodes[0].client().await);
-    let late = json!({ "payload": 1, "timeout_ms": 300 });
+    let late = json!({ "payload": 1, "timeout_ms": 2_000 });
     let late = http.post("/v1/queues/q/jobs", late).await.json();
     let job = &pull(&http, "q", 1, WAIT_MS).await[0];
     let sql = format!("SELECT FROM batonq.job WHERE id = {} FOR SHARE", late["id"]);

@@ -15,6 +15,7 @@ use parking_lot::Mutex;
 use rustc_hash::{FxHashMap as HashMap, FxHashSet as HashSet};
 use tokio::time::Instant;
 use tokio_postgres::Row;
+use tokio_postgres::types::ToSql;
 
 use super::lane::{Call, Failure, Tx};
 use super::live_runs::{InRun, TAKE_OUT};
@@ -516,8 +517,8 @@ const RENEW_OWN: &str = "
     ))";
 
 /// The lock on the job, or on the run that it is in, has whoever ends the lease wait, and waits for them:
-/// nothing is noted after the end. No answer: the lease has ended, or the job has just been taken out of its
-/// run.
+/// nothing is noted after the end. No answer: the lease has ended, or what it waited for has taken the job
+/// out of its run.
 const PROGRESS: &str = "
     WITH alone AS MATERIALIZED (
         SELECT id FROM job WHERE id = $1 AND delivery = $2 FOR SHARE
@@ -744,26 +745,22 @@ impl PostgresStore {
         lease: Lease,
         progress: &Progress,
     ) -> Result<bool, Failure> {
-        retrying!(self.try_note_progress(lease, progress))
-    }
-
-    async fn try_note_progress(&self, lease: Lease, progress: &Progress) -> Result<bool, Failure> {
-        let mut tx = self.keep_lane.begin().await?;
+        let percent = i16::from(progress.percent);
+        let (job, delivery) = (sql_id(lease.job), lease.delivery.cast_signed());
+        let (jobs, params): (_, [&(dyn ToSql + Sync); 4]) =
+            (vec![job], [&job, &delivery, &percent, &progress.message]);
+        // It may have to wait for others: not where leases are renewed.
+        let mut tx = self.pool.begin().await?;
         if !self.is_held(&mut tx, lease).await? {
             return Ok(false);
         }
-        let percent = i16::from(progress.percent);
-        let (job, delivery) = (sql_id(lease.job), lease.delivery.cast_signed());
-        let noted = tx.query(PROGRESS, &[&job, &delivery, &percent, &progress.message]).await?;
-        if noted.is_empty() {
-            let live = tx.query(NOT_LOST, &[&vec![job], &vec![delivery]]).await?;
-            return match live.is_empty() {
-                true => Ok(false),
-                false => Err(Failure::Conflict("the job is being taken out of its run".into())),
-            };
+        let noted = tx.commit(&[(PROGRESS, &params)]).await?;
+        if !noted[0].is_empty() {
+            return Ok(true);
         }
-        tx.commit(&[]).await?;
-        Ok(true)
+        let tx = self.pool.begin().await?;
+        let noted = tx.commit(&[(TAKE_OUT, &[&jobs]), (PROGRESS, &params)]).await?;
+        Ok(!noted[1].is_empty())
     }
 
     pub(super) async fn tell_partial(
