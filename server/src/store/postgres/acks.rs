@@ -149,6 +149,22 @@ const ACK_IN_RUNS: &str = ack!(
 /// Larger results are kept with their jobs, not in runs.
 const RESULT_MAX: usize = 1024;
 
+/// Where runs that live stand: each is searched for once, whatever the planner believes of the table.
+macro_rules! standing_at {
+    () => {
+        "
+            CROSS JOIN LATERAL (
+                SELECT ctid AS tid
+                FROM run
+                WHERE id = run_id AND (finished_at > 0) IS NOT TRUE
+                OFFSET 0
+            ) r
+            OFFSET 0
+        ) a
+        WHERE run.ctid = a.tid AND (run.finished_at > 0) IS NOT TRUE"
+    };
+}
+
 /// Acks of all jobs of runs that live, by the runs: see [`live_runs`](super::live_runs). One that has other
 /// jobs is passed over. The answer: the numbers of those that are done, from 1 on; what is remembered
 /// of runs, their own numbers too, only says where to look.
@@ -162,20 +178,18 @@ const ACK_RUNS: &str = concat!(
             worker = ($11::text[])[giver],
             results = ($12::bytea[])[first_result:first_result + run.count - 1]
         FROM (
-            SELECT
-                generate_series(1, cardinality($3::bigint[])) AS part,
-                unnest($3::bigint[]) AS run_id, unnest($5::integer[]) AS first_job,
-                unnest($6::integer[]) AS size, unnest($7::integer[]) AS lease_delivery,
-                unnest($8::integer[]) AS giver, unnest($9::bigint[]) AS started_at,
-                unnest($13::integer[]) AS first_result
-            LIMIT cardinality($3)
-        ) a
-        -- Twice, so that the planner goes by the index whatever it believes of the table.
-        WHERE run.id = a.run_id AND run.id = ANY($3::bigint[])
-        AND run.ids = ($4::bigint[])[first_job:first_job + size - 1]
+            SELECT *
+            FROM unnest(
+                $3::bigint[], $5::integer[], $6::integer[], $7::integer[], $8::integer[],
+                $9::bigint[], $13::integer[]
+            ) WITH ORDINALITY AS u (
+                run_id, first_job, size, lease_delivery, giver, started_at, first_result, part
+            )",
+    standing_at!(),
+    "
         AND run.delivery = a.lease_delivery
-        AND (run.finished_at > 0) IS NOT TRUE
-        RETURNING a.part::bigint AS id
+        AND run.ids = ($4::bigint[])[first_job:first_job + size - 1]
+        RETURNING a.part AS id
     ),
 ",
     delete_emptied!(),
@@ -188,22 +202,18 @@ const ACK_RUNS_AND_FORGET: &str = concat!(
     WITH gone AS (
         DELETE FROM run
         USING (
-            SELECT
-                generate_series(1, cardinality($3::bigint[])) AS part,
-                unnest($3::bigint[]) AS run_id, unnest($5::integer[]) AS first_job,
-                unnest($6::integer[]) AS size, unnest($7::integer[]) AS lease_delivery
-            LIMIT cardinality($3)
-        ) a
-        -- Twice, so that the planner goes by the index whatever it believes of the table.
-        WHERE run.id = a.run_id AND run.id = ANY($3::bigint[])
-        AND run.ids = ($4::bigint[])[first_job:first_job + size - 1]
+            SELECT *
+            FROM unnest($3::bigint[], $5::integer[], $6::integer[], $7::integer[])
+                WITH ORDINALITY AS u (run_id, first_job, size, lease_delivery, part)",
+    standing_at!(),
+    "
         AND run.delivery = a.lease_delivery
-        AND (run.finished_at > 0) IS NOT TRUE
+        AND run.ids = ($4::bigint[])[first_job:first_job + size - 1]
         AND ",
     nobody_listens!(),
     "
         RETURNING
-            a.part::bigint AS id, run.first, run.last, run.delivery, run.jobs, run.ids
+            a.part AS id, run.first, run.last, run.delivery, run.jobs, run.ids
     ),
 ",
     left_beside!(),
@@ -225,15 +235,12 @@ macro_rules! ack_pieces {
     WITH taken AS (
         DELETE FROM run
         USING (
-            SELECT
-                run_id, part, ($4::bigint[])[first_job:first_job + jobs - 1] AS acked, lease_delivery
+            SELECT tid, part, ($4::bigint[])[first_job:first_job + jobs - 1] AS acked, lease_delivery
             FROM unnest($3::bigint[], $5::integer[], $6::integer[], $7::integer[])
-                WITH ORDINALITY AS u (run_id, first_job, jobs, lease_delivery, part)
-            LIMIT cardinality($3)
-        ) a
-        -- Twice, so that the planner goes by the index whatever it believes of the table.
-        WHERE run.id = a.run_id AND run.id = ANY($3::bigint[])
-        AND (run.finished_at > 0) IS NOT TRUE AND run.delivery = a.lease_delivery
+                WITH ORDINALITY AS u (run_id, first_job, jobs, lease_delivery, part)",
+            standing_at!(),
+            "
+        AND run.delivery = a.lease_delivery
         AND (
             SELECT count(*)
             FROM unnest(run.ids) AS u (id)
