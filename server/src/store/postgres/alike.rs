@@ -7,8 +7,9 @@
 
 use std::collections::{HashMap, HashSet};
 
+use bytes::BytesMut;
 use tokio_postgres::Row;
-use tokio_postgres::types::ToSql;
+use tokio_postgres::types::{self, IsNull, ToSql, Type, to_sql_checked};
 
 use super::blocks::{BLOCK_MAX, PAYLOAD_MAX};
 use super::claim::hold;
@@ -24,13 +25,36 @@ use crate::store::{Offer, Pushed};
 /// own.
 const KINDS_COMPARED: usize = 100;
 
-/// Jobs as columns, by kind: the parameters of a push.
+/// The payloads of a kind: `payload_list` in SQL.
+#[derive(Debug)]
+struct Payloads<'a>(Vec<&'a [u8]>);
+
+impl ToSql for Payloads<'_> {
+    fn to_sql(
+        &self,
+        ty: &Type,
+        out: &mut BytesMut,
+    ) -> Result<IsNull, Box<dyn std::error::Error + Sync + Send>> {
+        match ty.kind() {
+            types::Kind::Domain(list) => self.0.to_sql(list, out),
+            _ => Err("a payload_list is a domain".into()),
+        }
+    }
+
+    fn accepts(ty: &Type) -> bool {
+        matches!(ty.kind(), types::Kind::Domain(list) if <Vec<&[u8]>>::accepts(list))
+    }
+
+    to_sql_checked!();
+}
+
+/// Kinds as columns: the parameters of a push.
 pub(super) struct Alike<'a> {
-    /// Their places in the push, in the order of the columns.
+    /// The places of the jobs in the push, by kind.
     pub(super) order: Vec<usize>,
-    /// The number of each job's kind, from 1 on.
-    kinds: Vec<i32>,
-    payload: Vec<&'a [u8]>,
+    /// How many they are.
+    count: i32,
+    payloads: Vec<Payloads<'a>>,
     pub(super) queue: Vec<QueueId>,
     priority: Vec<i32>,
     max_attempts: Vec<i32>,
@@ -95,11 +119,17 @@ impl<'a> Alike<'a> {
         let first = last.iter().zip(&all).map(|(last, kind)| last - sql_count(kind.count) + 1);
         let jobs_of = || all.iter().map(|kind| kind.first);
         let (delay, at) = jobs_of().map(|job| sql_when(job.when)).unzip();
+        let mut places = order.iter();
+        let payloads = all.iter().map(|kind| {
+            let places = places.by_ref().take(kind.count);
+            Payloads(places.map(|place| &jobs[*place].payload.bytes[..]).collect())
+        });
+        let payloads = payloads.collect();
         Self {
             delay,
             at,
-            kinds: order.iter().map(|place| sql_count(of_job[*place] + 1)).collect(),
-            payload: order.iter().map(|place| &jobs[*place].payload.bytes[..]).collect(),
+            count: sql_count(jobs.len()),
+            payloads,
             queue: jobs_of().map(|job| queues[&job.queue]).collect(),
             priority: jobs_of().map(|job| job.priority).collect(),
             max_attempts: jobs_of().map(|job| job.max_attempts.cast_signed()).collect(),
@@ -156,11 +186,14 @@ impl<'a> Alike<'a> {
     /// What became of the jobs, in their own order.
     pub(super) fn pushed(&self, stored: &Stored) -> Vec<Pushed> {
         let mut pushed = vec![None; self.order.len()];
-        for ((place, kind), id) in self.order.iter().zip(&self.kinds).zip(&stored.ids) {
-            let run_at = stored.run_at(count_of(*kind) - 1);
+        let mut jobs = self.order.iter().zip(&stored.ids);
+        for (kind, Payloads(payloads)) in self.payloads.iter().enumerate() {
+            let run_at = stored.run_at(kind);
             let state = if run_at.is_some() { State::Scheduled } else { State::Ready };
-            let id = JobId(id.cast_unsigned());
-            pushed[*place] = Some(Pushed::Inserted { id, state, run_at });
+            for (place, id) in jobs.by_ref().take(payloads.len()) {
+                let id = JobId(id.cast_unsigned());
+                pushed[*place] = Some(Pushed::Inserted { id, state, run_at });
+            }
         }
         pushed.into_iter().flatten().collect()
     }
@@ -176,8 +209,8 @@ impl<'a> Alike<'a> {
         between: &[&'b (dyn ToSql + Sync)],
     ) -> Vec<&'b (dyn ToSql + Sync)> {
         let first: [&(dyn ToSql + Sync); 12] = [
-            &self.kinds,
-            &self.payload,
+            &self.count,
+            &self.payloads,
             &self.queue,
             &self.priority,
             &self.max_attempts,

@@ -155,7 +155,7 @@ macro_rules! push_alike {
             ),
             "
     new AS MATERIALIZED (
-        SELECT ARRAY(SELECT nextval('number') FROM unnest($1::integer[])) AS ids
+        SELECT ARRAY(SELECT nextval('number') FROM generate_series(1, $1::integer)) AS ids
     ),
     packing AS MATERIALIZED (
         SELECT true = ANY($12::boolean[]) AND ",
@@ -172,21 +172,30 @@ macro_rules! push_alike {
             (SELECT ids FROM new)[b.low], (SELECT ids FROM new)[b.high], b.high - b.low + 1,
             (SELECT ids FROM new)[first], priority, (SELECT now FROM clock), max_attempts,
             content_type, backoff, (SELECT ids FROM new)[b.low:b.high],
-            ($2::bytea[])[b.low:b.high], ",
+            CASE
+                WHEN b.low = first AND b.high = last THEN payloads
+                ELSE payloads[b.low - first + 1:b.high - first + 1]
+            END, ",
             either!($later, "(SELECT run_at FROM due)[kind]", "NULL::bigint"),
             "
         FROM unnest(
-            $3::bigint[], $4::integer[], $5::integer[], $7::text[], $8::text[], $9::integer[],
-            $10::integer[], $12::boolean[]
+            $2::payload_list[], $3::bigint[], $4::integer[], $5::integer[], $7::text[], $8::text[],
+            $9::integer[], $10::integer[], $12::boolean[]
         ) WITH ORDINALITY AS k (
-            queue_id, priority, max_attempts, backoff, content_type, first, last, is_run, kind
+            payloads, queue_id, priority, max_attempts, backoff, content_type, first, last, is_run,
+            kind
         )
+        -- What lies in each bucket: the numbers of a push rise.
         CROSS JOIN LATERAL (
-            SELECT min(number) AS low, max(number) AS high
-            FROM generate_series(first, last) AS number
-            GROUP BY (SELECT ids FROM new)[number] >> 10
+            SELECT
+                greatest(first, width_bucket((bucket << 10) - 1, (SELECT ids FROM new)) + 1) AS low,
+                least(last, width_bucket((bucket << 10) + 1023, (SELECT ids FROM new))) AS high
+            FROM generate_series(
+                (SELECT ids FROM new)[first] >> 10, (SELECT ids FROM new)[last] >> 10
+            ) AS bucket
+            OFFSET 0
         ) b
-        WHERE is_run AND (SELECT is_on FROM packing)
+        WHERE is_run AND (SELECT is_on FROM packing) AND b.low <= b.high
     ),
     jobs AS (
         INSERT INTO job (
@@ -194,29 +203,32 @@ macro_rules! push_alike {
             timeout_ms, backoff, content_type, payload, place, run_at
         )
         SELECT
-            (SELECT ids FROM new)[number], ($3::bigint[])[kind], ($4::integer[])[kind],
-            (SELECT now FROM clock), ($5::integer[])[kind], 0, 1, 0, ($6::bigint[])[kind],
-            ($7::text[])[kind], ($8::text[])[kind], payload,",
+            (SELECT ids FROM new)[number], queue_id, priority, (SELECT now FROM clock), max_attempts,
+            0, 1, 0, timeout_ms, backoff, content_type, payload,",
             either!(
                 $later,
                 "
             CASE
-                WHEN (SELECT run_at FROM due)[kind] IS NULL
-                THEN (SELECT ids FROM new)[($9::integer[])[kind]]
+                WHEN (SELECT run_at FROM due)[kind] IS NULL THEN (SELECT ids FROM new)[first]
                 ELSE 0
             END,
             (SELECT run_at FROM due)[kind]",
                 "
-            (SELECT ids FROM new)[($9::integer[])[kind]], NULL"
+            (SELECT ids FROM new)[first], NULL"
             ),
             "
         FROM (
-            SELECT
-                unnest($1::integer[]) AS kind, unnest($2::bytea[]) AS payload,
-                generate_series(1, cardinality($1)) AS number
+            SELECT *, unnest(payloads) AS payload, generate_series(first, last) AS number
+            FROM unnest(
+                $2::payload_list[], $3::bigint[], $4::integer[], $5::integer[], $6::bigint[],
+                $7::text[], $8::text[], $9::integer[], $10::integer[], $12::boolean[]
+            ) WITH ORDINALITY AS k (
+                payloads, queue_id, priority, max_attempts, timeout_ms, backoff, content_type,
+                first, last, is_run, kind
+            )
+            WHERE NOT (is_run AND (SELECT is_on FROM packing))
             OFFSET 0
         ) u
-        WHERE NOT (($12::boolean[])[kind] AND (SELECT is_on FROM packing))
         RETURNING id
     ),
     line AS (
@@ -479,7 +491,7 @@ impl PostgresStore {
         let runs = alike.runs(&stored);
         for ((place, id), run) in alike.order.iter().zip(&stored.ids).zip(runs) {
             let job = &jobs[*place];
-            if let Some(owner) = to.owners[*place].filter(|_| open.contains(&queues[&job.queue])) {
+            if let Some(owner) = to.owners[*place].filter(|it| open.contains(&leases.queue[*it])) {
                 let job = handed_over(job, *id, now, &to.claims[owner]);
                 held[owner].push(Holding {
                     lease: job.lease,

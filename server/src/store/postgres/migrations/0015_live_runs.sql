@@ -55,6 +55,9 @@ ALTER TABLE run
     ALTER COLUMN payloads SET STORAGE EXTERNAL,
     ALTER COLUMN results SET STORAGE EXTERNAL;
 
+-- How payloads come to a push: a list for each row that it may write.
+CREATE DOMAIN payload_list AS bytea[];
+
 -- Whether a run lives is asked for in several ways, each of which leads to one of these
 -- indexes, so that the planner takes none for another, whatever it believes of the table.
 CREATE INDEX run_live ON run (bucket) WHERE finished_at IS NULL;
