@@ -289,7 +289,7 @@ async fn a_promotion_loses_nothing_that_was_acknowledged_if_replication_is_synch
 #[tokio::test]
 async fn a_node_keeps_to_its_budget_of_connections() {
     let postgres = Arc::new(Postgres::start());
-    let cluster = Cluster::on(postgres, 1, &[("BATONQ_DATABASE_CONNECTIONS", "15")]).await;
+    let cluster = Cluster::on(postgres, 1, &[("BATONQ_DATABASE_CONNECTIONS", "16")]).await;
     let mut looks = tokio::task::JoinSet::new();
     for number in 0..60 {
         let http = cluster.http(0);

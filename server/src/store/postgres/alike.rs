@@ -166,7 +166,7 @@ impl<'a> Alike<'a> {
         }
     }
 
-    /// The runs that the jobs are in, in the order of the columns.
+    /// The runs that the jobs are in, in the order of the kinds.
     pub(super) fn runs(&self, stored: &Stored) -> Vec<Option<InRun>> {
         let mut runs = vec![None; stored.ids.len()];
         let kinds = self.first.iter().zip(&self.last).zip(&self.is_run);

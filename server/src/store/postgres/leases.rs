@@ -18,7 +18,7 @@ use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 
 use super::lane::{Call, Failure, Tx};
-use super::live_runs::{InRun, TAKE_OUT};
+use super::live_runs::{InRun, TAKE_OUT_HELD};
 use super::needs::release_dependents;
 use super::row::{count, get, job_id, now, parsed};
 use super::settle::{Ended, end_badly};
@@ -745,12 +745,14 @@ impl PostgresStore {
         lease: Lease,
         progress: &Progress,
     ) -> Result<bool, Failure> {
+        retrying!(self.try_note_progress(lease, progress))
+    }
+
+    async fn try_note_progress(&self, lease: Lease, progress: &Progress) -> Result<bool, Failure> {
         let percent = i16::from(progress.percent);
         let (job, delivery) = (sql_id(lease.job), lease.delivery.cast_signed());
-        let (jobs, params): (_, [&(dyn ToSql + Sync); 4]) =
-            (vec![job], [&job, &delivery, &percent, &progress.message]);
-        // It may have to wait for others: not where leases are renewed.
-        let mut tx = self.pool.begin().await?;
+        let params: [&(dyn ToSql + Sync); 4] = [&job, &delivery, &percent, &progress.message];
+        let mut tx = self.tell_lane.begin().await?;
         if !self.is_held(&mut tx, lease).await? {
             return Ok(false);
         }
@@ -758,9 +760,17 @@ impl PostgresStore {
         if !noted[0].is_empty() {
             return Ok(true);
         }
-        let tx = self.pool.begin().await?;
-        let noted = tx.commit(&[(TAKE_OUT, &[&jobs]), (PROGRESS, &params)]).await?;
-        Ok(!noted[1].is_empty())
+        // Not in vain again, however often others divide its run.
+        let tx = self.tell_lane.begin().await?;
+        self.tell_alone(tx, lease, (PROGRESS, &params)).await
+    }
+
+    /// Tells something of a job that is in no run then. Whether anything was told.
+    async fn tell_alone(&self, tx: Tx<'_>, lease: Lease, call: Call<'_>) -> Result<bool, Failure> {
+        let (jobs, deliveries) = (vec![sql_id(lease.job)], vec![lease.delivery.cast_signed()]);
+        let answers = tx.commit(&[(TAKE_OUT_HELD, &[&jobs, &deliveries]), call]).await?;
+        self.leases.taken_out(&jobs, &answers[0]);
+        Ok(!answers[1].is_empty())
     }
 
     pub(super) async fn tell_partial(
@@ -768,17 +778,14 @@ impl PostgresStore {
         lease: Lease,
         partial: &Partial,
     ) -> Result<bool, Failure> {
-        let mut tx = self.keep_lane.begin().await?;
+        let mut tx = self.tell_lane.begin().await?;
         if !self.is_held(&mut tx, lease).await? {
             return Ok(false);
         }
         let Detail { number, message, .. } = Detail::of_partial(partial);
         let number = number.map(u32::cast_signed);
         let (job, delivery) = (sql_id(lease.job), lease.delivery.cast_signed());
-        let calls: [Call<'_>; 2] =
-            [(TAKE_OUT, &[&vec![job]]), (PARTIAL, &[&job, &delivery, &number, &message])];
-        let held = tx.commit(&calls).await?;
-        Ok(!held[1].is_empty())
+        self.tell_alone(tx, lease, (PARTIAL, &[&job, &delivery, &number, &message])).await
     }
 
     /// Whether somebody has a lease, as far as its own row says.

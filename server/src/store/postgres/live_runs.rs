@@ -13,7 +13,7 @@
 //! them out: the row goes, and in the same statement they have rows in `job`. What is left either way is a
 //! new run, or rows. All statements about single jobs but reading ones begin with that, so that they find
 //! rows. Those that read look into runs as well, in one statement (`live_in_runs`, `places_in_runs`); so does
-//! what notes progress, which keeps the run as it is meanwhile.
+//! what notes progress, unless others just take jobs out of that run.
 //!
 //! * Two that take jobs out of one run at once: the second waits for the first, finds its run gone, and
 //!   looks for what became of it.

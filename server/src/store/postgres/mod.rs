@@ -149,9 +149,9 @@ pub struct Options {
     pub stale_after: Duration,
 }
 
-/// Connections for one purpose each: push, claim, gate, settle, keep, look, time, duty, notify;
-/// presence, election; and, of the leader now and then, two that vacuum.
-const DEDICATED: u32 = 13;
+/// Connections for one purpose each: push, claim, gate, settle, keep, tell, look, time, duty,
+/// notify; presence, election; and, of the leader now and then, two that vacuum.
+const DEDICATED: u32 = 14;
 
 /// Statements by name.
 pub type Named = (&'static str, &'static str);
@@ -195,8 +195,10 @@ pub struct PostgresStore {
     /// Claims of queues with limits: they wait for each other.
     gate_lane: Lane,
     settle_lane: Lane,
-    /// Renewals, give-backs, progress: what keeps leases right must not wait behind a push.
+    /// Renewals, give-backs: what keeps leases right must not wait behind a push.
     keep_lane: Lane,
+    /// What is told of jobs while they are worked on, which may have to wait for others.
+    tell_lane: Lane,
     /// Looks that take long.
     look_lane: Lane,
     /// What is to happen at a time does not wait behind what may have to wait for others.
@@ -248,6 +250,7 @@ impl PostgresStore {
             gate_lane: lane("gate").with(lane::BRIEF),
             settle_lane: lane("settle"),
             keep_lane: lane("keep"),
+            tell_lane: lane("tell"),
             look_lane: lane("look").with(lane::PATIENT).bearing(lane::PATIENCE),
             time_lane: lane("time").with(lane::SHORT),
             duty_lane: lane("duty").with(lane::SHORT),

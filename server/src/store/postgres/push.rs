@@ -109,6 +109,22 @@ macro_rules! either {
     };
 }
 
+/// The kinds of a push, one by one: as a function in `FROM` they would all be kept, with their payloads.
+macro_rules! kinds {
+    () => {
+        "(
+            SELECT
+                unnest($2::payload_list[]) AS payloads, unnest($3::bigint[]) AS queue_id,
+                unnest($4::integer[]) AS priority, unnest($5::integer[]) AS max_attempts,
+                unnest($6::bigint[]) AS timeout_ms, unnest($7::text[]) AS backoff,
+                unnest($8::text[]) AS content_type, unnest($9::integer[]) AS first,
+                unnest($10::integer[]) AS last, unnest($12::boolean[]) AS is_run,
+                generate_series(1, cardinality($9::integer[])) AS kind
+            OFFSET 0
+        ) k"
+    };
+}
+
 /// The same for jobs that ask for nothing that [`PUSH`] writes beside the job and its place or time:
 /// most jobs of most users. What jobs of one kind have in common is said once, and each kind that is
 /// ready is one row of the line, from one of its jobs to another. See [blocks](super::blocks).
@@ -178,13 +194,9 @@ macro_rules! push_alike {
             END, ",
             either!($later, "(SELECT run_at FROM due)[kind]", "NULL::bigint"),
             "
-        FROM unnest(
-            $2::payload_list[], $3::bigint[], $4::integer[], $5::integer[], $7::text[], $8::text[],
-            $9::integer[], $10::integer[], $12::boolean[]
-        ) WITH ORDINALITY AS k (
-            payloads, queue_id, priority, max_attempts, backoff, content_type, first, last, is_run,
-            kind
-        )
+        FROM ",
+            kinds!(),
+            "
         -- What lies in each bucket: the numbers of a push rise.
         CROSS JOIN LATERAL (
             SELECT
@@ -219,13 +231,9 @@ macro_rules! push_alike {
             "
         FROM (
             SELECT *, unnest(payloads) AS payload, generate_series(first, last) AS number
-            FROM unnest(
-                $2::payload_list[], $3::bigint[], $4::integer[], $5::integer[], $6::bigint[],
-                $7::text[], $8::text[], $9::integer[], $10::integer[], $12::boolean[]
-            ) WITH ORDINALITY AS k (
-                payloads, queue_id, priority, max_attempts, timeout_ms, backoff, content_type,
-                first, last, is_run, kind
-            )
+            FROM ",
+            kinds!(),
+            "
             WHERE NOT (is_run AND (SELECT is_on FROM packing))
             OFFSET 0
         ) u
