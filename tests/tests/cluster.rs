@@ -311,13 +311,7 @@ async fn a_claim_that_has_waited_for_its_queue_begins_when_the_lease_before_has_
     session.batch_execute(lock).await.expect("nobody else has it");
 
     let waits_and_is_given_back = async {
-        let looking = cluster.postgres.client().await;
-        eventually("the claim waits", async || {
-            let sql = "SELECT count(*) FROM pg_locks WHERE NOT granted";
-            let count: i64 = looking.query_one(sql, &[]).await.expect("a number").get(0);
-            (count > 0).then_some(())
-        })
-        .await;
+        cluster.postgres.somebody_waits().await;
         let body = json!({"lease": first[0]["lease"]});
         let released = http.post(&format!("/v1/jobs/{id}/release"), body).await;
         assert!(released.status < 300, "{}", released.text);

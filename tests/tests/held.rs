@@ -2,7 +2,7 @@
 //! and nobody else.
 
 use batonq_tests::harness::cluster::{ack, pull, push};
-use batonq_tests::harness::{Cluster, Http, Reply, eventually};
+use batonq_tests::harness::{Cluster, Http, Reply};
 use hyper::Method;
 use serde_json::{Value, json};
 
@@ -75,18 +75,9 @@ async fn answer_after(
     tokio::pin!(call);
     tokio::select! {
         reply = &mut call => panic!("it did not wait: {} {}", reply.status, reply.text),
-        () = waits(cluster) => held.batch_execute("COMMIT").await.expect("it is there"),
+        () = cluster.postgres.somebody_waits() => held.batch_execute("COMMIT").await.expect("it is there"),
     }
     call.await
-}
-
-/// Until somebody waits for a lock.
-async fn waits(cluster: &Cluster) {
-    eventually("somebody waits", async || {
-        let waiting = "SELECT count(*) > 0 FROM pg_locks WHERE NOT granted";
-        (cluster.postgres.value(waiting).await == "t").then_some(())
-    })
-    .await;
 }
 
 async fn tell_progress(http: &Http, job: &Value) -> Reply {
@@ -135,7 +126,7 @@ async fn an_attempt_whose_end_had_to_wait_ended_after_that() {
     let job = &pull(&http, "q", 1, WAIT_MS).await[0];
     let sql = format!("SELECT FROM batonq.job WHERE id = {} FOR SHARE", late["id"]);
     let held = hold(&cluster, &sql).await;
-    waits(&cluster).await;
+    cluster.postgres.somebody_waits().await;
     assert!(tell_progress(&http, job).await.status < 300, "nobody has ended it");
     let after = cluster.postgres.value("SELECT batonq.now_ms()").await;
     held.batch_execute("COMMIT").await.expect("it is there");

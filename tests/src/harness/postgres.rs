@@ -14,7 +14,7 @@ use parking_lot::Mutex;
 use tempfile::TempDir;
 use tokio_postgres::{Client, NoTls};
 
-use super::SOON;
+use super::{SOON, eventually};
 
 /// Faults need a real disk; speed needs none.
 const FAST: [&str; 3] = ["fsync=off", "full_page_writes=off", "synchronous_commit=on"];
@@ -386,6 +386,21 @@ impl Postgres {
             _ => None,
         });
         row.flatten().expect("a value").to_owned()
+    }
+
+    /// Waits until somebody waits for a lock.
+    ///
+    /// # Panics
+    ///
+    /// If nobody does in time.
+    pub async fn somebody_waits(&self) {
+        let looking = self.client().await;
+        eventually("somebody waits for a lock", async || {
+            let sql = "SELECT count(*) FROM pg_locks WHERE NOT granted";
+            let count: i64 = looking.query_one(sql, &[]).await.expect("a number").get(0);
+            (count > 0).then_some(())
+        })
+        .await;
     }
 }
 
