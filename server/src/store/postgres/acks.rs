@@ -149,7 +149,9 @@ const ACK_IN_RUNS: &str = ack!(
 /// Larger results are kept with their jobs, not in runs.
 const RESULT_MAX: usize = 1024;
 
-/// Where runs that live stand: each is searched for once, whatever the planner believes of the table.
+/// Where runs that live stand, as the end of a subquery `a` and the beginning of what is asked of them: each
+/// is searched for once, whatever the planner believes of the table, and what is said of it is worked out
+/// once, not for each of its jobs.
 macro_rules! standing_at {
     () => {
         "

@@ -392,20 +392,20 @@ async fn standing(
     store.leases.taken_out(&ids, &answers[0]);
     let (rows, locked) = (&answers[1], &answers[2]);
     let mut found = HashMap::with_capacity_and_hasher(rows.len(), Default::default());
+    let is_asked = |row: &&Row| get::<Option<i64>>(row, "job_id").is_some();
+    let asked: HashSet<Lease> = locked
+        .iter()
+        .filter(is_asked)
+        .map(|row| Lease { job: job_id(row, "job_id"), delivery: count(row, "delivery") })
+        .collect();
     for row in rows {
         let lease = Lease { job: job_id(row, "id"), delivery: count(row, "delivery") };
-        found.insert(lease, read_standing(row)?);
-    }
-    for row in locked.iter().filter(|row| get::<Option<i64>>(row, "job_id").is_some()) {
-        let lease = Lease { job: job_id(row, "job_id"), delivery: count(row, "delivery") };
-        if let Some(standing) = found.get_mut(&lease) {
-            standing.rules.is_cancelled = true;
-        }
+        found.insert(lease, read_standing(row, asked.contains(&lease))?);
     }
     Ok((now(&locked[0]), found))
 }
 
-fn read_standing(row: &Row) -> Result<Standing, Failure> {
+fn read_standing(row: &Row, is_cancelled: bool) -> Result<Standing, Failure> {
     Ok(Standing {
         queue: get(row, "queue_id"),
         priority: get(row, "priority"),
@@ -418,7 +418,7 @@ fn read_standing(row: &Row) -> Result<Standing, Failure> {
             crashes_max: CRASHES_MAX,
             backoff: row::parsed(row, "backoff", parse_backoff)?.unwrap_or_default(),
             expires_at: time(row, "expires_at"),
-            is_cancelled: false,
+            is_cancelled,
         },
     })
 }
