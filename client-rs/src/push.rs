@@ -118,7 +118,7 @@ impl NewJob {
     /// Only if no live job of the queue has this key. See [`Outcome::Duplicate`].
     #[must_use]
     pub fn unique(mut self, key: impl Into<String>) -> Self {
-        self.wire.unique = Some(messages::Unique { key: key.into(), ..<_>::default() });
+        self.wire.unique = Some(Box::new(messages::Unique { key: key.into(), ..<_>::default() }));
         self
     }
 
@@ -127,7 +127,8 @@ impl NewJob {
     #[must_use]
     pub fn unique_for(mut self, key: impl Into<String>, window: Duration) -> Self {
         let window_ms = Some(millis(window));
-        self.wire.unique = Some(messages::Unique { key: key.into(), window_ms, debounce: false });
+        self.wire.unique =
+            Some(Box::new(messages::Unique { key: key.into(), window_ms, debounce: false }));
         self
     }
 
@@ -136,7 +137,8 @@ impl NewJob {
     #[must_use]
     pub fn debounce(mut self, key: impl Into<String>) -> Self {
         let key = key.into();
-        self.wire.unique = Some(messages::Unique { key, window_ms: None, debounce: true });
+        self.wire.unique =
+            Some(Box::new(messages::Unique { key, window_ms: None, debounce: true }));
         self
     }
 
@@ -151,7 +153,8 @@ impl NewJob {
     /// At most `max` jobs of the queue with this key are worked on at once.
     #[must_use]
     pub fn concurrency(mut self, key: impl Into<String>, max: u32) -> Self {
-        self.wire.concurrency = Some(messages::Concurrency { key: key.into(), max: Some(max) });
+        self.wire.concurrency =
+            Some(Box::new(messages::Concurrency { key: key.into(), max: Some(max) }));
         self
     }
 
@@ -159,7 +162,8 @@ impl NewJob {
     /// another.
     #[must_use]
     pub fn fair_share(mut self, key: impl Into<String>) -> Self {
-        self.wire.concurrency = Some(messages::Concurrency { key: key.into(), max: None });
+        self.wire.concurrency =
+            Some(Box::new(messages::Concurrency { key: key.into(), max: None }));
         self
     }
 
@@ -167,7 +171,7 @@ impl NewJob {
     #[must_use]
     pub fn rate(mut self, key: impl Into<String>, limit: u32, per: Duration) -> Self {
         let (key, per_ms) = (key.into(), millis(per));
-        self.wire.rate = Some(messages::Rate { key, limit, per_ms, burst: None });
+        self.wire.rate = Some(Box::new(messages::Rate { key, limit, per_ms, burst: None }));
         self
     }
 

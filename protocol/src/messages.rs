@@ -287,17 +287,17 @@ pub struct NewJob {
     /// How long one attempt may run.
     #[prost(uint64, optional, tag = "10")]
     pub timeout_ms: ::core::option::Option<u64>,
-    #[prost(message, optional, tag = "11")]
-    pub unique: ::core::option::Option<Unique>,
+    #[prost(message, optional, boxed, tag = "11")]
+    pub unique: ::core::option::Option<::prost::alloc::boxed::Box<Unique>>,
     #[prost(string, repeated, tag = "12")]
     pub tags: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
     /// A push that is repeated with this key within 24 hours is not done again.
     #[prost(string, tag = "13")]
     pub idempotency_key: ::prost::alloc::string::String,
-    #[prost(message, optional, tag = "14")]
-    pub concurrency: ::core::option::Option<Concurrency>,
-    #[prost(message, optional, tag = "15")]
-    pub rate: ::core::option::Option<Rate>,
+    #[prost(message, optional, boxed, tag = "14")]
+    pub concurrency: ::core::option::Option<::prost::alloc::boxed::Box<Concurrency>>,
+    #[prost(message, optional, boxed, tag = "15")]
+    pub rate: ::core::option::Option<::prost::alloc::boxed::Box<Rate>>,
     /// Jobs that must have been completed first.
     #[prost(uint64, repeated, tag = "16")]
     pub depends_on: ::prost::alloc::vec::Vec<u64>,

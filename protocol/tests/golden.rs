@@ -29,7 +29,7 @@ fn frames() -> Vec<(&'static str, u64, Message)> {
                 jitter: 0.5,
             })),
         }),
-        unique: Some(Unique { key: "ada".into(), ..Default::default() }),
+        unique: Some(Box::new(Unique { key: "ada".into(), ..Default::default() })),
         tags: vec!["welcome".into()],
         ..NewJob::default()
     };

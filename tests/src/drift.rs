@@ -165,7 +165,7 @@ prop_compose! {
         job.timeout = timeout;
         job.unique = unique.map(unique_key);
         job.tags = tags.into_iter().map(tag).collect();
-        job.options = options;
+        job.options = options.into();
         if job.unique.is_none() {
             job.options.hold = UniqueHold::Live;
         }

@@ -284,7 +284,7 @@ async fn a_bad_job_in_a_batch_fails_alone() {
         wire::NewJob { max_attempts: Some(0), ..good.clone() },
         wire::NewJob { ttl_ms: Some(0), ..good.clone() },
         wire::NewJob { backoff: Some(wire::Backoff::default()), ..good.clone() },
-        wire::NewJob { unique: Some(wire::Unique::default()), ..good.clone() },
+        wire::NewJob { unique: Some(Box::default()), ..good.clone() },
         wire::NewJob { tags: vec!["t".repeat(129)], ..good.clone() },
         wire::NewJob { content_type: "a\nb".into(), ..good.clone() },
         good,

@@ -408,7 +408,10 @@ async fn while_they_fail_together_each_goes_one_way() {
         let depends = Depends { on: vec![ids[7]], on_failure: OnFailure::Fail };
         let options = Options { depends, ..Options::default() };
         let payload = Payload::new(Bytes::from_static(b"{}")).unwrap();
-        let waits = NewJob { options, ..NewJob::new(QueueName::parse("q").unwrap(), payload) };
+        let waits = NewJob {
+            options: options.into(),
+            ..NewJob::new(QueueName::parse("q").unwrap(), payload)
+        };
         let last = [held[count - 1].clone()];
         let (first, cancel, second, pushed, acked) = tokio::join!(
             settle_as(&one, &held[..count - 1], failing()),

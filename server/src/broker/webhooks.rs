@@ -244,7 +244,7 @@ fn delivery(webhook: &Webhook, event: Event) -> Result<NewJob, Error> {
     let idempotency = Some(UniqueKey::parse(&format!("{name} {id}"))?);
     let options =
         Options { flow: Flow { concurrency, rate: None }, idempotency, ..Options::default() };
-    Ok(NewJob { options, ..NewJob::new(QueueName::parse(QUEUE)?, payload) })
+    Ok(NewJob { options: options.into(), ..NewJob::new(QueueName::parse(QUEUE)?, payload) })
 }
 
 fn no_webhook(name: &WebhookName) -> Error {

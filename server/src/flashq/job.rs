@@ -223,7 +223,7 @@ fn known(queue: &QueueName, leased: &LeasedJob) -> Job {
         finished_at: None,
         result: None,
         reason: None,
-        options: leased.options.clone(),
+        options: leased.options.clone().into_inner(),
         error: None,
         replay_of: None,
         replayed_as: None,
@@ -250,7 +250,7 @@ mod tests {
             timeout: None,
             tags: Vec::new(),
             needs: Vec::new(),
-            options,
+            options: options.into(),
         }
     }
 

@@ -100,7 +100,7 @@ mod tests {
             timeout: None,
             tags: Vec::new(),
             needs: Vec::new(),
-            options: Options::default(),
+            options: Options::default().into(),
         }
     }
 

@@ -33,7 +33,7 @@ pub use name::{
 pub use new_job::{
     JobId, NewJob, Payload, TooLarge, When, check_grace, check_lease, check_result, check_wait,
 };
-pub use options::{Depends, OnFailure, Options, Slot, UniqueHold};
+pub use options::{Depends, OnFailure, Options, Slot, SparseOptions, UniqueHold};
 pub use schedule::{CatchUp, Due, Overlap, ScheduleSpec};
 pub use settings::{KeyLimits, Settings};
 pub use time::Timestamp;

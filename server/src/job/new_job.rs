@@ -6,7 +6,9 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::name::check_printable;
-use super::{Backoff, InvalidField, Options, QueueName, Tag, Timestamp, UniqueHold, UniqueKey};
+use super::{
+    Backoff, InvalidField, QueueName, SparseOptions, Tag, Timestamp, UniqueHold, UniqueKey,
+};
 use crate::limits;
 
 /// The number of a job. Below 2^53, so that every language can hold it; never used twice.
@@ -41,14 +43,14 @@ pub struct NewJob {
     pub backoff: Option<Backoff>,
     /// How long one attempt may run. `None`: as long as the worker lives.
     pub timeout: Option<Duration>,
-    /// One job of the queue has it, as long as [`Options::hold`] says.
+    /// One job of the queue has it, as long as [`Options::hold`](super::Options::hold) says.
     pub unique: Option<UniqueKey>,
     /// Words to find it by, without repetition.
     pub tags: Vec<Tag>,
     /// The job that this is a copy of.
     pub replay_of: Option<JobId>,
     /// What few jobs ask for.
-    pub options: Options,
+    pub options: SparseOptions,
     /// Jobs of the same call that it waits for, by their places.
     pub waits_for: Vec<usize>,
     /// Whether the jobs of its call are stored together or, if one is refused, not at all.
@@ -70,7 +72,7 @@ impl NewJob {
             unique: None,
             tags: Vec::new(),
             replay_of: None,
-            options: Options::default(),
+            options: SparseOptions::default(),
             waits_for: Vec::new(),
             is_part: false,
         }
@@ -111,12 +113,14 @@ impl NewJob {
 
 impl NewJob {
     /// With the jobs of the same call that it waits for by their numbers; `ids` says them, for
-    /// those before it.
+    /// those before it. Those that it names by number are in order already.
     pub(crate) fn resolved(mut self, id: impl Fn(usize) -> Option<JobId>) -> Self {
-        let on = &mut self.options.depends.on;
-        on.extend(self.waits_for.drain(..).filter_map(id));
-        on.sort_unstable();
-        on.dedup();
+        if !self.waits_for.is_empty() {
+            let on = &mut self.options.depends.on;
+            on.extend(self.waits_for.drain(..).filter_map(id));
+            on.sort_unstable();
+            on.dedup();
+        }
         self
     }
 }

@@ -1,5 +1,7 @@
 //! What few jobs ask for, and what is kept of it as one text.
 
+use std::fmt;
+use std::ops::{Deref, DerefMut};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -33,6 +35,74 @@ pub struct Options {
     /// What a transport wants back with the job: a text that drives nothing.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub extra: Option<Box<str>>,
+}
+
+/// The [`Options`] of a job that is on its way: no more than a pointer where it asks for none, since a
+/// job is moved many times.
+#[derive(Clone, Default)]
+pub struct SparseOptions(Option<Box<Options>>);
+
+/// What no options are read as: the default.
+static NOTHING: Options = Options {
+    hold: UniqueHold::Live,
+    idempotency: None,
+    custom_id: None,
+    flow: Flow { concurrency: None, rate: None },
+    depends: Depends { on: Vec::new(), on_failure: OnFailure::Fail },
+    slot: None,
+    extra: None,
+};
+
+impl SparseOptions {
+    /// Whether the job asks for nothing.
+    pub fn is_default(&self) -> bool {
+        self.0.as_ref().is_none_or(|options| **options == NOTHING)
+    }
+
+    /// What it asks for.
+    pub fn into_inner(self) -> Options {
+        self.0.map_or_else(Options::default, |options| *options)
+    }
+
+    /// # Errors
+    ///
+    /// As [`Options::check`].
+    pub fn check(self) -> Result<Self, InvalidField> {
+        self.0.map(|options| options.check().map(Box::new)).transpose().map(Self)
+    }
+}
+
+impl From<Options> for SparseOptions {
+    fn from(options: Options) -> Self {
+        Self((options != NOTHING).then(|| Box::new(options)))
+    }
+}
+
+impl Deref for SparseOptions {
+    type Target = Options;
+
+    fn deref(&self) -> &Options {
+        self.0.as_deref().unwrap_or(&NOTHING)
+    }
+}
+
+impl DerefMut for SparseOptions {
+    fn deref_mut(&mut self) -> &mut Options {
+        self.0.get_or_insert_default()
+    }
+}
+
+/// As [`Options`], so that what is the same looks the same.
+impl fmt::Debug for SparseOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        (**self).fmt(f)
+    }
+}
+
+impl PartialEq for SparseOptions {
+    fn eq(&self, other: &Self) -> bool {
+        **self == **other
+    }
 }
 
 /// How long a job has its unique key.
@@ -173,6 +243,21 @@ mod tests {
         let text = serde_json::to_string(&debounce).unwrap();
         assert_eq!(serde_json::from_str::<Options>(&text).unwrap(), debounce);
         assert_eq!(serde_json::to_string(&Options::default()).unwrap(), "{}");
+    }
+
+    #[test]
+    fn options_that_ask_for_nothing_are_no_options() {
+        assert_eq!(NOTHING, Options::default());
+        assert!(SparseOptions::from(Options::default()).0.is_none());
+        let mut options = SparseOptions::default();
+        options.depends.on.clear();
+        assert!(options.is_default());
+        assert_eq!(options, SparseOptions::default());
+        options.extra = Some("x".into());
+        assert!(!options.is_default());
+        let asked = Options { extra: Some("x".into()), ..Options::default() };
+        assert_eq!(options, SparseOptions::from(asked.clone()));
+        assert_eq!(options.into_inner(), asked);
     }
 
     #[test]

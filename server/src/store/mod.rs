@@ -63,8 +63,8 @@ use crate::error::Error;
 use crate::job::{
     self, Admission, Backoff, Breach, Concurrency, Depends, FailureCode, Flow, FlowKey,
     InvalidField, JobId, KvKey, Lease, LeaseKey, NewJob, OnFailure, Options, Payload, QueueName,
-    Rate, RateRule, Reason, ScheduleName, ScheduleSpec, Settings, State, Tag, Timestamp,
-    UniqueHold, UniqueKey, WebhookName, When, WorkerName,
+    Rate, RateRule, Reason, ScheduleName, ScheduleSpec, Settings, SparseOptions, State, Tag,
+    Timestamp, UniqueHold, UniqueKey, WebhookName, When, WorkerName,
 };
 use crate::leader::Term;
 
@@ -567,7 +567,7 @@ pub struct LeasedJob {
     /// The jobs that it waited for, by id.
     pub needs: Vec<Need>,
     /// What few jobs ask for.
-    pub options: Options,
+    pub options: SparseOptions,
 }
 
 /// A job that another one waited for.
@@ -857,7 +857,7 @@ impl Job {
             unique,
             tags: self.tags,
             replay_of: Some(self.id),
-            options,
+            options: options.into(),
             waits_for: Vec::new(),
             is_part: false,
         })

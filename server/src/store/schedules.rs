@@ -321,7 +321,7 @@ pub(crate) fn sql_spec(spec: &ScheduleSpec) -> String {
             timeout_ms: job.timeout.map(to_millis),
             unique: job.unique.clone(),
             tags: job.tags.clone(),
-            options: job.options.clone(),
+            options: job.options.clone().into_inner(),
         },
     })
 }
@@ -352,7 +352,7 @@ pub(crate) fn parse_spec(text: &str, payload: bytes::Bytes) -> Result<ScheduleSp
             timeout: job.timeout_ms.map(millis),
             unique: job.unique,
             tags: job.tags,
-            options: job.options,
+            options: job.options.into(),
             ..NewJob::new(job.queue, Payload { bytes: payload, content_type: job.content_type })
         },
     })

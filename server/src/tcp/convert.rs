@@ -79,8 +79,8 @@ pub(super) fn new_job(job: wire::NewJob) -> Result<NewJob, Error> {
             idempotency: key(&job.idempotency_key, "idempotency_key", UniqueKey::parse)?,
             custom_id: None,
             flow: Flow {
-                concurrency: job.concurrency.map(concurrency).transpose()?,
-                rate: job.rate.map(rate).transpose()?,
+                concurrency: job.concurrency.map(|it| concurrency(*it)).transpose()?,
+                rate: job.rate.map(|it| rate(*it)).transpose()?,
             },
             depends: Depends {
                 on: job.depends_on.into_iter().map(JobId).collect(),
@@ -88,7 +88,8 @@ pub(super) fn new_job(job: wire::NewJob) -> Result<NewJob, Error> {
             },
             slot: None,
             extra: None,
-        },
+        }
+        .into(),
     };
     Ok(new.check()?)
 }
@@ -332,7 +333,7 @@ pub(super) fn schedule_in(put: wire::Schedule) -> Result<(ScheduleName, Schedule
 // ---------------------------------------------------------------- out
 
 fn new_job_out(job: NewJob) -> wire::NewJob {
-    let Options { hold, idempotency, flow, depends, .. } = job.options;
+    let Options { hold, idempotency, flow, depends, .. } = job.options.into_inner();
     let unique = job.unique.map(|key| wire::Unique {
         key: key.as_str().into(),
         window_ms: match hold {
@@ -350,11 +351,11 @@ fn new_job_out(job: NewJob) -> wire::NewJob {
         max_attempts: Some(job.max_attempts),
         backoff: job.backoff.map(|rule| backoff_out(&rule)),
         timeout_ms: job.timeout.map(millis),
-        unique,
+        unique: unique.map(Box::new),
         tags: tags(&job.tags),
         idempotency_key: idempotency.map(|key| key.as_str().into()).unwrap_or_default(),
-        concurrency: flow.concurrency.as_ref().map(concurrency_out),
-        rate: flow.rate.as_ref().map(rate_out),
+        concurrency: flow.concurrency.as_ref().map(concurrency_out).map(Box::new),
+        rate: flow.rate.as_ref().map(rate_out).map(Box::new),
         depends_on: depends.on.iter().map(|id| id.0).collect(),
         ..wire::NewJob::default()
     }

@@ -111,7 +111,7 @@ rules! {
         let tags = vec![Tag::parse("t").unwrap()];
         let extra = Some("{\"kept\":1}".into());
         let options = Options { extra, ..Options::default() };
-        let new = NewJob { payload, tags, max_attempts: 3, options, ..job() };
+        let new = NewJob { payload, tags, max_attempts: 3, options: options.into(), ..job() };
         given.push(new.clone()).await;
         let pushed_at = given.now();
         given.pass(SECOND);

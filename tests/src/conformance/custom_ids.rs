@@ -14,7 +14,7 @@ fn key(name: &str) -> UniqueKey {
 }
 
 fn called(name: &str) -> NewJob {
-    NewJob { options: Options { custom_id: Some(key(name)), ..Options::default() }, ..job() }
+    NewJob { options: Options { custom_id: Some(key(name)), ..Options::default() }.into(), ..job() }
 }
 
 fn duplicate(id: JobId, state: State) -> Pushed {
@@ -146,7 +146,7 @@ rules! {
             let hold = UniqueHold::WindowMs(10 * SECOND);
             let custom_id = name.map(key);
             let options = Options { hold, custom_id, ..Options::default() };
-            NewJob { unique: Some(key("u")), options, ..job() }
+            NewJob { unique: Some(key("u")), options: options.into(), ..job() }
         };
         let unique = NewJob { unique: Some(key("u")), ..called("c") };
         let next = NewJob { unique: Some(key("u")), ..called("d") };
@@ -213,7 +213,7 @@ rules! {
         let extra: Option<Box<str>> = Some("{\"lifo\":true,\"\\u0000\":\"\n\"}".into());
         let with = |when| {
             let options = Options { extra: extra.clone(), ..Options::default() };
-            NewJob { options, when, ..job() }
+            NewJob { options: options.into(), when, ..job() }
         };
         let now = given.push(with(batonq_server::job::When::Now)).await;
         let past = batonq_server::job::When::At(Timestamp(1));

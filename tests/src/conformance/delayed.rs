@@ -232,7 +232,7 @@ rules! {
     async fn others_may_wait_for_one_of_them(given: Given<M>) {
         let ids = given.together(in_a_second(), 100).await;
         let depends = Depends { on: vec![ids[40]], on_failure: OnFailure::Fail };
-        let waits = NewJob { options: Options { depends, ..Options::default() }, ..plain() };
+        let waits = NewJob { options: Options { depends, ..Options::default() }.into(), ..plain() };
         let waits = given.push(waits).await;
         assert_eq!(given.state(waits).await, State::Blocked);
         assert_eq!(given.a_second_passes().await, ids);

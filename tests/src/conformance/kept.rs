@@ -93,7 +93,7 @@ rules! {
         given.push(unique).await;
         given.end(given.lease().await, ack()).await;
         let idempotency = Some(UniqueKey::parse("i").unwrap());
-        let once = NewJob { options: Options { idempotency, ..Options::default() }, ..job() };
+        let once = NewJob { options: Options { idempotency, ..Options::default() }.into(), ..job() };
         let id = given.push(once.clone()).await;
         given.end(given.lease().await, ack()).await;
         let again = Pushed::Duplicate { id, state: State::Completed, of: Same::Push };
@@ -104,7 +104,7 @@ rules! {
         keep_none(&given).await;
         let need = given.push(job()).await;
         let depends = Depends { on: vec![need], ..Depends::default() };
-        let waits = NewJob { options: Options { depends, ..Options::default() }, ..job() };
+        let waits = NewJob { options: Options { depends, ..Options::default() }.into(), ..job() };
         given.push(waits).await;
         let result = Some(Bytes::from_static(b"[1]"));
         given.end(given.lease().await, Verdict::Ack { result: result.clone() }).await;

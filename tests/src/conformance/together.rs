@@ -313,7 +313,7 @@ rules! {
         let leases = given.completed(MANY).await;
         let (with, without) = (leases[4].job, leases[5].job);
         let depends = Depends { on: vec![with, without], ..Depends::default() };
-        let waits = NewJob { options: Options { depends, ..Options::default() }, ..job() };
+        let waits = NewJob { options: Options { depends, ..Options::default() }.into(), ..job() };
         let id = given.push(waits).await;
         assert_eq!(given.state(id).await, State::Ready);
         let need = |id, result| Need { id, state: Some(State::Completed), result };
@@ -324,14 +324,14 @@ rules! {
     async fn a_push_that_is_repeated_after_them_is_known(given: Given<M>) {
         let once = |number: usize| {
             let idempotency = Some(UniqueKey::parse(&number.to_string()).unwrap());
-            NewJob { options: Options { idempotency, ..Options::default() }, ..numbered(number) }
+            NewJob { options: Options { idempotency, ..Options::default() }.into(), ..numbered(number) }
         };
         given.keep(Settings { keep_completed_max: Some(100), ..Settings::default() }).await;
         let leases = given.complete((0..MANY).map(once).collect()).await;
         let again = given.store.push(vec![once(3)]).await.unwrap();
         let id = leases[3].job;
         assert_eq!(again, [Pushed::Duplicate { id, state: State::Completed, of: Same::Push }]);
-        assert_eq!(given.job(id).await.options, once(3).options);
+        assert_eq!(given.job(id).await.options, *once(3).options);
     }
 
     async fn jobs_with_more_to_them_keep_it_among_plain_ones(given: Given<M>) {

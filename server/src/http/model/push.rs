@@ -290,7 +290,7 @@ impl NewJobBody {
             unique: self.unique.as_ref().map(|it| UniqueKey::parse(&it.key)).transpose()?,
             tags: self.tags.iter().map(|tag| Tag::parse(tag)).collect::<Result<_, _>>()?,
             replay_of: None,
-            options,
+            options: options.into(),
             waits_for,
             is_part: false,
         };

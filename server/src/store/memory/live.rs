@@ -79,7 +79,7 @@ impl Model {
             error: None,
             replay_of: new.replay_of,
             replayed_as: None,
-            options: new.options.clone(),
+            options: new.options.clone().into_inner(),
         };
         let blocked_by = BTreeSet::new();
         let (attempts, notes, log) = (Vec::new(), Vec::new(), Vec::new());
@@ -273,7 +273,7 @@ impl Model {
             timeout: job.timeout,
             tags: job.tags.clone(),
             needs,
-            options: job.options.clone(),
+            options: job.options.clone().into(),
         };
         self.tell(EventKind::Leased, id, leased);
         job

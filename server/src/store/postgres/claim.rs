@@ -25,7 +25,7 @@ use super::live_runs::{InRun, UNPACK_PLACES};
 use super::needs::needs;
 use super::row::{at, count, get, job_id};
 use super::{PostgresStore, QueueId, retrying};
-use crate::job::{JobId, Lease, Options, Payload, QueueName, Timestamp};
+use crate::job::{JobId, Lease, Payload, QueueName, SparseOptions, Timestamp};
 use crate::store::columns::{parse_options, parse_tags, sql_id, sql_millis};
 use crate::store::{Claim, Claimed, Hold, LeasedJob, News, SESSION_LEASE, SessionId};
 
@@ -610,7 +610,7 @@ impl PostgresStore {
             let mut job = leased_job(row, now + hold(wish.claim).0)?;
             let mut is_plain = !at::<bool>(row, column::IS_SPECIAL) && job.timeout.is_none();
             if let Some(text) = at(row, column::OPTIONS) {
-                job.options = parse_options(text).map_err(|_| damaged())?;
+                job.options = parse_options(text).map_err(|_| damaged())?.into();
                 is_plain &= job.options.custom_id.is_none();
                 if !job.options.depends.on.is_empty() {
                     job.needs = needs(self, &job.options.depends).await?;
@@ -898,7 +898,7 @@ fn leased_job(row: &Row, lease_until: Timestamp) -> Result<LeasedJob, Failure> {
         tags: tags.map_err(|_| damaged())?.unwrap_or_default(),
         payload: Payload { bytes: Bytes::new(), content_type: content_type.map(Into::into) },
         needs: Vec::new(),
-        options: Options::default(),
+        options: SparseOptions::default(),
     })
 }
 

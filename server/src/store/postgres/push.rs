@@ -19,7 +19,8 @@ use super::row::{count, get, job_id, now, time};
 use super::settle::finish_waiting;
 use super::{PostgresStore, QueueId, retrying};
 use crate::job::{
-    Flow, JobId, Lease, NewJob, Options, QueueName, Reason, State, Timestamp, UniqueHold, When,
+    Flow, JobId, Lease, NewJob, QueueName, Reason, SparseOptions, State, Timestamp, UniqueHold,
+    When,
 };
 use crate::store::columns::{
     sql_backoff, sql_id, sql_kind, sql_millis, sql_options, sql_tags, sql_when,
@@ -694,14 +695,14 @@ fn handed_over(job: &NewJob, id: i64, now: Timestamp, claim: &Claim) -> LeasedJo
         timeout: job.timeout,
         tags: Vec::new(),
         needs: Vec::new(),
-        options: Options::default(),
+        options: SparseOptions::default(),
     }
 }
 
 /// It needs a row, and a place in line or a time, only.
 fn is_bare(job: &NewJob) -> bool {
     is_plain(job)
-        && job.options == Options::default()
+        && job.options.is_default()
         && job.ttl.is_none()
         && job.tags.is_empty()
         && job.replay_of.is_none()

@@ -290,7 +290,7 @@ fn leased_job(body: &Row, lease: Lease, lease_until: Timestamp) -> Result<Leased
         tags: row::parsed(body, "tags", parse_tags)?.unwrap_or_default(),
         payload: row::payload(body),
         needs: Vec::new(),
-        options: row::options(body)?,
+        options: row::options(body)?.into(),
     })
 }
 

@@ -7,7 +7,7 @@ use rusqlite::params;
 use super::leases::Taken;
 use super::row;
 use super::tables::{QueueId, Tables};
-use crate::job::{JobId, Lease, Options, QueueName, Reason, State, Timestamp};
+use crate::job::{JobId, Lease, QueueName, Reason, SparseOptions, State, Timestamp};
 use crate::store::columns::sql_id;
 use crate::store::{Claim, Claimed, Effect, Hold, LeasedJob, SESSION_LEASE, SessionId};
 
@@ -206,7 +206,7 @@ fn read_found(row: &rusqlite::Row<'_>, lease_until: Timestamp) -> rusqlite::Resu
         timeout: None,
         tags: Vec::new(),
         needs: Vec::new(),
-        options: Options::default(),
+        options: SparseOptions::default(),
     };
     let is_plain = !row.get::<_, bool>(13)?;
     if is_plain {
@@ -214,7 +214,7 @@ fn read_found(row: &rusqlite::Row<'_>, lease_until: Timestamp) -> rusqlite::Resu
     }
     let (timeout, tags) = (row::duration(row, 9)?, row::tags(row, 11)?);
     Ok(Found {
-        job: LeasedJob { timeout, tags, options: row::options(row, 12)?, ..job },
+        job: LeasedJob { timeout, tags, options: row::options(row, 12)?.into(), ..job },
         is_special: row.get(10)?,
         expires_at: row::time(row, 8)?,
     })

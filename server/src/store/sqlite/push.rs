@@ -6,7 +6,7 @@ use rusqlite::params;
 
 use super::row::{self, job_id};
 use super::tables::{QueueId, Tables};
-use crate::job::{JobId, NewJob, Options, State, Timestamp, UniqueHold, When};
+use crate::job::{JobId, NewJob, State, Timestamp, UniqueHold, When};
 use crate::limits;
 use crate::store::columns::{sql_backoff, sql_id, sql_kind, sql_millis, sql_options, sql_tags};
 use crate::store::{Detail, Edit, EventKind, KeyKind, Pushed, Refusal, Same};
@@ -57,7 +57,7 @@ fn plain_run(jobs: &[NewJob]) -> &[NewJob] {
 fn is_plain(job: &NewJob) -> bool {
     let is_bare = job.tags.is_empty() && job.backoff.is_none() && job.waits_for.is_empty();
     let is_free = job.unique.is_none() && job.ttl.is_none() && job.replay_of.is_none();
-    is_bare && is_free && job.when == When::Now && job.options == Options::default()
+    is_bare && is_free && job.when == When::Now && job.options.is_default()
 }
 
 impl Tables {
