@@ -112,12 +112,16 @@ fn gather<I, O>(
 ) -> (Vec<I>, Vec<Caller<O>>) {
     let mut items = first.items;
     let mut callers = vec![(items.len(), first.answer, first._room)];
-    while items.len() < BATCH_ITEMS_MAX
+    let (mut count, mut others) = (items.len(), Vec::new());
+    while count < BATCH_ITEMS_MAX
         && let Ok(call) = waiting.try_recv()
     {
+        count += call.items.len();
         callers.push((call.items.len(), call.answer, call._room));
-        items.extend(call.items);
+        others.push(call.items);
     }
+    items.reserve_exact(count - items.len());
+    others.into_iter().for_each(|more| items.extend(more));
     (items, callers)
 }
 

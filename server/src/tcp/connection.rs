@@ -384,17 +384,18 @@ impl Connection {
         if matches!(operation, Operation::Pull | Operation::WaitJob) {
             self.waits -= 1;
         }
-        for lease in answer.settled {
-            self.return_credit(lease);
-        }
+        self.return_credit(answer.settled);
         self.say(request_id, answer.message);
     }
 
-    fn return_credit(&mut self, lease: Lease) {
-        if let Some(number) = self.held.remove(&lease)
-            && let Some(subscription) = self.subscriptions.get(&number)
-        {
-            subscription.add_credit(1);
+    fn return_credit(&mut self, leases: impl IntoIterator<Item = Lease>) {
+        let of = |lease| self.held.remove(&lease);
+        let mut subscriptions: Vec<u64> = leases.into_iter().filter_map(of).collect();
+        subscriptions.sort_unstable();
+        for of_one in subscriptions.chunk_by(|one, other| one == other) {
+            if let Some(subscription) = self.subscriptions.get(&of_one[0]) {
+                subscription.add_credit(u32::try_from(of_one.len()).unwrap_or(u32::MAX));
+            }
         }
     }
 
@@ -413,7 +414,7 @@ impl Connection {
     fn pass_on(&mut self, notice: Notice) -> Result<(), End> {
         match notice {
             Notice::LeasesLost(leases) => {
-                leases.iter().for_each(|lease| self.return_credit(*lease));
+                self.return_credit(leases.iter().copied());
                 let leases = self.asker.tokens(leases);
                 self.say(0, Message::LeasesLost(LeasesLost { leases }));
             }

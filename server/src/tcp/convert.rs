@@ -57,11 +57,23 @@ pub(super) fn version_error(detail: String) -> Message {
 
 // ---------------------------------------------------------------- in
 
-pub(super) fn new_job(job: wire::NewJob) -> Result<NewJob, Error> {
+/// Jobs of one message.
+pub(super) fn new_jobs(jobs: Vec<wire::NewJob>) -> impl Iterator<Item = Result<NewJob, Error>> {
+    let mut last: Option<QueueName> = None;
+    jobs.into_iter().map(move |job| {
+        // Mostly it is the same queue again.
+        let same = last.take().filter(|last| last.as_str() == job.queue);
+        let queue = same.map_or_else(|| QueueName::parse(&job.queue), Ok)?;
+        last = Some(queue.clone());
+        new_job(queue, job)
+    })
+}
+
+fn new_job(queue: QueueName, job: wire::NewJob) -> Result<NewJob, Error> {
     let when = when(job.delay_ms, job.run_at_ms)?.unwrap_or(When::Now);
     let payload = Payload::new(job.payload)?.with_content_type(&job.content_type)?;
     let new = NewJob {
-        queue: QueueName::parse(&job.queue)?,
+        queue,
         payload,
         priority: job.priority,
         when,
@@ -325,7 +337,7 @@ pub(super) fn schedule_in(put: wire::Schedule) -> Result<(ScheduleName, Schedule
         jitter: duration(put.jitter_ms),
         ends_at: put.ends_at_ms.map(Timestamp),
         runs_max: put.runs_max,
-        job: new_job(job)?,
+        job: new_job(QueueName::parse(&job.queue)?, job)?,
     };
     Ok((name, spec))
 }

@@ -150,7 +150,7 @@ impl Asker {
 
     async fn push_flow(&self, flow: wire::PushFlow) -> Result<Message, Error> {
         check_batch("jobs", flow.jobs.len())?;
-        let jobs = flow.jobs.into_iter().map(convert::new_job).collect::<Result<_, _>>()?;
+        let jobs = convert::new_jobs(flow.jobs).collect::<Result<_, _>>()?;
         let pushed = self.broker.push_flow(jobs).await?;
         let results = pushed.into_iter().map(|one| convert::push_result(Ok(one))).collect();
         Ok(Message::Pushed(wire::Pushed { results }))

@@ -86,7 +86,7 @@ fn answers<O>(
 /// If the push as such is refused.
 pub(super) fn pushed(push: wire::Push) -> Result<Vec<Result<NewJob, Error>>, Error> {
     check_batch("jobs", push.jobs.len())?;
-    let jobs: Vec<_> = push.jobs.into_iter().map(convert::new_job).collect();
+    let jobs: Vec<_> = convert::new_jobs(push.jobs).collect();
     jobs.iter().flatten().try_for_each(Broker::check_pushed)?;
     Ok(jobs)
 }

@@ -10,7 +10,7 @@
 
 use std::sync::Arc;
 
-use rustc_hash::{FxBuildHasher, FxHashMap as HashMap, FxHashSet as HashSet};
+use rustc_hash::{FxHashMap as HashMap, FxHashSet as HashSet};
 use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 
@@ -417,11 +417,11 @@ impl PostgresStore {
     /// elsewhere among these, too, is not plain: it matters which comes first.
     pub(super) fn plain_acks<'a>(&self, settlements: &'a [Settlement]) -> Vec<(usize, Ack<'a>)> {
         let known = self.leases.known_of(settlements.iter().map(|settlement| settlement.lease));
-        let mut count: HashMap<JobId, u32> =
-            HashMap::with_capacity_and_hasher(settlements.len(), FxBuildHasher);
-        for settlement in settlements {
-            *count.entry(settlement.lease.job).or_default() += 1;
-        }
+        let mut jobs: Vec<JobId> = settlements.iter().map(|it| it.lease.job).collect();
+        // Stable, since that merges sequences that rise: each call brings one.
+        jobs.sort();
+        let repeated = jobs.windows(2).filter(|pair| pair[0] == pair[1]).map(|pair| pair[0]);
+        let repeated: HashSet<JobId> = repeated.collect();
         let ack = |(place, (settlement, known)): (usize, (&'a Settlement, Option<Known>))| {
             let Settlement { lease, verdict: Verdict::Ack { result } } = settlement else {
                 return None;
@@ -429,7 +429,7 @@ impl PostgresStore {
             let Known { origin, run, .. } =
                 known.filter(|it| it.is_plain && it.origin.queue.is_some())?;
             let ack = Ack { lease: *lease, result: result.as_deref(), origin, run };
-            (count.get(&lease.job) == Some(&1)).then_some((place, ack))
+            (!repeated.contains(&lease.job)).then_some((place, ack))
         };
         settlements.iter().zip(known).enumerate().filter_map(ack).collect()
     }

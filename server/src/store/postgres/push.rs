@@ -495,8 +495,12 @@ impl PostgresStore {
             !alike.is_offered[kind] || !open.contains(&alike.queue[kind])
         });
         let pushed = alike.pushed(&stored);
-        let mut leased: Vec<Vec<LeasedJob>> = vec![Vec::new(); to.claims.len()];
-        let mut held: Vec<Vec<Holding>> = vec![Vec::new(); to.claims.len()];
+        let mut offered = vec![0; to.claims.len()];
+        to.owners.iter().flatten().for_each(|owner| offered[*owner] += 1);
+        let mut leased: Vec<Vec<LeasedJob>> =
+            offered.iter().map(|count| Vec::with_capacity(*count)).collect();
+        let mut held: Vec<Vec<Holding>> =
+            offered.iter().map(|count| Vec::with_capacity(*count)).collect();
         let runs = alike.runs(&stored);
         for ((place, id), run) in alike.order.iter().zip(&stored.ids).zip(runs) {
             let job = &jobs[*place];
