@@ -50,6 +50,7 @@ mod prepare;
 mod presence;
 mod push;
 mod queues;
+mod retention;
 mod rounds;
 mod row;
 mod runs;
@@ -172,6 +173,7 @@ pub fn hot_statements() -> (&'static str, Vec<Named>) {
         needs::HOT,
         leases::HOT,
         duties::HOT,
+        retention::HOT,
         inspect::HOT,
     ];
     let all = [&parts.concat(), standing::HOT, notes::HOT, queues::HOT, events::HOT].concat();
@@ -218,7 +220,7 @@ pub struct PostgresStore {
     /// Held while tables are vacuumed.
     vacuum: Vacuum,
     /// Finished jobs that are too many, by queue, as far as they have been counted.
-    excess: Mutex<duties::Excess>,
+    excess: Mutex<retention::Excess>,
     /// Where looks at what is to happen begin, by duty.
     heads: HashMap<Duty, Head>,
     /// The same of the look at all of them.

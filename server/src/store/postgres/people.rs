@@ -5,12 +5,13 @@ use std::time::Duration;
 use tokio_postgres::Row;
 
 use super::custom_ids::{NAME, NO_QUEUE};
-use super::duties::{self, FORGET, leave_places};
+use super::duties::leave_places;
 use super::inspect::read_job;
 use super::keys::take_for;
 use super::lane::{Failure, Tx};
 use super::needs::release_dependents;
 use super::notes::Noted;
+use super::retention::{self, FORGET};
 use super::row::{self, count, get, now, time};
 use super::settle::finish_waiting;
 use super::{PostgresStore, QueueId, leases, logs, retrying, runs};
@@ -269,7 +270,7 @@ impl PostgresStore {
             Ok(row) => row,
             Err(changed) => return Ok(changed),
         };
-        let (first, last) = duties::ranges(vec![sql_id(job)]);
+        let (first, last) = retention::ranges(vec![sql_id(job)]);
         tx.commit(&[(FORGET, &[&first, &last]), (logs::DELETE, &[&sql_id(job)])]).await?;
         let queue = self.queues.name(&self.pool, get(&row, "queue_id")).await?;
         Ok(Changed::Done(Effect { job, queue, to: Destination::Finished(state_of(&row)) }))

@@ -12,12 +12,12 @@ use tokio_postgres::types::ToSql;
 use super::acks::Ack;
 use super::alike::sql_count;
 use super::blocks::{BLOCK_MAX, PAYLOAD_MAX};
-use super::duties::{self, FORGET};
 use super::events::nobody_listens;
 use super::lane::{Call, Failure, Tx};
 use super::leases::{self, Given};
 use super::live_runs::{RETRIED_RUN_MIN, TAKE_OUT_HELD, is_live};
 use super::needs::release_dependents;
+use super::retention::{self, FORGET};
 use super::row::{self, count, get, job_id, now, time};
 use super::{PostgresStore, QueueId, retrying};
 use crate::job::{self, Charges, Ending, JobId, Lease, Next, Reason, Rules, State, Timestamp};
@@ -836,7 +836,7 @@ impl PostgresStore {
             forgotten.extend(watched.into_iter().filter(|job| !awaited.contains(job)));
         }
         if !forgotten.is_empty() {
-            let (first, last) = duties::ranges(forgotten);
+            let (first, last) = retention::ranges(forgotten);
             tx.query(FORGET, &[&first, &last]).await?;
         }
         Ok(effects)
