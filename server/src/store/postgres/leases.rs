@@ -15,7 +15,6 @@ use parking_lot::Mutex;
 use rustc_hash::{FxHashMap as HashMap, FxHashSet as HashSet};
 use tokio::time::Instant;
 use tokio_postgres::Row;
-use tokio_postgres::types::ToSql;
 
 use super::lane::{Call, Failure, Tx};
 use super::live_runs::{InRun, TAKE_OUT_HELD};
@@ -751,22 +750,24 @@ impl PostgresStore {
     async fn try_note_progress(&self, lease: Lease, progress: &Progress) -> Result<bool, Failure> {
         let percent = i16::from(progress.percent);
         let (job, delivery) = (sql_id(lease.job), lease.delivery.cast_signed());
-        let params: [&(dyn ToSql + Sync); 4] = [&job, &delivery, &percent, &progress.message];
-        let mut tx = self.tell_lane.begin().await?;
-        if !self.is_held(&mut tx, lease).await? {
-            return Ok(false);
-        }
-        let noted = tx.commit(&[(PROGRESS, &params)]).await?;
-        if !noted[0].is_empty() {
+        let call: Call<'_> = (PROGRESS, &[&job, &delivery, &percent, &progress.message]);
+        let Some(tx) = self.begin_to_tell(lease).await? else { return Ok(false) };
+        if !tx.commit(&[call]).await?[0].is_empty() {
             return Ok(true);
         }
         // Not in vain again, however often others divide its run.
-        let tx = self.tell_lane.begin().await?;
-        self.tell_alone(tx, lease, (PROGRESS, &params)).await
+        self.tell_alone(lease, call).await
+    }
+
+    /// Begins to tell something of a job. `None`: nobody has this lease.
+    async fn begin_to_tell(&self, lease: Lease) -> Result<Option<Tx<'_>>, Failure> {
+        let mut tx = self.tell_lane.begin().await?;
+        Ok(self.is_held(&mut tx, lease).await?.then_some(tx))
     }
 
     /// Tells something of a job that is in no run then. Whether anything was told.
-    async fn tell_alone(&self, tx: Tx<'_>, lease: Lease, call: Call<'_>) -> Result<bool, Failure> {
+    async fn tell_alone(&self, lease: Lease, call: Call<'_>) -> Result<bool, Failure> {
+        let Some(tx) = self.begin_to_tell(lease).await? else { return Ok(false) };
         let (jobs, deliveries) = (vec![sql_id(lease.job)], vec![lease.delivery.cast_signed()]);
         let answers = tx.commit(&[(TAKE_OUT_HELD, &[&jobs, &deliveries]), call]).await?;
         self.leases.taken_out(&jobs, &answers[0]);
@@ -778,14 +779,11 @@ impl PostgresStore {
         lease: Lease,
         partial: &Partial,
     ) -> Result<bool, Failure> {
-        let mut tx = self.tell_lane.begin().await?;
-        if !self.is_held(&mut tx, lease).await? {
-            return Ok(false);
-        }
         let Detail { number, message, .. } = Detail::of_partial(partial);
         let number = number.map(u32::cast_signed);
         let (job, delivery) = (sql_id(lease.job), lease.delivery.cast_signed());
-        self.tell_alone(tx, lease, (PARTIAL, &[&job, &delivery, &number, &message])).await
+        let call: Call<'_> = (PARTIAL, &[&job, &delivery, &number, &message]);
+        retrying!(self.tell_alone(lease, call))
     }
 
     /// Whether somebody has a lease, as far as its own row says.
