@@ -4,7 +4,7 @@
 //!   callers ──▶ lane.rs: one connection for each kind of work, a pool for the rest
 //!                  │
 //!     push.rs  keys.rs  custom_ids.rs  guards.rs  claim.rs  flow.rs  settle.rs  needs.rs  leases.rs
-//!     duties.rs  runs.rs  people.rs  inspect.rs
+//!     duties.rs  retention.rs  runs.rs  people.rs  inspect.rs  look.rs
 //!                  │
 //!   cursors.rs: where claims begin      leases.rs: what this node has given out
 //! ```
@@ -39,6 +39,7 @@ mod lane;
 mod leases;
 mod live_runs;
 mod logs;
+mod look;
 pub mod migrate;
 #[cfg(feature = "mutants")]
 mod mutants;
@@ -166,6 +167,7 @@ pub fn hot_statements() -> (&'static str, Vec<Named>) {
         custom_ids::HOT,
         blocks::HOT,
         claim::HOT,
+        look::HOT,
         rounds::HOT,
         flow::HOT,
         acks::HOT,
