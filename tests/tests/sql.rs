@@ -324,6 +324,44 @@ async fn an_ack_has_all_effects_that_it_has_through_a_node() {
     assert_eq!(one(&http, "q").await["id"], grandchild);
 }
 
+/// An update of `job` by the session `app` waits for the lock 7, with what it saw before.
+const LINGER: &str = "
+    CREATE FUNCTION public.linger() RETURNS trigger LANGUAGE plpgsql AS $$
+    BEGIN
+        IF current_setting('application_name') = 'app' THEN
+            PERFORM pg_advisory_xact_lock(7);
+        END IF;
+        RETURN NULL;
+    END
+    $$;
+    CREATE TRIGGER linger BEFORE UPDATE ON batonq.job
+    FOR EACH STATEMENT EXECUTE FUNCTION public.linger();
+    SELECT pg_advisory_lock(7);";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dead_job_that_goes_round_again_just_now_is_not_taken_for_a_completed_one() {
+    let cluster = Cluster::of(1).await;
+    let (http, client) = (cluster.http(0), cluster.postgres.client().await);
+    let need = push_with(&client, &json!({"max_attempts": 1})).await;
+    let leased = one(&http, "q").await;
+    let failed = json!({"lease": leased["lease"], "error": {"code": "NO", "message": "no"}});
+    assert_eq!(http.post(&format!("/v1/jobs/{need}/fail"), failed).await.status, 200);
+    assert_eq!(state(&http, need).await, "dead");
+
+    let app = cluster.postgres.client().await;
+    run(&app, "SET application_name = 'app'").await;
+    run(&client, LINGER).await;
+    let sql = format!("SELECT batonq.push('q', '1', '{{\"depends_on\": [{need}]}}')");
+    let pushing = tokio::spawn(async move { refusal(&app, &sql).await });
+    cluster.postgres.somebody_waits().await;
+    assert_eq!(http.post(&format!("/v1/jobs/{need}/retry"), json!({})).await.status, 200);
+    run(&client, "SELECT pg_advisory_unlock(7)").await;
+
+    assert_eq!(pushing.await.unwrap().0, "40001", "to be done again");
+    let child = push_with(&client, &json!({"depends_on": [need]})).await;
+    assert_eq!(state(&http, child).await, "blocked");
+}
+
 #[tokio::test]
 async fn a_handler_pushes_its_successor_with_the_same_unique_key() {
     let cluster = Cluster::of(1).await;

@@ -920,6 +920,48 @@ BEGIN
 END
 $$;
 
+-- As in 0005_sql.sql; and how those have ended that do not live is read in one sight of all
+-- tables: one that others have just put back to work is not taken for one that is forgotten.
+CREATE OR REPLACE FUNCTION look_at_needs(new job) RETURNS void
+LANGUAGE plpgsql AS $$
+DECLARE
+    need bigint;
+    ended_as text;
+    has_failed boolean := false;
+BEGIN
+    FOR need IN SELECT jsonb_array_elements(new.options::jsonb #> '{depends, on}')::bigint LOOP
+        UPDATE job SET is_watched = true WHERE id = need;
+        IF FOUND THEN
+            INSERT INTO dependency (job_id, needs_id) VALUES (new.id, need);
+            CONTINUE;
+        END IF;
+        SELECT s.state INTO ended_as
+        FROM (
+            SELECT state FROM finished WHERE id = need
+            UNION ALL
+            SELECT 'live' FROM job WHERE id = need
+            UNION ALL
+            SELECT 'live' FROM places_in_runs(ARRAY[need])
+        ) s;
+        IF ended_as = 'live' THEN
+            PERFORM try_again();
+        END IF;
+        -- One that has been forgotten meanwhile had been completed, or nobody cares.
+        IF fate(coalesce(ended_as, 'completed'), new) IS NULL THEN
+            INSERT INTO dependency (job_id, needs_id) VALUES (new.id, need);
+        ELSIF NOT fate(coalesce(ended_as, 'completed'), new) THEN
+            has_failed := true;
+        END IF;
+    END LOOP;
+    IF has_failed THEN
+        PERFORM finish(new, 'dead', 'DEPENDENCY_FAILED', NULL, NULL);
+        PERFORM release_dependents(ARRAY[new.id]);
+    ELSIF NOT EXISTS (SELECT 1 FROM dependency WHERE job_id = new.id) THEN
+        PERFORM unblock(new);
+    END IF;
+END
+$$;
+
 -- As in 0005_sql.sql; and what it is about is unpacked first.
 
 CREATE OR REPLACE FUNCTION commit_pending() RETURNS trigger
