@@ -97,6 +97,15 @@ fn a_rate_is_offered_in_batches_or_singly() {
 }
 
 #[test]
+fn what_happens_while_all_is_new_is_not_counted() {
+    let server = Server::start();
+    let run = bench(&server, &["--rate", "200", "--warm-up", "1", "--connections", "1"]);
+    assert_eq!((run.number("acked"), run.number("left")), (run.number("pushed"), 0.0));
+    let counted = run.number("jobs");
+    assert!(counted > 0.0 && counted < run.number("acked"), "{}", run.out);
+}
+
+#[test]
 fn over_the_flashq_protocol_each_job_is_acked_whatever_its_size() {
     let server = Server::start();
     for mode in ["flashq-text", "flashq-binary"] {
@@ -176,6 +185,7 @@ fn what_a_mode_would_not_heed_is_refused() {
         (&["--mode", "flashq-text", "--rate", "5"], "--rate"),
         (&["--mode", "flashq-binary", "--ahead", "5"], "--ahead"),
         (&["--mode", "cycle", "--pid", "1"], "--pid"),
+        (&["--mode", "idle", "--warm-up", "1"], "--warm-up"),
         (&["--connections", "1001"], "--connections"),
         (&["--mode", "http"], "http://HOST:PORT"),
         (&["--hold-snapshot"], "DATABASE_URL"),

@@ -219,9 +219,9 @@ impl Bench {
 
     /// Refuses options that this mode would not heed.
     fn check(&self) -> Result<(), Failure> {
-        use Mode::{Cycle, FlashqBinary, FlashqText, Idle, Latency, Pipelined, Push, Single};
+        use Mode::{Cycle, FlashqBinary, FlashqText, Http, Idle, Latency, Pipelined, Push, Single};
         let Load { queues, priorities, delayed, failing, .. } = self.load;
-        let options: [(&str, bool, &[Mode]); 11] = [
+        let options: [(&str, bool, &[Mode]); 12] = [
             ("--queues", queues > 1, &[Cycle, Push]),
             ("--priorities", priorities > 1, &[Cycle, Push]),
             ("--delayed", delayed > 0, &[Cycle]),
@@ -237,6 +237,11 @@ impl Bench {
             ("--rate", self.rate.is_some(), &[Cycle, Latency]),
             ("--nodes", self.nodes, &[Cycle, Push, Pipelined, Single, Latency, Idle]),
             ("--pid", self.pid.is_some(), &[Idle]),
+            (
+                "--warm-up",
+                self.watch.warm_up > 0,
+                &[Cycle, Push, Pipelined, Single, Latency, Http, FlashqText, FlashqBinary],
+            ),
         ];
         for (option, is_used, modes) in options {
             if is_used && !modes.contains(&self.mode) {

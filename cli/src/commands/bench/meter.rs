@@ -10,7 +10,7 @@ use hdrhistogram::Histogram;
 use parking_lot::Mutex;
 use rustix::time::{ClockId, clock_gettime};
 use tokio::sync::Semaphore;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until};
 
 use super::{Mode, load, plot};
 use crate::exit::Failure;
@@ -21,6 +21,10 @@ pub(super) struct Watch {
     /// For how long
     #[arg(long, default_value_t = 10, value_name = "S", value_parser = clap::value_parser!(u64).range(1..))]
     pub(super) seconds: u64,
+
+    /// Count and time nothing in the first S seconds: connections, plans and files are new then
+    #[arg(long, default_value_t = 0, value_name = "S", hide_default_value = true)]
+    pub(super) warm_up: u64,
 
     /// Show rate, times and own CPU of each S seconds, on standard error
     #[arg(long, value_name = "S", value_parser = clap::value_parser!(u64).range(1..))]
@@ -166,8 +170,12 @@ impl Meter {
         }
     }
 
-    /// Lets the time pass. What is recorded afterwards is not counted.
+    /// Lets the time pass. What is recorded before it, while all is new, and afterwards is not counted.
     pub(super) async fn watch(&self, watch: &Watch) -> Result<Period, Failure> {
+        if watch.warm_up > 0 {
+            sleep(Duration::from_secs(watch.warm_up)).await;
+            self.forget();
+        }
         let whole = Duration::from_secs(watch.seconds);
         let default = if watch.plot.is_some() { Duration::from_secs(1) } else { whole };
         let every = watch.sample.map_or(default, Duration::from_secs);
@@ -194,10 +202,17 @@ impl Meter {
         Ok(Period { jobs: last.done - begin.done, elapsed, cpu })
     }
 
+    fn times(&self) -> [&Times; 4] {
+        [&self.pushes, &self.deliveries, &self.acks, &self.turns]
+    }
+
+    fn forget(&self) {
+        self.times().into_iter().for_each(Times::forget);
+        self.behind_min.store(u64::MAX, Ordering::Relaxed);
+    }
+
     fn sample(&self, begin: Mark, last: Mark, now: Mark) -> Sample {
-        for times in [&self.pushes, &self.deliveries, &self.acks, &self.turns] {
-            times.turn();
-        }
+        self.times().into_iter().for_each(Times::turn);
         let seconds = (now.at - last.at).as_secs_f64();
         Sample {
             at: (now.at - begin.at).as_secs_f64(),
@@ -264,6 +279,11 @@ impl Times {
 
     pub(super) fn record(&self, micros: u64, count: u64) {
         self.0.lock().present.saturating_record_n(micros, count);
+    }
+
+    /// Begins again, before the first turn.
+    fn forget(&self) {
+        self.0.lock().present.reset();
     }
 
     fn turn(&self) {
