@@ -204,6 +204,39 @@ async fn where_completed_jobs_are_not_kept_nothing_is_left_of_a_piece() {
     assert_eq!(rows(&home).await, [25, 0, 0, 0]);
 }
 
+/// The ack waits for what is told of its job, and then deletes what was there when it began.
+#[tokio::test(flavor = "multi_thread")]
+async fn progress_that_is_told_while_its_job_is_forgotten_is_forgotten_in_the_end() {
+    for count in [1, 500] {
+        let home = Shared::home();
+        let none = Retention { completed: Duration::ZERO, ..Retention::default() };
+        let store = Shared::open(&home, &ManualClock::new(), none).await;
+        push(&store, count).await;
+        let held = claimed(&store, count).await;
+        let telling = client(&home).await;
+        let job = held[0].lease.job.0;
+        let sql = format!(
+            "BEGIN;
+             SELECT id FROM job WHERE id = {job} FOR SHARE;
+             SELECT id FROM run WHERE id = {job} FOR SHARE;
+             INSERT INTO progress (job_id, delivery, percent, message) VALUES ({job}, 1, 50, '')"
+        );
+        telling.batch_execute(&sql).await.unwrap();
+        let (settled, ()) = tokio::join!(settle_as(&store, &held, ACKED), async {
+            home.server.somebody_waits().await;
+            telling.batch_execute("COMMIT").await.unwrap();
+        });
+        assert!(settled.iter().all(|settled| matches!(settled, Settled::Done(_))), "{settled:?}");
+        let told = async || {
+            let sql = "SELECT count(*) FROM progress";
+            client(&home).await.query_one(sql, &[]).await.unwrap().get::<_, i64>(0)
+        };
+        assert_eq!(told().await, 1, "it does not come between");
+        store.run_duty(&Shared::term(&home), Duty::Retention).await.unwrap();
+        assert_eq!(told().await, 0);
+    }
+}
+
 #[tokio::test]
 async fn a_subscription_gets_as_many_as_it_has_credit_for_though_it_is_content_with_less() {
     let cluster = Cluster::of(1).await;

@@ -11,7 +11,7 @@ use tokio_postgres::{Client, SimpleQueryMessage};
 
 /// Tables that grow with the jobs, or may have thousands of rows. `lease` has a row for each claim that
 /// is being worked on, and behind them those that a snapshot keeps.
-const LARGE: [&str; 20] = [
+const LARGE: [&str; 21] = [
     "job",
     "lease",
     "queue",
@@ -31,6 +31,7 @@ const LARGE: [&str; 20] = [
     "job_note",
     "custom_id",
     "job_log",
+    "progress",
     "kv",
 ];
 
@@ -155,6 +156,7 @@ fn fill(count: u32) -> String {
          INSERT INTO job_note (job_id, at, kind, delivery, who, detail)
          SELECT id, 0, 'due', 1, '', '' FROM job;
          INSERT INTO job_log (job_id, at, level, message) SELECT id, 0, 'info', '' FROM job;
+         INSERT INTO progress SELECT id, 1, 50, '' FROM job ON CONFLICT DO NOTHING;
          INSERT INTO kv SELECT 'k' || id, '1', nullif(id % 2, 0) FROM job ON CONFLICT DO NOTHING;
          INSERT INTO lease
          SELECT id, 'n', 1, '', nullif(id % 2, 0), 0, 0, ARRAY[id], ARRAY[1] FROM job

@@ -41,6 +41,7 @@ mod schedules;
 pub mod sqlite;
 mod standing;
 mod story;
+mod sweep;
 mod webhooks;
 
 pub use alone::Alone;

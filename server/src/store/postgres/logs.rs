@@ -1,13 +1,12 @@
 //! The logs of jobs.
 
-use super::lane::{Failure, Tx};
+use super::lane::Failure;
 use super::row::{self, get};
 use super::{PostgresStore, retrying};
 use crate::job::{JobId, Timestamp};
 use crate::limits;
 use crate::store::StoredLine;
 use crate::store::columns::sql_id;
-use crate::store::logs::{SWEPT_MAX, Swept};
 
 /// The next line of a job that is known; the oldest make room.
 const INSERT: &str = "
@@ -45,49 +44,9 @@ const LINES: &str = "
 /// The log of a job.
 pub(super) const DELETE: &str = "DELETE FROM job_log WHERE job_id = $1";
 
-/// Goes on with the sweep, behind a line. Lines of jobs that are gone go, too; but those whose numbers lie
-/// between those of a run stay as long as it does, since looking into it costs more than they do.
-const SWEEP: &str = "
-    WITH looked AS MATERIALIZED (
-        SELECT ctid AS tid, job_id, number
-        FROM job_log
-        WHERE (job_id, number) > ($1, $2)
-        ORDER BY job_id, number
-        LIMIT $3
-    ),
-    gone AS (
-        DELETE FROM job_log
-        WHERE ctid = ANY(ARRAY(
-            SELECT tid
-            FROM looked l
-            WHERE (SELECT true FROM job WHERE id = l.job_id LIMIT 1) IS NULL
-            AND (SELECT true FROM finished WHERE id = l.job_id LIMIT 1) IS NULL
-            AND (
-                SELECT true FROM run
-                WHERE bucket = l.job_id >> 10 AND l.job_id BETWEEN first AND last
-                AND finished_at IS NULL
-                UNION ALL
-                SELECT true FROM run
-                WHERE bucket = l.job_id >> 10 AND l.job_id BETWEEN first AND last
-                AND coalesce(finished_at, 0) <> 0
-                LIMIT 1
-            ) IS NULL
-        ))
-        RETURNING 1
-    )
-    SELECT
-        job_id, number, (SELECT count(*) FROM looked) AS seen, (SELECT count(*) FROM gone) AS gone
-    FROM looked
-    ORDER BY job_id DESC, number DESC
-    LIMIT 1";
-
 /// See [`super::hot_statements`].
-pub(super) const HOT: &[super::Named] = &[
-    ("logs::INSERT", INSERT),
-    ("logs::LINES", LINES),
-    ("logs::DELETE", DELETE),
-    ("logs::SWEEP", SWEEP),
-];
+pub(super) const HOT: &[super::Named] =
+    &[("logs::INSERT", INSERT), ("logs::LINES", LINES), ("logs::DELETE", DELETE)];
 
 impl PostgresStore {
     pub(super) async fn write_log(
@@ -120,22 +79,5 @@ impl PostgresStore {
             message: row::bytes(row, "message"),
         };
         Ok(rows.iter().rev().map(line).collect())
-    }
-
-    /// Goes on with the sweep, in the leader's transaction.
-    pub(super) async fn sweep_logs(&self, tx: &mut Tx<'_>) -> Result<Swept, Failure> {
-        let (job, number) = *self.swept.lock();
-        let most = i64::try_from(SWEPT_MAX).unwrap_or(i64::MAX);
-        let rows = tx.query(SWEEP, &[&job, &number, &most]).await?;
-        let Some(row) = rows.first() else {
-            *self.swept.lock() = (0, 0);
-            return Ok(Swept { seen: 0, gone: 0 });
-        };
-        let count = |column| usize::try_from(get::<i64>(row, column)).unwrap_or(0);
-        let swept = Swept { seen: count("seen"), gone: count("gone") };
-        // If this part is not committed, what it has passed over waits for the next sweep.
-        let last = (get(row, "job_id"), get(row, "number"));
-        *self.swept.lock() = swept.next().map_or((0, 0), |_| last);
-        Ok(swept)
     }
 }

@@ -4,7 +4,7 @@
 //!   callers ──▶ lane.rs: one connection for each kind of work, a pool for the rest
 //!                  │
 //!     push.rs  keys.rs  custom_ids.rs  guards.rs  claim.rs  flow.rs  settle.rs  needs.rs  leases.rs
-//!     duties.rs  retention.rs  runs.rs  people.rs  inspect.rs  look.rs
+//!     duties.rs  retention.rs  sweep.rs  runs.rs  people.rs  inspect.rs  look.rs
 //!                  │
 //!   cursors.rs: where claims begin      leases.rs: what this node has given out
 //! ```
@@ -59,6 +59,7 @@ mod schedules;
 mod settle;
 mod special;
 mod standing;
+mod sweep;
 mod vacuum;
 mod wake;
 mod webhooks;
@@ -179,7 +180,7 @@ pub fn hot_statements() -> (&'static str, Vec<Named>) {
         inspect::HOT,
     ];
     let all = [&parts.concat(), standing::HOT, notes::HOT, queues::HOT, events::HOT].concat();
-    let all = [&all, kv::HOT, logs::HOT, runs::HOT, nodes::HOT].concat();
+    let all = [&all, kv::HOT, logs::HOT, sweep::HOT, runs::HOT, nodes::HOT].concat();
     (lane::SETTINGS, all)
 }
 
@@ -228,8 +229,7 @@ pub struct PostgresStore {
     /// The same of the look at all of them.
     outlook: Head,
     renewed: Mutex<leases::Renewed>,
-    /// The last line of a log, by job and number, that the sweep has looked at: a hint.
-    swept: Mutex<(i64, i64)>,
+    swept: Mutex<sweep::Places>,
 }
 
 impl PostgresStore {

@@ -405,7 +405,7 @@ impl PostgresStore {
         tx.query(FORGET_FIRES, &[&old(FIRES_KEPT), &rows_max()]).await?;
         tx.query(FORGET_DECISIONS, &[&old(DECISIONS_KEPT), &rows_max()]).await?;
         let expired = forget_values(tx, now).await?;
-        let swept = self.sweep_logs(tx).await?;
+        let swept = self.sweep(tx).await?;
         self.open_gates(tx).await?;
         tx.query(FORGET_AUDIT, &[&old(AUDIT_KEPT), &rows_max()]).await?;
         let is_some_left = !tx.query(SOME, &[]).await?.is_empty();
@@ -414,9 +414,10 @@ impl PostgresStore {
             true => Some(Duration::ZERO),
             false => is_some_left.then_some(RETENTION_EVERY),
         };
-        let next = [next, swept.next()].into_iter().flatten().min();
+        let next = swept.iter().map(|swept| swept.next()).chain([next]).flatten().min();
         let report = DutyReport { next, ..DutyReport::default() };
-        let count = usize::try_from(gone.rows + gone.jobs + expired).unwrap_or(0) + swept.gone;
+        let swept: usize = swept.iter().map(|swept| swept.gone).sum();
+        let count = usize::try_from(gone.rows + gone.jobs + expired).unwrap_or(0) + swept;
         Ok((report, count))
     }
 

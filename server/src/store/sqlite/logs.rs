@@ -8,7 +8,7 @@ use crate::job::{JobId, Timestamp};
 use crate::limits;
 use crate::store::StoredLine;
 use crate::store::columns::sql_id;
-use crate::store::logs::{SWEPT_MAX, Swept};
+use crate::store::sweep::{SWEPT_MAX, Swept};
 
 /// The next line of a job that is known.
 const INSERT: &str = "
